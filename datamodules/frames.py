@@ -1,0 +1,134 @@
+"""Frames of many videos as one stream of full batches, decoded in worker processes, for feature extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from datamodules.blocks import deal
+from datamodules.decoding import VideoError, VideoInfo, probe, read_chunks
+
+
+class Segment(NamedTuple):
+    """A run of frames of one video in a packet.
+
+    Args:
+        video: number of the video in the list given to the data module.
+        frames: number of frames, 0 for a segment that only reports an error.
+        first: whether the video begins with this segment.
+        end: header facts of the video if it ends with this segment.
+        error: why the video cannot be decoded; what came before of it is void.
+    """
+
+    video: int
+    frames: int
+    first: bool
+    end: VideoInfo | None = None
+    error: str | None = None
+
+
+class FramePacket(NamedTuple):
+    """Frames of one or several videos: ``frames`` (N, 3, S, S) uint8 in channels-last order, and whose they are."""
+
+    frames: Tensor
+    segments: list[Segment]
+
+
+class FrameStream(IterableDataset):
+    """Packets of exactly ``packet`` frames (the last of each worker may be smaller), across videos.
+
+    Args:
+        paths: the videos' files.
+        size: side of the square frames, pixels.
+        packet: frames N of a packet.
+        rank, world_size: videos are dealt to ranks and to each rank's workers by file size, each video to one.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, packet: int, rank: int = 0, world_size: int = 1) -> None:
+        self.paths = list(paths)
+        self.size, self.packet = size, packet
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[FramePacket]:
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        sizes = np.asarray([path.stat().st_size if path.exists() else 0 for path in self.paths])
+        mine = deal(sizes, self.world_size)[self.rank]
+        mine = [mine[i] for i in deal(sizes[mine], workers)[worker]]
+        buffer = np.empty((self.packet, self.size, self.size, 3), dtype=np.uint8)
+        filled, segments = 0, []
+        for video in mine:
+            first = True
+            try:
+                facts = probe(self.paths[video])
+                for chunk in _with_last_flag(read_chunks(self.paths[video], self.size)):
+                    images, is_last = chunk
+                    while len(images):
+                        part = images[: self.packet - filled]
+                        images = images[len(part) :]
+                        buffer[filled : filled + len(part)] = part
+                        filled += len(part)
+                        ends = is_last and not len(images)
+                        segments.append(Segment(video, len(part), first, facts if ends else None))
+                        first = False
+                        if filled == self.packet:
+                            yield self._packet(buffer, filled, segments)
+                            filled, segments = 0, []
+            except VideoError as error:
+                segments.append(Segment(video, 0, first, error=str(error)))
+        if segments:
+            yield self._packet(buffer, filled, segments)
+
+    @staticmethod
+    def _packet(buffer: np.ndarray, filled: int, segments: list[Segment]) -> FramePacket:
+        frames = torch.from_numpy(buffer[:filled].copy()).permute(0, 3, 1, 2)  # (N, 3, S, S), channels last
+        return FramePacket(frames, segments)
+
+
+def _with_last_flag(chunks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
+    """Each chunk with whether it is the last one."""
+    previous = None
+    for chunk in chunks:
+        if previous is not None:
+            yield previous, False
+        previous = chunk
+    if previous is not None:
+        yield previous, True
+
+
+class FrameDataModule(LightningDataModule):
+    """Feeds ``Trainer.predict`` with the frames of some videos.
+
+    Args:
+        paths: the videos' files.
+        size: side of the square frames, pixels.
+        packet: frames a batch.
+        num_workers: decoding processes of each rank; 0 decodes in the main process.
+    """
+
+    def __init__(self, paths: Sequence[Path], size: int, packet: int = 64, num_workers: int = 0) -> None:
+        super().__init__()
+        self.paths, self.size, self.packet, self.num_workers = list(paths), size, packet, num_workers
+
+    def predict_dataloader(self) -> DataLoader:
+        """This rank's packets."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        stream = FrameStream(self.paths, self.size, self.packet, rank, world_size)
+        return DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            prefetch_factor=2 if self.num_workers else None,
+        )
+
+    def transfer_batch_to_device(self, batch: FramePacket, device: torch.device, dataloader_idx: int) -> FramePacket:
+        """Move the frames; what says whose they are stays."""
+        return batch._replace(frames=batch.frames.to(device, non_blocking=True))

@@ -1,0 +1,315 @@
+"""Miniature stand-ins for the three data sets: generated video files in the official folder layouts.
+
+In every clip a small actor (about a twentieth of the frame) does a class-specific thing, told by its shape, colours and
+motion, in front of a background of textures and dull distractors of the same shapes. Clips of one group share
+background and lighting. ``boxes.csv`` gives the actor's box in every frame. Everything is drawn from the clip's name,
+so that the same call always writes the same files. A demonstration, not a benchmark: numbers made from these data say
+nothing about the real ones.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from io import StringIO
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import numpy as np
+
+from datamodules import hmdb51, hollywood2, ucf11
+from datamodules.boxes import COLUMNS
+from datamodules.features import write_atomically
+from datamodules.videos import MINIATURE_MARKER
+
+VERSION = 1  # of the drawings; another version regenerates
+HEIGHT, WIDTH = 96, 128
+ACTOR = 13  # half the side of the actor's box, pixels: (2·13)² of 96·128 pixels is 5.5 % of the frame
+CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
+HMDB_SIDES = (("1", 4), ("2", 2), ("0", 1))  # clips of each class on each side of a split
+HOLLYWOOD_CLIPS = {"train": 72, "test": 72}
+SHORT_CLIPS = {0: 19, 1: 12}  # every 17th clip is shorter than a block, as in the real sets
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What to draw.
+
+    Args:
+        path: file below the data set's folder, with forward slashes.
+        name: the video's name in the data set.
+        actions: class numbers, done one after the other; empty for a grey actor that does nothing.
+        scene: seed of background and light.
+        codec: encoder.
+        rate: frames per second.
+    """
+
+    path: str
+    name: str
+    actions: tuple[int, ...]
+    scene: str
+    codec: str
+    rate: Fraction
+
+
+def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> bool:
+    """Write one miniature data set, unless it is there already.
+
+    Args:
+        root: the data set's folder.
+        data: ``ucf11``, ``hmdb51`` or ``hollywood2``.
+        workers: drawing processes.
+        progress: called with (clips done, clips in all).
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        FileExistsError: the folder holds something that is no miniature data set.
+    """
+    if is_complete(root):
+        return False
+    if root.exists() and any(root.iterdir()) and not (root / ".miniature").is_file():
+        raise FileExistsError(f"{root.resolve()} is not empty and holds no miniature data; choose another paths.data")
+    root.mkdir(parents=True, exist_ok=True)
+    (root / ".miniature").write_text("generated, may be removed\n")
+    clips, files, marker = LAYOUTS[data]()
+    boxes: dict[str, np.ndarray] = {}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for done, (clip, frames) in enumerate(zip(clips, pool.map(partial(_write, root), clips, chunksize=8)), start=1):
+            boxes[clip.name] = frames
+            if progress:
+                progress(done, len(clips))
+    for path, text in files.items():
+        write_atomically(root / path, text)
+    write_atomically(root / "boxes.csv", _boxes_table(boxes))
+    write_atomically(root / MINIATURE_MARKER, json.dumps({"version": VERSION, **marker}, indent=1) + "\n")
+    return True
+
+
+def is_complete(root: Path) -> bool:
+    """Whether a miniature data set of this version lies in a folder."""
+    path = root / MINIATURE_MARKER
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("version") == VERSION
+
+
+def _ucf11() -> tuple[list[Clip], dict[str, str], dict]:
+    rate = Fraction(30000, 1001)
+    clips = []
+    for label, (name, prefix) in enumerate(ucf11.PREFIXES.items()):
+        for group in range(1, ucf11.GROUPS + 1):
+            for number in range(1, CLIPS_PER_GROUP + 1):
+                stem = f"v_{prefix}_{group:02d}"
+                video = f"{name}/{stem}/{stem}_{number:02d}.mpg"
+                scene = f"ucf11 {name} {group}"
+                clips.append(Clip(f"UCF11_updated_mpg/{video}", video, (label,), scene, "mpeg1video", rate))
+    return clips, {}, {"clips": {name: [CLIPS_PER_GROUP] * ucf11.GROUPS for name in ucf11.PREFIXES}}
+
+
+def _hmdb51() -> tuple[list[Clip], dict[str, str], dict]:
+    clips, files = [], {}
+    for label, name in enumerate(hmdb51.CLASSES):
+        sides = [side for side, number in HMDB_SIDES for _ in range(number)]
+        names = [f"Film_{label * 3 + n // 2}_(part_{n})_{name}_f_cm_np1_fr_med_{n}.avi" for n in range(len(sides))]
+        clips += [
+            Clip(f"{name}/{clip}", f"{name}/{clip}", (label,), clip.split("_(")[0], "mpeg4", Fraction(30))
+            for clip in names
+        ]
+        for split in range(3):
+            turned = sides[-split:] + sides[:-split] if split else sides
+            lines = [f"{clip} {side} \n" for clip, side in zip(names, turned, strict=True)]
+            files[f"testTrainMulti_7030_splits/{name}_test_split{split + 1}.txt"] = "".join(lines)
+    numbers = dict(HMDB_SIDES)
+    counts = {"train": numbers["1"] * len(hmdb51.CLASSES), "test": numbers["2"] * len(hmdb51.CLASSES)}
+    return clips, files, {"counts": counts}
+
+
+def _hollywood2() -> tuple[list[Clip], dict[str, str], dict]:
+    clips, files = [], {}
+    for side, number in HOLLYWOOD_CLIPS.items():
+        labels = {}
+        for clip in range(number):
+            first = clip % len(hollywood2.CLASSES)
+            second = (first + 1 + clip // len(hollywood2.CLASSES)) % len(hollywood2.CLASSES)
+            actions = ((first,), (first,), (first, second), (first,), (first, second), ())[
+                (clip // len(hollywood2.CLASSES)) % 6 if clip % 9 else 5
+            ]
+            name = f"actionclip{side}{clip + 1:05d}"
+            labels[name] = actions
+            path = f"Hollywood2/AVIClips/{name}.avi"
+            clips.append(Clip(path, f"{name}.avi", actions, f"hollywood2 {name}", "mpeg4", Fraction(24000, 1001)))
+        for label, class_name in enumerate(hollywood2.CLASSES):
+            lines = [f"{name}  {1 if label in actions else -1}\n" for name, actions in labels.items()]
+            files[f"Hollywood2/ClipSets/{class_name}_{side}.txt"] = "".join(lines)
+    return clips, files, {"counts": dict(HOLLYWOOD_CLIPS)}
+
+
+LAYOUTS = {"ucf11": _ucf11, "hmdb51": _hmdb51, "hollywood2": _hollywood2}
+
+
+def _write(root: Path, clip: Clip) -> np.ndarray:
+    """Draw and encode one clip; returns its boxes (F, 4) as fractions."""
+    frames, boxes = draw(clip)
+    path = root / clip.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    with av.open(str(part), "w", options={"fflags": "bitexact"}) as container:
+        stream = container.add_stream(clip.codec, rate=clip.rate)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"qmin": "2", "qmax": "3", "flags": "bitexact"}
+        stream.bit_rate = 4_000_000
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode(None))
+    part.replace(path)
+    return boxes
+
+
+def _boxes_table(boxes: dict[str, np.ndarray]) -> str:
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, frames in sorted(boxes.items()):
+        for number, edges in enumerate(frames):
+            writer.writerow([name, number, *(f"{edge:.4f}" for edge in edges)])
+    return text.getvalue()
+
+
+def _generator(*words: object) -> np.random.Generator:
+    """A random generator that depends on the words alone."""
+    digest = hashlib.sha256(repr((VERSION, *words)).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+
+def draw(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (F, 96, 128, 3) uint8 and the actor's boxes (F, 4) as fractions: left, top, right, bottom."""
+    random = _generator("clip", clip.name)
+    ordinal = int(random.integers(34))
+    length = SHORT_CLIPS.get(ordinal) or int(random.integers(30, 36))
+    scene = _scene(clip.scene, length, random)
+    centre = np.array([WIDTH, HEIGHT]) * random.normal(0.5, 0.11, 2)
+    light = _generator("light", clip.scene).uniform(0.85, 1.1)
+    phase = random.uniform(0, 2 * np.pi)
+    frames = np.empty((length, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    boxes = np.empty((length, 4))
+    for t in range(length):
+        action = clip.actions[t * len(clip.actions) // length] if clip.actions else None
+        offset, angle, scale = motion(action, t, phase)
+        x, y = np.clip(centre + offset, ACTOR + 1.0, np.array([WIDTH, HEIGHT]) - ACTOR - 1.0)
+        _paint(scene[t], action, light * palette(action), (x, y), ACTOR, angle, scale)
+        image = scene[t] + random.normal(0, 4, (HEIGHT, WIDTH, 1))
+        frames[t] = np.clip(image, 0, 255)
+        boxes[t] = (x - ACTOR) / WIDTH, (y - ACTOR) / HEIGHT, (x + ACTOR) / WIDTH, (y + ACTOR) / HEIGHT
+    return frames, boxes
+
+
+def _paint(
+    image: np.ndarray,
+    action: int | None,
+    colours: np.ndarray,
+    at: tuple[float, float],
+    size: float,
+    angle: float = 0.0,
+    scale: float = 1.0,
+    opacity: float = 1.0,
+) -> None:
+    """Draw a figure of half side ``size`` pixels into an image (H, W, 3), in place."""
+    x, y = at
+    left, right = max(0, int(x - size)), min(WIDTH, int(x + size) + 2)
+    top, bottom = max(0, int(y - size)), min(HEIGHT, int(y + size) + 2)
+    if left >= right or top >= bottom:
+        return
+    u, v = np.meshgrid((np.arange(left, right) - x) / size, (np.arange(top, bottom) - y) / size)
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    inside, tone = figure(action, cos * u + sin * v, cos * v - sin * u)
+    window = image[top:bottom, left:right]
+    window[inside] = (1 - opacity) * window[inside] + opacity * colours[tone][inside]
+
+
+def motion(action: int | None, t: int, phase: float) -> tuple[np.ndarray, float, float]:
+    """(offset in pixels (2,), angle in radians, scale) of an action's actor at frame t."""
+    if action is None:
+        return np.zeros(2), 0.0, 1.0
+    swing = np.sin(0.45 * t + phase)
+    kind = (action * 5 + action // 8) % 8
+    moves = (
+        (np.array([10 * swing, 0]), 0.0, 1.0),  # shakes
+        (np.array([0, 9 * swing]), 0.0, 1.0),  # hops
+        (8 * np.array([swing, np.cos(0.45 * t + phase)]), 0.0, 1.0),  # circles
+        (np.zeros(2), 0.25 * t + phase, 1.0),  # spins
+        (np.zeros(2), 0.0, 0.8 + 0.2 * swing),  # breathes
+        (np.array([12 * swing, 8 * np.sin(0.9 * t + phase)]), 0.0, 1.0),  # weaves
+        (np.zeros(2), 0.6 * swing, 1.0),  # rocks
+        (np.array([1.0 * (t % 24) - 12, 0]), 0.0, 1.0),  # walks and starts again
+    )
+    return moves[kind]
+
+
+def figure(action: int | None, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mask of the actor in its own coordinates (box [-1, 1]²), and which of its two colours each pixel has."""
+    radius = np.hypot(u, v)
+    kind = 0 if action is None else action % 8
+    masks: tuple[Callable[[], np.ndarray], ...] = (
+        lambda: radius < 0.95,  # disc
+        lambda: np.maximum(abs(u), abs(v)) < 0.8,  # square
+        lambda: (abs(u) + abs(v)) < 0.98,  # diamond
+        lambda: (np.minimum(abs(u), abs(v)) < 0.32) & (np.maximum(abs(u), abs(v)) < 0.95),  # cross
+        lambda: (radius < 0.95) & (radius > 0.5),  # ring
+        lambda: (v > -0.9) & (v < 0.85) & (abs(u) < (v + 0.95) * 0.5),  # triangle
+        lambda: (abs(u) < 0.95) & (abs(v) < 0.45),  # bar
+        lambda: ((abs(v + 0.55) < 0.35) & (abs(u) < 0.95)) | ((abs(u) < 0.32) & (abs(v) < 0.95)),  # T
+    )
+    stripes = 0 if action is None else (action // 8) % 3
+    tones = (u * u + v * v < 0.25, np.sin(9 * u) > 0, np.sin(9 * v) > 0)
+    return masks[kind](), tones[stripes].astype(np.int64)
+
+
+def palette(action: int | None) -> np.ndarray:
+    """(2, 3) the actor's two colours, vivid where it acts."""
+    if action is None:
+        return np.array([[150.0, 150, 150], [110, 110, 110]])
+    hue = (action * 7 % 51) / 51 if action >= 12 else action * 5 % 12 / 12
+    return np.stack([_vivid(hue), _vivid(hue + 0.37)])
+
+
+def _vivid(hue: float) -> np.ndarray:
+    return 40 + 215 * np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+
+
+def _scene(scene: str, length: int, random: np.random.Generator) -> np.ndarray:
+    """Background (F, H, W, 3) float: a soft texture, and dull distractors that drift."""
+    own = _generator("scene", scene)
+    coarse = own.uniform(50, 190, (5, 6, 1)) + own.uniform(-22, 22, (5, 6, 3))
+    texture = _enlarge(coarse) + 14 * np.sin(own.uniform(0.2, 0.7) * np.arange(WIDTH))[None, :, None]
+    frames = np.repeat(texture[None], length, axis=0)
+    for _ in range(4):
+        x, y = own.uniform(0, WIDTH), own.uniform(0, HEIGHT)
+        drift = own.normal(0, 0.25, 2)
+        action, size, start = int(own.integers(51)), own.uniform(0.6, 1.2) * ACTOR, random.uniform(-6, 6, 2)
+        grey = palette(action).mean(axis=1, keepdims=True)
+        dull = 0.85 * grey + 0.15 * palette(action)
+        for t in range(length):
+            px, py = np.array([x, y]) + start + drift * t
+            _paint(frames[t], action, dull, (px, py), size, opacity=0.6)
+    return frames
+
+
+def _enlarge(grid: np.ndarray) -> np.ndarray:
+    """Bilinear enlargement of a coarse grid (r, c, 3) to the frame."""
+    rows, columns = grid.shape[:2]
+    y = np.linspace(0, rows - 1, HEIGHT)
+    x = np.linspace(0, columns - 1, WIDTH)
+    y0, x0 = np.minimum(y.astype(int), rows - 2), np.minimum(x.astype(int), columns - 2)
+    fy, fx = (y - y0)[:, None, None], (x - x0)[None, :, None]
+    upper = grid[y0][:, x0] * (1 - fx) + grid[y0][:, x0 + 1] * fx
+    lower = grid[y0 + 1][:, x0] * (1 - fx) + grid[y0 + 1][:, x0 + 1] * fx
+    return upper * (1 - fy) + lower * fy

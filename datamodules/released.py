@@ -1,0 +1,80 @@
+"""Import of the released code's HDF5 feature files into a feature store (protocol §6).
+
+A set ``train``, ``valid`` or ``test`` of theirs is ``<set>_features.h5`` (data set ``features``, one row of 7·7·1024
+float32 a frame), ``<set>_framenum.txt`` (frames of each video) and ``<set>_filename.txt`` (path of each video).
+A row is the map in Fortran order: index ``col + 7·row + 49·c``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
+
+GRID = (7, 7)
+CHANNELS = 1024
+SETS = ("train", "valid", "test")
+SPEC = FeatureSpec(backbone="googlenet", weights="released", layer=None, size=224)
+
+
+def to_locations(rows: np.ndarray) -> np.ndarray:
+    """(F, 7·7·1024) rows in Fortran order -> (F, 49, 1024), location ``row·7 + col``."""
+    return rows.reshape(len(rows), CHANNELS, GRID[0] * GRID[1]).transpose(0, 2, 1)
+
+
+def import_features(folder: Path, store: FeatureStore, names: set[str]) -> None:
+    """Bring the released code's features of a data set into a store; continues where an earlier call stopped.
+
+    Args:
+        folder: holds the three files of each set.
+        store: where to write.
+        names: the data set's videos. A path in ``filename.txt`` counts as the video it ends with.
+
+    Raises:
+        FeatureStoreError: a file is missing or disagrees with another; file and line are named.
+    """
+    import h5py
+
+    sets = [name for name in SETS if (folder / f"{name}_features.h5").is_file()]
+    if not sets:
+        raise FeatureStoreError(f"no train_features.h5, valid_features.h5 or test_features.h5 in {folder.resolve()}")
+    about = {"resize": "as in the released code", "decoder": "the released code's", "weights_sha256": None}
+    note = "features: imported from the released code's files (Caffe GoogLeNet)"
+    store.create(SPEC, GRID, CHANNELS, {**about, "notes": [note]})
+    for set_name in sets:
+        lengths = _lines(folder / f"{set_name}_framenum.txt")
+        paths = _lines(folder / f"{set_name}_filename.txt")
+        file_path = folder / f"{set_name}_features.h5"
+        if len(lengths) != len(paths):
+            raise FeatureStoreError(f"{folder}: {len(lengths)} lines in {set_name}_framenum.txt, {len(paths)} names")
+        with h5py.File(file_path, "r") as file:
+            rows = file["features"]
+            total = sum(int(length) for length in lengths)
+            if rows.shape != (total, GRID[0] * GRID[1] * CHANNELS):
+                raise FeatureStoreError(f"{file_path}: 'features' has shape {rows.shape}, {total} frames are listed")
+            begin = 0
+            for number, (path, length) in enumerate(zip(paths, lengths, strict=True), start=1):
+                name = _video_of(path, names)
+                if name is None:
+                    raise FeatureStoreError(f"{set_name}_filename.txt, line {number}: {path!r} is no video of this set")
+                if store.missing([name]):
+                    writer = store.writer(name)
+                    for start in range(begin, begin + int(length), 256):
+                        writer.append(to_locations(rows[start : min(start + 256, begin + int(length))]))
+                    writer.close(fps=0.0, width=0, height=0, declared_frames=0)
+                begin += int(length)
+    store.merge()
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FeatureStoreError(f"{path.resolve()} is missing; it belongs to the features file beside it")
+    return path.read_text(encoding="utf-8").split("\n")[: -1 if path.read_text(encoding="utf-8").endswith("\n") else None]
+
+
+def _video_of(path: str, names: set[str]) -> str | None:
+    parts = path.strip().split("/")
+    candidates = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((candidate for candidate in candidates if candidate in names), None)

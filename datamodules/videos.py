@@ -1,0 +1,238 @@
+"""Videos, their labels and splits: what every data set says about itself, checked against what is on disk.
+
+Free of torch and pandas, so that a command can tell in a fraction of a second that data are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+MINIATURE_MARKER = "miniature.json"
+"""Present in a data set's folder that ``datamodules.miniature`` generated; holds the counts to expect there."""
+
+SUFFIXES = (".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm")
+
+
+class DataError(RuntimeError):
+    """Data on disk are not as they should be; the message says what, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video file.
+
+    Args:
+        name: path below the data set's video folder, with forward slashes; the key of the video everywhere.
+        labels: class ids, ascending; exactly one unless the data set is multi-label.
+        group: source of the clip. Clips of one group share scene and actor and are never separated by a hold-out.
+    """
+
+    name: str
+    labels: tuple[int, ...]
+    group: str
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A data set under one of its splits.
+
+    Args:
+        data: name of the data set, as in ``data.name`` (or the folder's name for a videofolder).
+        split: name of the split.
+        root: the data set's folder.
+        folder: the folder below which the videos' names are paths.
+        classes: class names by id.
+        multi_label: whether a video may have any number of labels.
+        train, test: the videos of the two sides.
+        notes: what every table made from these data has to say about them.
+        miniature: whether the data are generated stand-ins.
+    """
+
+    data: str
+    split: str
+    root: Path
+    folder: Path
+    classes: tuple[str, ...]
+    multi_label: bool
+    train: tuple[Video, ...]
+    test: tuple[Video, ...]
+    notes: tuple[str, ...] = ()
+    miniature: bool = False
+
+    @property
+    def videos(self) -> tuple[Video, ...]:
+        """Train and test, in the order of their names."""
+        return tuple(sorted(self.train + self.test, key=lambda video: video.name))
+
+    def path(self, video: Video) -> Path:
+        """Where the video's file lies."""
+        return self.folder / video.name
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted names, file sizes, labels, groups and sides of all videos."""
+        sides = {video.name: "train" for video in self.train} | {video.name: "test" for video in self.test}
+        rows = [
+            (v.name, self.path(v).stat().st_size, v.labels, v.group, sides[v.name]) for v in self.videos
+        ]
+        return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
+
+    def without(self, names: Iterable[str], why: str) -> Annotation:
+        """The same annotation with some videos left out, and a note that says so."""
+        left_out = set(names)
+        if not left_out:
+            return self
+        gone = [side for side in ("train", "test") for v in getattr(self, side) if v.name in left_out]
+        note = f"{self.data}: {len(gone)} videos left out ({gone.count('train')} train, {gone.count('test')} test): {why}"
+        return replace(
+            self,
+            train=tuple(v for v in self.train if v.name not in left_out),
+            test=tuple(v for v in self.test if v.name not in left_out),
+            notes=(*self.notes, note),
+        )
+
+
+def find_folder(root: Path, candidates: Sequence[str], what: str, advice: str) -> Path:
+    """The first candidate below root that is a folder.
+
+    Raises:
+        DataError: none is; the message lists every path looked at.
+    """
+    for candidate in candidates:
+        if (root / candidate).is_dir():
+            return root / candidate
+    looked = "\n".join(f"    {(root / candidate).resolve()}" for candidate in candidates)
+    raise DataError(f"{what} not found. Looked for the folder\n{looked}\n{advice}")
+
+
+def miniature_marker(root: Path) -> dict | None:
+    """Contents of the miniature marker below root, or None where the data are the real ones."""
+    path = root / MINIATURE_MARKER
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_bad: bool = False) -> Annotation:
+    """Compare an annotation with the disk and with itself.
+
+    Args:
+        annotation: as read.
+        advice: one line that says what to do about missing files.
+        counts: expected numbers, any of ``train``, ``test`` and ``classes`` (videos of each class, both sides).
+        skip_bad: leave missing videos out, with a note, instead of raising; counts are then not compared.
+
+    Returns:
+        The annotation, without missing videos where ``skip_bad`` allows it.
+
+    Raises:
+        DataError: a video is missing or listed twice, stands on both sides, a class is empty, or a count is wrong.
+    """
+    names = [video.name for video in annotation.train + annotation.test]
+    twice = sorted(name for name, number in Counter(names).items() if number > 1)
+    if twice:
+        raise DataError(
+            f"{annotation.data}, split {annotation.split}: {_some(twice)} listed twice or on both sides of the split. "
+            f"Every video may stand once, in train or in test. Looked in {annotation.root.resolve()}"
+        )
+    missing = [name for name in names if not (annotation.folder / name).is_file()]
+    if missing and not skip_bad:
+        raise DataError(
+            f"{annotation.data}: {len(missing)} of {len(names)} annotated videos are missing: {_some(missing)}\n"
+            f"    looked in {annotation.folder.resolve()}\n{advice}\n"
+            "    or leave them out, and have every table say so, with data.skip_bad=true"
+        )
+    annotation = annotation.without(missing, "missing on disk")
+    for side in ("train", "test"):
+        videos = getattr(annotation, side)
+        if not videos:
+            raise DataError(f"{annotation.data}, split {annotation.split}: no {side} video below {annotation.root}")
+        per_class = Counter(label for video in videos for label in video.labels)
+        empty = [name for label, name in enumerate(annotation.classes) if not per_class[label]]
+        if empty and not annotation.multi_label:
+            raise DataError(
+                f"{annotation.data}, split {annotation.split}: no {side} video of {_some(empty)}\n"
+                f"    looked in {annotation.folder.resolve()}\n{advice}"
+            )
+    if counts and not missing:
+        _compare_counts(annotation, counts, advice)
+    return annotation
+
+
+def _compare_counts(annotation: Annotation, counts: dict, advice: str) -> None:
+    wrong = [
+        f"{len(getattr(annotation, side))} {side} videos instead of {counts[side]}"
+        for side in ("train", "test")
+        if side in counts and len(getattr(annotation, side)) != counts[side]
+    ]
+    if "classes" in counts:
+        found = Counter(label for video in annotation.videos for label in video.labels)
+        wrong += [
+            f"{found[label]} videos of {name} instead of {counts['classes'][name]}"
+            for label, name in enumerate(annotation.classes)
+            if found[label] != counts["classes"][name]
+        ]
+    if wrong:
+        raise DataError(
+            f"{annotation.data}, split {annotation.split}: {'; '.join(wrong)}\n"
+            f"    looked in {annotation.folder.resolve()}\n{advice}"
+        )
+
+
+def hold_out(
+    videos: Sequence[Video], fraction: float, seed: int, group_of: Callable[[Video], str] | None = None
+) -> tuple[tuple[Video, ...], tuple[Video, ...]]:
+    """Split videos in two, whole groups at a time, with every class in proportion as far as groups allow.
+
+    Groups come in seeded random order. A group is held out while no class it touches exceeds its quota
+    ``max(1, round(fraction · N_c))`` by doing so; a class keeps at least one group on each side where it has two.
+
+    Args:
+        videos: what to split.
+        fraction: share to hold out, in (0, 1).
+        seed: of the order of groups.
+        group_of: what must stay together; default the video's group.
+
+    Returns:
+        (kept, held out), each in the given order.
+    """
+    group_of = group_of or (lambda video: video.group)
+    members: dict[str, list[Video]] = defaultdict(list)
+    for video in videos:
+        members[group_of(video)].append(video)
+    touched = {group: Counter(_strata(vs)) for group, vs in members.items()}
+    total = sum(touched.values(), Counter())
+    groups_left = Counter(label for labels in touched.values() for label in labels)
+    quota = {label: max(1, round(fraction * number)) for label, number in total.items()}
+    held: Counter[int] = Counter()
+    chosen: set[str] = set()
+    names = sorted(members)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    # A second pass takes a group a little over quota for a class that found no small enough one.
+    for allowance in (1.0, 2.5):
+        for group in order:
+            labels = touched[group]
+            fits = all(held[c] + n <= allowance * quota[c] and groups_left[c] > 1 for c, n in labels.items())
+            wanted = allowance == 1.0 or any(held[c] == 0 for c in labels)
+            if group not in chosen and fits and wanted:
+                chosen.add(group)
+                held.update(labels)
+                groups_left.subtract(labels.keys())
+    kept = tuple(v for v in videos if group_of(v) not in chosen)
+    return kept, tuple(v for v in videos if group_of(v) in chosen)
+
+
+def _strata(videos: Iterable[Video]) -> Iterable[int]:
+    """Class ids to balance; -1 stands for a video without label."""
+    for video in videos:
+        yield from video.labels or (-1,)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    """The first names, quoted, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,1 @@
+"""Networks of "Action Recognition using Visual Attention" and the LightningModule that trains them."""

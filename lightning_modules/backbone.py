@@ -1,0 +1,221 @@
+"""The frozen image network: frames -> feature cubes (N, K, D) of its last convolutional map (paper §3.1).
+
+Any torchvision classification network works; the default is GoogLeNet, cut at ``inception5b``: 7·7 locations of 1024
+channels for frames of 224 pixels. torchvision's GoogLeNet is a batch-norm port with 3x3 convolutions where the paper's
+has 5x5 ones, and not the Caffe network the paper used (protocol §6).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLASSIFIERS = ("classifier", "fc", "head", "heads")
+"""Names under which torchvision's networks keep their classifier; a convolution in it is not the last map."""
+
+WITHOUT_AUXILIARY = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+
+
+class BackboneError(RuntimeError):
+    """A backbone cannot be built as asked; the message says why and what to do."""
+
+
+class Backbone(nn.Module):
+    """A classification network cut at one of its maps, frozen.
+
+    Args:
+        body: frames (N, 3, S, S), normalised -> map (N, D, rows, columns).
+        mean, std: normalisation of the input, per channel, for pixels in [0, 1].
+        layer: name of the node the network was cut at.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], layer: str) -> None:
+        super().__init__()
+        self.body = body
+        self.layer = layer
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def map(self, frames: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 -> (N, D, rows, columns)."""
+        images = (frames.to(self.mean.dtype) - self.mean) / self.std
+        return self.body(images)["map"]
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 RGB frames -> X (N, K, D), location i = row · columns + column."""
+        return self.map(frames).flatten(2).transpose(1, 2)
+
+    def sha256(self) -> str:
+        """SHA-256 over the names, shapes and values of all weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def build_backbone(name: str, weights: str, layer: str | None = None, size: int = 224, seed: int = 0) -> Backbone:
+    """Build a frozen backbone.
+
+    Args:
+        name: a torchvision classification network.
+        weights: ``imagenet`` (torchvision's best, downloaded and checked by its hash), ``random`` (seeded; calibrate it
+            with ``calibrate``), or a file with a state dict of the network, in any float precision.
+        layer: graph node to cut at, as ``torchvision.models.feature_extraction.get_graph_node_names`` lists them;
+            None for the last convolutional map.
+        size: side of the frames, pixels.
+        seed: of random weights.
+
+    Raises:
+        BackboneError: no such network, layer or file, a file for another network, a failed download, or a network
+            without a convolutional map.
+    """
+    if name not in classification_networks():
+        known = ", ".join(classification_networks())
+        raise BackboneError(f"backbone.name={name}: torchvision has no such classification network; it has {known}")
+    transforms, extra = _official_input(name)
+    network = _network(name, weights, seed, extra)
+    network.eval()
+    node = layer or last_map(network, size)
+    try:
+        body = create_feature_extractor(network, {node: "map"})
+    except ValueError as error:
+        raise BackboneError(f"backbone.layer={node}: {name} has no such node ({error})") from error
+    backbone = Backbone(body, tuple(transforms["mean"]), tuple(transforms["std"]), node)
+    return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def classification_networks() -> list[str]:
+    """Names of torchvision's image classification networks."""
+    return list_models(module=__import__("torchvision").models)
+
+
+def _official_input(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Normalisation and constructor arguments that go with the network's official weights."""
+    official = get_model_weights(name)["DEFAULT"]  # type: ignore[index]
+    preset = official.transforms()
+    extra = dict(WITHOUT_AUXILIARY.get(name, {}))
+    if name in WITHOUT_AUXILIARY:
+        extra["transform_input"] = True  # their official weights expect torchvision's input rescaling
+    return {"mean": getattr(preset, "mean", IMAGENET_MEAN), "std": getattr(preset, "std", IMAGENET_STD)}, extra
+
+
+def _network(name: str, weights: str, seed: int, extra: dict[str, Any]) -> nn.Module:
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # torchvision's notes on initialisation and auxiliary heads
+        if weights == "imagenet":
+            return _imagenet_network(name)
+        torch.manual_seed(seed)
+        if weights == "random":
+            if name in WITHOUT_AUXILIARY:
+                extra = {**extra, "init_weights": True, "transform_input": False}
+            return get_model(name, weights=None, **extra)
+        if name in WITHOUT_AUXILIARY:
+            extra = {**extra, "init_weights": False}
+        return _load_file(get_model(name, weights=None, **extra), Path(weights), name)
+
+
+def _imagenet_network(name: str) -> nn.Module:
+    official = get_model_weights(name)["DEFAULT"]  # type: ignore[index]
+    try:
+        return get_model(name, weights=official)
+    except (OSError, RuntimeError) as error:
+        hub = Path(torch.hub.get_dir()) / "checkpoints"
+        raise BackboneError(
+            f"backbone.weights=imagenet: {official.url} could not be fetched ({error}). Put the file into {hub}, "
+            f"or give its path as backbone.weights=<file>, or run without ImageNet: backbone.weights=random"
+        ) from error
+
+
+def _load_file(network: nn.Module, path: Path, name: str) -> nn.Module:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise BackboneError(
+            f"backbone.weights={path}: neither 'imagenet' nor 'random' nor an existing file (looked at {path.resolve()})"
+        ) from error
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        reason = str(error).splitlines()[0]
+        raise BackboneError(f"backbone.weights={path}: not a file of weights that torch can load ({reason})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BackboneError(f"backbone.weights={path}: holds no state dict (names -> tensors)")
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    problem = network.load_state_dict(state, strict=False) if _same_shapes(network, state) else None
+    # A file with batch norm folded into the convolutions has no counter of batches: it carries no information.
+    missing = [key for key in problem.missing_keys if not key.endswith("num_batches_tracked")] if problem else []
+    if problem is None or missing or problem.unexpected_keys:
+        odd = (missing + problem.unexpected_keys)[0] if problem else "a tensor of another shape"
+        raise BackboneError(f"backbone.weights={path}: does not fit {name} ({odd}); is backbone.name right?")
+    return network
+
+
+def _same_shapes(network: nn.Module, state: dict[str, Tensor]) -> bool:
+    own = network.state_dict()
+    return all(own[key].shape == value.shape for key, value in state.items() if key in own)
+
+
+def last_map(network: nn.Module, size: int) -> str:
+    """Name of the graph node that gives the last convolutional map: the input of the first pooling after it.
+
+    Walks the network's graph to the last convolution (or, in networks that end otherwise, map) before the classifier
+    and on to the last node that keeps more than one location, pooling excluded.
+
+    Raises:
+        BackboneError: the network has no map of several locations.
+    """
+    probe = create_feature_extractor(network, get_graph_node_names(network)[1][1:])
+    with torch.no_grad():
+        outputs = probe(torch.zeros(1, 3, size, size))
+    found, depth = None, 0
+    for position, (name, output) in enumerate(outputs.items()):
+        if name.split(".")[0] in CLASSIFIERS:
+            break
+        is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1
+        if is_map and "pool" not in name.lower() and not _is_pooling(network, name):
+            found, depth = name, position
+    if found is None or depth < len(outputs) / 2:  # a vision transformer has only its patch embedding
+        raise BackboneError("the network ends without a map of locations; choose another backbone.name or .layer")
+    return found
+
+
+def _is_pooling(network: nn.Module, name: str) -> bool:
+    try:
+        return "Pool" in type(network.get_submodule(name)).__name__
+    except AttributeError:
+        return False
+
+
+def calibrate(backbone: Backbone, frames: Tensor, batch: int = 64) -> None:
+    """Set every batch norm's running statistics to those of some frames, so that untrained features carry signal.
+
+    Without it a random network's activations shrink or grow from layer to layer. Batch norms are calibrated with the
+    statistics that the frames have behind the already normalised layers before them, averaged over batches.
+
+    Args:
+        backbone: with random weights.
+        frames: (N, 3, S, S) uint8.
+        batch: frames at a time.
+    """
+    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    with torch.no_grad():
+        for part in frames.split(batch):
+            backbone.map(part)
+    backbone.eval()
+

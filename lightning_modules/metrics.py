@@ -1,0 +1,146 @@
+"""Block scores -> video scores -> accuracy and mAP, exact on one process and on several (protocol §5).
+
+The states have a fixed shape, one row a video, and are summed over ranks. Each video's blocks must all have been seen
+exactly once, which is checked before any number is computed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multilabel_average_precision
+
+
+class BlockCountError(RuntimeError):
+    """A video was scored on too few or too many blocks."""
+
+
+def block_scores(logits: Tensor, multi_label: bool, last_n: int) -> Tensor:
+    """Class probabilities of blocks: mean over the last ``last_n`` steps.
+
+    Args:
+        logits: (B, T, C).
+        multi_label: sigmoids instead of a softmax.
+        last_n: steps that count; the paper takes all 30.
+
+    Returns:
+        (B, C) float32.
+    """
+    logits = logits[:, -last_n:].float()
+    return (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).mean(dim=1)
+
+
+class VideoScores(NamedTuple):
+    """Scores of all videos of a set, in the set's order.
+
+    Args:
+        mean: (V, C) float32, mean over each video's blocks.
+        votes: (V, C) int64, how many of each video's blocks have their largest score at a class.
+    """
+
+    mean: Tensor
+    votes: Tensor
+
+
+class VideoMetric(Metric):
+    """Collects block scores by video.
+
+    Args:
+        block_counts: (V,) blocks of each video.
+        num_classes: C.
+    """
+
+    full_state_update = False
+    score_sum: Tensor
+    votes: Tensor
+    seen: Tensor
+
+    def __init__(self, block_counts: Tensor, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("block_counts", torch.as_tensor(block_counts, dtype=torch.int64), persistent=False)
+        videos = len(block_counts)
+        self.add_state("score_sum", torch.zeros(videos, num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("votes", torch.zeros(videos, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("seen", torch.zeros(videos, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, videos: Tensor) -> None:
+        """Add blocks.
+
+        Args:
+            scores: (B, C) of each block.
+            videos: (B,) number of each block's video.
+        """
+        self.score_sum.index_add_(0, videos, scores.double())
+        self.seen.index_add_(0, videos, torch.ones_like(videos))
+        self.votes.index_put_((videos, scores.argmax(dim=1)), torch.ones_like(videos), accumulate=True)
+
+    def compute(self) -> VideoScores:
+        """Scores of all videos, over all ranks.
+
+        Raises:
+            BlockCountError: a video has not been seen on exactly its blocks.
+        """
+        wrong = (self.seen != self.block_counts).nonzero().flatten().tolist()
+        if wrong:
+            first = wrong[0]
+            raise BlockCountError(
+                f"{len(wrong)} videos were scored on a wrong number of blocks; number {first} on {int(self.seen[first])} "
+                f"instead of {int(self.block_counts[first])}"
+            )
+        return VideoScores((self.score_sum / self.seen[:, None]).float(), self.votes)
+
+
+def predictions(scores: VideoScores, multi_label: bool) -> Tensor:
+    """Predicted class (V,), or (V, C) booleans at probability 0.5 for multi-label."""
+    return scores.mean >= 0.5 if multi_label else scores.mean.argmax(dim=1)
+
+
+def summarise(scores: VideoScores, target: Tensor) -> dict[str, float]:
+    """Figures of a set of videos, as fractions.
+
+    ``accuracy`` (argmax of the mean scores), ``accuracy_vote`` (mode of the blocks' argmaxes, ties to the smallest class
+    id), ``accuracy_top5`` and ``mAP`` (mean over classes of non-interpolated average precision; classes without a
+    positive video do not count); only the last for multi-label.
+
+    Args:
+        scores: of V videos.
+        target: (V,) class ids, or (V, C) zeros and ones for multi-label.
+    """
+    classes = scores.mean.shape[1]
+    figures = {}
+    if target.ndim == 1:
+        ranks = scores.mean.topk(min(5, classes), dim=1).indices
+        figures["accuracy"] = _fraction(scores.mean.argmax(dim=1) == target)
+        figures["accuracy_vote"] = _fraction(scores.votes.argmax(dim=1) == target)
+        figures["accuracy_top5"] = _fraction((ranks == target[:, None]).any(dim=1))
+    precision = average_precision(scores.mean, target)
+    figures["mAP"] = float(precision[precision.isfinite()].double().mean())
+    return figures
+
+
+def average_precision(scores: Tensor, target: Tensor) -> Tensor:
+    """Non-interpolated average precision of each class (C,); nan for a class without a positive video."""
+    classes = scores.shape[1]
+    hot = target if target.ndim == 2 else torch.nn.functional.one_hot(target, classes)
+    precision = multilabel_average_precision(scores, hot.long(), num_labels=classes, average="none")
+    return torch.where(hot.sum(dim=0) > 0, precision, torch.nan)
+
+
+def per_class(scores: VideoScores, target: Tensor) -> Tensor:
+    """Recall of each class (C,), or its average precision for multi-label; nan for a class without a video."""
+    if target.ndim == 2:
+        return average_precision(scores.mean, target)
+    matrix = confusion_matrix(scores, target).double()
+    return matrix.diagonal() / matrix.sum(dim=1)
+
+
+def confusion_matrix(scores: VideoScores, target: Tensor) -> Tensor:
+    """(C, C) counts: row the true class, column the predicted one."""
+    return multiclass_confusion_matrix(scores.mean.argmax(dim=1), target, num_classes=scores.mean.shape[1])
+
+
+def _fraction(hits: Tensor) -> float:
+    return float(hits.double().mean())

@@ -1,0 +1,172 @@
+"""The LightningModule: a network, its objective, its optimiser, and metrics over whole videos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_modules.metrics import VideoMetric, VideoScores, block_scores, summarise
+from lightning_modules.objective import Objective
+from lightning_modules.optim import build_optimizer
+
+
+class Recognizer(LightningModule):
+    """Trains and tests any network that maps X (B, T, K, D) to logits (B, T, C) and attention (B, T, K) or None.
+
+    It expects batches and a data module as ``datamodules.base`` gives them: a batch has ``X``, ``target``, ``video``,
+    ``weight``, ``batch_size`` and ``coverage``; the data module tells each set's ``block_counts`` and ``targets``.
+
+    Logged: ``train/loss`` (Eq. 7, mean over the epoch's blocks), ``train/cross_entropy``, ``attention/penalty``;
+    ``val/…`` and ``test/…`` as ``summarise`` names them; ``test/attention_in_box`` and ``test/box_area`` where the data
+    set has boxes.
+
+    Args:
+        network: the model.
+        num_classes: C.
+        multi_label: whether a video may have any number of labels.
+        objective: the loss.
+        optimizer: ``adam``, ``released_adam`` or ``sgd``.
+        lr, betas, eps: of the optimiser.
+        last_n: steps whose probabilities are averaged into a block's prediction.
+        seed: the epoch's dropout masks depend on (seed, epoch, rank) alone, so that a resumed run repeats them.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        multi_label: bool,
+        objective: Objective,
+        optimizer: str = "adam",
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        last_n: int = 30,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes, self.multi_label, self.last_n = num_classes, multi_label, last_n
+        self.objective = objective
+        self.optimizer_settings: dict[str, Any] = {"name": optimizer, "lr": lr, "betas": tuple(betas), "eps": eps}
+        self.seed = seed
+        self.epoch_means = nn.ModuleDict({name: MeanMetric() for name in ("loss", "cross_entropy", "penalty")})
+        self.in_box, self.box_area = MeanMetric(nan_strategy="ignore"), MeanMetric(nan_strategy="ignore")
+        self.videos: VideoMetric | None = None
+        self.scores: VideoScores | None = None
+        """Scores of the last evaluation's videos, over all ranks."""
+        self.figures: dict[str, float] = {}
+        """The last evaluation's figures, in double precision."""
+
+    def forward(self, X: Tensor) -> Any:
+        """X (B, T, K, D) -> ``Output``."""
+        return self.network(X)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One optimiser, constant learning rate."""
+        return build_optimizer(self.network.parameters(), **self.optimizer_settings)
+
+    # Training
+
+    def on_train_epoch_start(self) -> None:
+        """Make this epoch's dropout masks depend on nothing that happened before it."""
+        entropy = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        """Eq. 7 of this rank's share of a global batch."""
+        output = self(batch.X)
+        cost = self.objective(
+            output.logits,
+            output.attention,
+            batch.target,
+            self.network.parameters(),
+            batch.weight,
+            batch.batch_size,
+            self.trainer.world_size,
+        )
+        parts = {"loss": cost.data + cost.decay, "cross_entropy": cost.cross_entropy, "penalty": cost.penalty}
+        for name, value in parts.items():
+            self.epoch_means[name].update(value.detach(), batch.weight)
+        self.log("train/step_loss", cost.loss.detach())
+        return cost.loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means over all blocks of all ranks.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        names = {"loss": "train/loss", "cross_entropy": "train/cross_entropy", "penalty": "attention/penalty"}
+        for name, metric in self.epoch_means.items():
+            value = metric.compute()  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+            if name == "loss" and not value.isfinite():
+                raise FloatingPointError(
+                    f"the training loss of epoch {self.current_epoch} is {float(value)}; try a smaller optim.lr, or "
+                    "trainer.precision=32-true"
+                )
+            self.log(names[name], value)
+
+    # Validation and test
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with no scores."""
+        self._begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with no scores."""
+        self._begin("test")
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        """Score some blocks."""
+        self._score(batch)
+
+    def test_step(self, batch: Any, _: int) -> None:
+        """Score some blocks, and measure how much of the attention falls into the actor's box."""
+        attention = self._score(batch)
+        if attention is not None and batch.coverage is not None:
+            self.in_box.update((attention * batch.coverage).sum(dim=-1))  # Σ_i l_{t,i} · covered share of cell i
+            self.box_area.update(batch.coverage.mean(dim=-1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/…``."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/…``."""
+        self._log_figures("test")
+        for name, metric in {"attention_in_box": self.in_box, "box_area": self.box_area}.items():
+            value = metric.compute()  # on every rank, whether or not it had a video with boxes
+            if value.isfinite():
+                self._log("test", name, float(value))
+
+    def _begin(self, which: str) -> None:
+        counts = self.trainer.datamodule.block_counts(which)  # type: ignore[attr-defined]
+        self.videos = VideoMetric(torch.as_tensor(counts), self.num_classes).to(self.device)
+        self.in_box.reset()
+        self.box_area.reset()
+
+    def _score(self, batch: Any) -> Tensor | None:
+        output = self(batch.X)
+        assert self.videos is not None
+        self.videos.update(block_scores(output.logits, self.multi_label, self.last_n), batch.video)
+        return None if output.attention is None else output.attention.float()
+
+    def _log_figures(self, which: str) -> None:
+        assert self.videos is not None
+        scores: VideoScores = self.videos.compute()
+        self.scores = VideoScores(scores.mean.cpu(), scores.votes.cpu())
+        self.videos = None
+        target = torch.as_tensor(self.trainer.datamodule.targets(which))  # type: ignore[attr-defined]
+        for name, value in summarise(self.scores, target).items():
+            self._log(which, name, value)
+
+    def _log(self, which: str, name: str, value: float) -> None:
+        self.figures[f"{which}/{name}"] = value
+        self.log(f"{which}/{name}", value)

@@ -1,0 +1,1 @@
+"""Entry scripts that reproduce the paper, and what they share."""

@@ -1,0 +1,106 @@
+"""From settings to data on disk: which folder, which reader, which feature store. Free of torch."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from datamodules import hmdb51, hollywood2, ucf11, videofolder
+from datamodules.features import FeatureSpec, FeatureStore
+from datamodules.videos import Annotation, DataError
+from reproduce.settings import Settings, SettingsError, cores
+
+READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2, "videofolder": videofolder}
+DEFAULT_SPLITS = {"ucf11": "paper_like", "hmdb51": "1", "hollywood2": "official", "videofolder": "default"}
+
+
+def split_of(settings: Settings) -> str:
+    """The split a run uses."""
+    return settings.data.split or DEFAULT_SPLITS[settings.data.name]
+
+
+def data_folder(settings: Settings) -> Path:
+    """The data set's folder."""
+    return Path(settings.paths.data).expanduser() / (settings.data.folder or settings.data.name)
+
+
+def read_annotation(settings: Settings) -> Annotation:
+    """Read and check a run's data set; with ``preset=miniature``, generate it first where there is none.
+
+    Raises:
+        DataError: what is on disk is not the data set.
+    """
+    root = data_folder(settings)
+    if "miniature" in settings.preset and settings.data.name != "videofolder":
+        make_miniature(settings, root)
+    return READERS[settings.data.name].read(root, split_of(settings), settings.data.skip_bad)
+
+
+def make_miniature(settings: Settings, root: Path) -> None:
+    """Generate a miniature data set, once, whichever of several processes comes first."""
+    from filelock import FileLock
+
+    from datamodules.miniature import generate, is_complete
+    from reproduce.progress import Progress
+
+    if is_complete(root) or (root.exists() and not (root / ".miniature").exists() and any(root.iterdir())):
+        return  # the user's own data: their reader checks them
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.parent / f".{root.name}.lock"):
+            progress = Progress(f"drawing miniature {settings.data.name}", "clips")
+            generate(root, settings.data.name, cores(), progress.update)
+            progress.close()
+    except OSError as error:
+        raise DataError(f"cannot write the miniature data to {root.resolve()} ({error}); set paths.data") from error
+
+
+def feature_folder(settings: Settings) -> Path:
+    """The feature store's folder: ``<paths.features>/<data set>/<backbone>-<weights>``."""
+    backbone = settings.backbone
+    weights = backbone.weights
+    if weights not in ("imagenet", "random", "released"):
+        weights = Path(weights).stem
+    name = backbone.name if weights.startswith(backbone.name) else f"{backbone.name}-{weights}"
+    name = weights if weights.startswith(backbone.name) else name
+    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+
+
+def feature_spec(settings: Settings) -> FeatureSpec:
+    """What decides the features' values.
+
+    Raises:
+        SettingsError: the weights are a file that does not exist.
+    """
+    backbone = settings.backbone
+    kind = backbone.weights
+    if kind == "random":
+        kind = f"random:{backbone.seed}"
+    elif kind not in ("imagenet", "released"):
+        kind = f"file:{_file_sha256(Path(kind).expanduser())}"
+    return FeatureSpec(backbone.name, kind, backbone.layer, backbone.size)
+
+
+@lru_cache
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        raise SettingsError(
+            f"backbone.weights={path}: neither imagenet, random nor released, and no readable file ({error})"
+        ) from error
+
+
+def open_store(settings: Settings) -> FeatureStore:
+    """The feature store of a run, whether or not it exists yet."""
+    return FeatureStore(feature_folder(settings))
+
+
+def fail(error: Exception) -> SystemExit:
+    """Print an error that a user can act on, without a traceback; raise what this returns."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return SystemExit(1)
+

@@ -1,0 +1,468 @@
+"""Configuration: every key, the presets, ``key=value`` overrides, checks. Free of torch, so that errors come at once.
+
+Settings are nested dataclasses; a string below a field is its meaning and appears in ``--help``. The order of
+precedence is: defaults (the paper's), presets in the given order, the command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import os
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from typing import Any, Optional, TypeVar, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+DATA_NAMES = ("ucf11", "hmdb51", "hollywood2", "videofolder")
+ROWS: dict[str, dict[str, Any]] = {
+    "softmax_regression": {"model.name": "softmax_regression"},
+    "avg_pool_lstm": {"model.name": "avg_pool_lstm"},
+    "max_pool_lstm": {"model.name": "max_pool_lstm"},
+    "soft_attention_0": {"model.name": "soft_attention", "objective.attention_penalty": 0.0},
+    "soft_attention_1": {"model.name": "soft_attention", "objective.attention_penalty": 1.0},
+    "soft_attention_10": {"model.name": "soft_attention", "objective.attention_penalty": 10.0},
+}
+"""The rows of Table 1: what a row sets."""
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or impossible; the message says which, and what to write instead."""
+
+
+@dataclass
+class DataSettings:
+    """Which videos, and how blocks are cut from them."""
+
+    name: str = "ucf11"
+    """data set: ucf11, hmdb51, hollywood2 or videofolder"""
+    folder: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
+    """folder below paths.data; null for the data set's name. A videofolder needs it"""
+    split: Optional[str] = None  # noqa: UP045
+    """ucf11: paper_like, logo-1 … logo-25, random; hmdb51: 1, 2, 3; videofolder: default, seed-<n>; null for the first"""
+    fps: float = 30.0
+    """nominal sampling rate; frames are taken int(30 / fps) apart"""
+    stride: int = 1
+    """frames between two blocks of a video; the paper's is 1"""
+    batch_size: int = 128
+    """blocks of a batch, over all devices"""
+    resident: str = "auto"
+    """where features lie while training: auto, gpu, ram or mmap (read from the files)"""
+    gpu_budget: float = 60.0
+    """GiB of GPU memory that resident=auto may fill with features"""
+    skip_bad: bool = False
+    """leave out videos that are missing or do not decode, and say so in every table, instead of refusing"""
+
+
+@dataclass
+class BackboneSettings:
+    """The frozen image network whose last convolutional map is attended to."""
+
+    name: str = "googlenet"
+    """any torchvision classification network"""
+    weights: str = "imagenet"
+    """imagenet (torchvision's download), random (calibrated on the data), released (imported), or a file"""
+    layer: Optional[str] = None  # noqa: UP045
+    """graph node to cut the network at; null for its last convolutional map"""
+    size: int = 224
+    """side in pixels of the square that frames are squashed to"""
+    seed: int = 0
+    """of random weights"""
+    precision: str = "auto"
+    """of extraction: fp32, bf16, or auto (bf16 on GPUs that have it)"""
+    batch_size: Optional[int] = None  # noqa: UP045
+    """frames a batch, for each device; null for 64 on a GPU, 16 on the CPU"""
+    workers: Optional[int] = None  # noqa: UP045
+    """decoding processes for each device; null for the cores that the network leaves free, up to 8"""
+
+
+@dataclass
+class ModelSettings:
+    """The network (paper §3)."""
+
+    name: str = "soft_attention"
+    """soft_attention, avg_pool_lstm, max_pool_lstm or softmax_regression"""
+    attention: str = "location"
+    """location (paper, Eq. 4) or content (released code)"""
+    attention_layers: int = 0
+    """extra layers of content attention; the released code has 2 for hmdb51"""
+    num_layers: int = 3
+    """LSTM layers, 1 to 5 in the paper"""
+    hidden_dim: int = 512
+    """H, width of LSTM and head; the presets take 1024 for hmdb51"""
+    dropout: float = 0.5
+    """probability of a zero at every dropout site"""
+    input_dropout: bool = True
+    """dropout at the LSTM layers' inputs too (paper), or only in the head (released code)"""
+    last_n: int = 30
+    """steps whose probabilities are averaged into a block's prediction"""
+
+
+@dataclass
+class ObjectiveSettings:
+    """The loss (Eq. 7)."""
+
+    attention_penalty: float = 0.0
+    """λ of the doubly stochastic penalty; the paper has 0, 1 and 10"""
+    penalty_reduction: str = "mean"
+    """of the penalty over locations: mean (released code) or sum (as Eq. 7 prints)"""
+    batch_reduction: str = "mean"
+    """of the cost over blocks: mean (paper) or sum (released code)"""
+    weight_decay: float = 1e-5
+    """γ, times the sum of all squared parameters"""
+
+
+@dataclass
+class OptimSettings:
+    """The optimiser."""
+
+    name: str = "adam"
+    """adam, released_adam (with the released code's bias correction) or sgd"""
+    lr: float = 2e-4
+    """learning rate, constant"""
+    beta1: float = 0.9
+    """decay of the first moment"""
+    beta2: float = 0.999
+    """decay of the second moment"""
+    eps: float = 1e-8
+    """ε of Adam"""
+
+
+@dataclass
+class TrainerSettings:
+    """Lightning's Trainer."""
+
+    accelerator: str = "auto"
+    """auto, cpu or gpu"""
+    devices: int = 1
+    """GPUs, or processes on the CPU, of one run on this machine"""
+    num_nodes: int = 1
+    """machines of one run"""
+    max_epochs: int = 15
+    """epochs of each of the protocol's stages, at most"""
+    precision: str = "32-true"
+    """Lightning's precision of training and testing: 32-true, bf16-mixed, 16-mixed"""
+    threads: Optional[int] = None  # noqa: UP045
+    """CPU threads of each process; null for the number of cores divided by devices"""
+
+
+@dataclass
+class LoggingSettings:
+    """Weights & Biases."""
+
+    wandb: str = "auto"
+    """auto (online where a login exists, else offline), online, offline or disabled"""
+    project: str = "visual-attention"
+    """W&B project"""
+    entity: Optional[str] = None  # noqa: UP045
+    """W&B user or team; null for the login's own"""
+    group: Optional[str] = None  # noqa: UP045
+    """W&B group; null for the data set and row"""
+    tags: list[str] = field(default_factory=list)
+    """W&B tags, besides the data set, the model and the presets"""
+
+
+@dataclass
+class PathsSettings:
+    """Where things lie; relative paths start at the working directory."""
+
+    data: str = "data"
+    """holds ucf11/, hmdb51/, hollywood2/, or <data.folder>/"""
+    features: str = "features"
+    """feature stores, <data set>/<backbone>-<weights>/"""
+    runs: str = "runs"
+    """run folders, <data set>/<model>-<hash of the configuration>/"""
+    results: str = "results"
+    """tables"""
+
+
+@dataclass
+class Settings:
+    """One run: fit by the protocol's two stages, test, write."""
+
+    preset: list[str] = field(default_factory=lambda: ["paper"])
+    """paper, released, miniature, or several, later ones on top: preset=[released,miniature]"""
+    row: Optional[str] = None  # noqa: UP045
+    """a row of Table 1, short for model.name and λ: softmax_regression, avg_pool_lstm, max_pool_lstm, soft_attention_0, \
+soft_attention_1, soft_attention_10"""
+    protocol: str = "retrain"
+    """retrain (hold 15 % of train out, note the cost at the best score, train on all of train down to it) or holdout"""
+    seed: int = 1
+    """of weights, dropout and the order of blocks"""
+    data: DataSettings = field(default_factory=DataSettings)
+    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    paths: PathsSettings = field(default_factory=PathsSettings)
+
+
+S = TypeVar("S", bound=Settings)
+
+# What a preset sets: for every data set ("*"), then for one of them.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {"*": {}, "hmdb51": {"model.hidden_dim": 1024}},
+    "released": {
+        "*": {
+            "model.attention": "content",
+            "model.num_layers": 1,
+            "model.input_dropout": False,
+            "model.last_n": 16,
+            "objective.batch_reduction": "sum",
+            "optim.name": "released_adam",
+            "protocol": "holdout",
+        },
+        "ucf11": {"model.last_n": 30},
+        "hmdb51": {"model.hidden_dim": 1024, "model.attention_layers": 2, "optim.name": "sgd", "optim.lr": 1e-5},
+        "hollywood2": {"optim.name": "sgd", "optim.lr": 1e-4},
+    },
+    "miniature": {
+        "*": {
+            "paths.data": "data/miniature",
+            "paths.features": "features/miniature",
+            "backbone.name": "mobilenet_v3_small",
+            "backbone.weights": "random",
+            "backbone.layer": "features.11",
+            "data.batch_size": 64,
+            "model.hidden_dim": 64,
+            "optim.lr": 1e-2,
+            "trainer.max_epochs": 10,
+        },
+    },
+}
+# The released optimisers' steps, scaled to the miniature networks.
+RELEASED_MINIATURE = {"ucf11": {"optim.lr": 3e-3}, "hmdb51": {"optim.lr": 3e-3}, "hollywood2": {"optim.lr": 1e-3}}
+
+CHOICES = {
+    "data.name": DATA_NAMES,
+    "data.resident": ("auto", "gpu", "ram", "mmap"),
+    "backbone.precision": ("auto", "fp32", "bf16"),
+    "model.name": ("soft_attention", "avg_pool_lstm", "max_pool_lstm", "softmax_regression"),
+    "model.attention": ("location", "content"),
+    "objective.penalty_reduction": ("mean", "sum"),
+    "objective.batch_reduction": ("mean", "sum"),
+    "optim.name": ("adam", "released_adam", "sgd"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "logging.wandb": ("auto", "online", "offline", "disabled"),
+    "protocol": ("retrain", "holdout"),
+    "row": (*ROWS, None),
+}
+# key -> (lowest, highest) value that makes sense
+RANGES: dict[str, tuple[float, float]] = {
+    "data.stride": (1, 10_000),
+    "data.batch_size": (1, 1_000_000),
+    "backbone.size": (16, 4096),
+    "model.num_layers": (1, 100),
+    "model.hidden_dim": (1, 1_000_000),
+    "model.attention_layers": (0, 100),
+    "model.last_n": (1, 30),
+    "model.dropout": (0, 0.999),
+    "objective.attention_penalty": (0, float("inf")),
+    "objective.weight_decay": (0, float("inf")),
+    "optim.lr": (0, float("inf")),
+    "trainer.devices": (1, 100_000),
+    "trainer.num_nodes": (1, 100_000),
+    "trainer.max_epochs": (1, 1_000_000),
+    "data.fps": (1e-3, 30),
+    "seed": (0, 2**31),
+}
+
+
+def resolve(cls: type[S], overrides: list[str]) -> S:
+    """Settings from ``key=value`` words.
+
+    Raises:
+        SettingsError: a word is no ``key=value``, a key is unknown, or a value is impossible.
+    """
+    given = dict(_parse(word, cls) for word in overrides)
+    presets = _presets(given.get("preset", "paper"))
+    config = OmegaConf.structured(cls)
+    OmegaConf.set_struct(config, True)
+    data = given.get("data.name", DataSettings.name)
+    layers = {**_preset_layers(presets, str(data)), **_row_layer(given), **given, "preset": presets}
+    for key, value in layers.items():
+        _set(config, key, value)
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, cls)
+    validate(settings)
+    return settings
+
+
+def _presets(value: Any) -> list[str]:
+    presets = [value] if isinstance(value, str) else list(value or ["paper"])
+    for preset in presets:
+        if preset not in PRESETS:
+            raise SettingsError(f"preset={preset}: {_not_among(str(preset), list(PRESETS))}")
+    return presets
+
+
+def _preset_layers(presets: list[str], data: str) -> dict[str, Any]:
+    layers: dict[str, Any] = {}
+    base = [] if "released" in presets or "paper" in presets else ["paper"]
+    for preset in (*base, *presets):
+        layers |= {**PRESETS[preset]["*"], **PRESETS[preset].get(data, {})}
+    if {"released", "miniature"} <= set(presets):
+        layers |= RELEASED_MINIATURE.get(data, {})
+    return layers
+
+
+def _row_layer(given: dict[str, Any]) -> dict[str, Any]:
+    row = given.get("row")
+    if row is None:
+        return {}
+    if row not in ROWS:
+        raise SettingsError(f"row={row}: {_not_among(str(row), list(ROWS))}")
+    for key, value in ROWS[row].items():
+        if key in given and given[key] != value:
+            raise SettingsError(f"row={row} sets {key}={value}; drop {key}={given[key]} or the row")
+    return ROWS[row]
+
+
+def _parse(word: str, cls: type[Settings]) -> tuple[str, Any]:
+    key, equals, text = word.partition("=")
+    if key.startswith("-"):
+        raise SettingsError(f"{word}: write settings without dashes, as {word.lstrip('-') or 'key=value'}")
+    if not equals:
+        raise SettingsError(f"{word}: expected key=value; --help lists every key")
+    known = {entry.key: entry for entry in entries(cls)}
+    if key not in known:
+        raise SettingsError(f"{key}: there is no such setting; {_not_among(key, list(known))}")
+    if text in ("None", "none"):
+        raise SettingsError(f"{word}: write {key}=null for no value")
+    if known[key].type in ("str", "Optional[str]"):
+        return key, None if text == "null" else text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{word}: the value cannot be read ({str(error).splitlines()[0]})") from error
+    if isinstance(value, str):  # YAML reads 1e-3 as a string
+        try:
+            value = float(value) if known[key].type in ("float", "int", "Optional[int]") else value
+        except ValueError:
+            raise SettingsError(f"{word}: expected a number") from None
+    if isinstance(value, float) and "int" in known[key].type and value.is_integer():
+        value = int(value)  # sweeps write 32.0
+    if value is None and not known[key].type.startswith("Optional"):
+        raise SettingsError(f"{word}: {key} must have a value")
+    if isinstance(value, str) and known[key].type.startswith("list"):
+        value = [value]
+    return key, value
+
+
+def _set(config: Any, key: str, value: Any) -> None:
+    try:
+        OmegaConf.update(config, key, value)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise SettingsError(f"{key}={value}: {str(error).splitlines()[0]}") from error
+
+
+def validate(settings: Settings) -> None:
+    """Check every choice and range.
+
+    Raises:
+        SettingsError: the first that is off.
+    """
+    for key, choices in CHOICES.items():
+        value = get(settings, key)
+        if value not in choices:
+            raise SettingsError(f"{key}={value}: {_not_among(str(value), [str(c) for c in choices if c is not None])}")
+    for key, (low, high) in RANGES.items():
+        value = get(settings, key)
+        if not low <= value <= high:
+            bounds = f"at least {low}" if high >= 10_000 else f"from {low} to {high}"
+            raise SettingsError(f"{key}={value}: must be {bounds}")
+    if settings.data.name == "videofolder" and not settings.data.folder:
+        raise SettingsError("data.name=videofolder: say which folder below paths.data, as data.folder=<name>")
+    if settings.trainer.threads is not None and settings.trainer.threads < 1:
+        raise SettingsError(f"trainer.threads={settings.trainer.threads}: must be at least 1")
+
+
+def get(settings: Any, key: str) -> Any:
+    """The value of a dotted key."""
+    for name in key.split("."):
+        settings = getattr(settings, name)
+    return settings
+
+
+def _not_among(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close:  # the last part of a dotted key is often right
+        close = [key for key in known if key.rsplit(".")[-1] == word.rsplit(".")[-1]][:1]
+    listed = f"choose from {', '.join(known)}" if len(known) <= 12 else "--help lists every key"
+    return f"did you mean {close[0]}? ({listed})" if close else listed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key: its dotted name, type as written, default, and meaning."""
+
+    key: str
+    type: str
+    default: Any
+    meaning: str
+
+
+def entries(cls: type, prefix: str = "") -> list[Entry]:
+    """Every key of a settings class, with its meaning."""
+    found = []
+    meanings = _meanings(cls)
+    hints = get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        default = item.default_factory() if callable(item.default_factory) else item.default  # type: ignore[misc]
+        if dataclasses.is_dataclass(hints[item.name]):
+            found += entries(hints[item.name], f"{prefix}{item.name}.")  # type: ignore[arg-type]
+        else:
+            found.append(Entry(prefix + item.name, str(item.type), default, meanings.get(item.name, "")))
+    return found
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        for statement, following in zip(body, body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                meanings[statement.target.id] = following.value.value  # type: ignore[attr-defined]
+    return meanings
+
+
+def help_text(doc: str, cls: type[Settings]) -> str:
+    """A script's documentation and every key with meaning and default."""
+    lines = [doc.strip(), "", "Settings, as key=value:", ""]
+    for entry in entries(cls):
+        default = "null" if entry.default is None else str(entry.default).replace("'", "")
+        lines.append(f"  {entry.key}={default}")
+        lines += textwrap.wrap(entry.meaning, 110, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def command_line(cls: type[S], doc: str, argv: list[str] | None) -> S:
+    """Settings from a script's command line; prints help, or an error, and exits where that is called for."""
+    words = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help", "help"} & set(words):
+        print(help_text(doc, cls))
+        raise SystemExit(0)
+    try:
+        return resolve(cls, words)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def to_yaml(settings: Settings) -> str:
+    """The settings as YAML."""
+    return yaml.safe_dump(dataclasses.asdict(settings), sort_keys=False, allow_unicode=True)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,52 @@
+"""Train and test one configuration by the paper's protocol; write its run folder.
+
+    python reproduce/train.py data.name=ucf11 row=soft_attention_1
+    python reproduce/train.py preset=[released,miniature] data.name=hmdb51 data.split=2
+    python reproduce/train.py data.name=videofolder data.folder=my_videos model.num_layers=1
+
+A finished run is found and reused, an interrupted one goes on where it stopped. The last line printed is the path of
+the run folder.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from datamodules.videos import DataError
+from reproduce.inputs import fail, feature_spec, read_annotation
+from reproduce.runs import RunFolder, run_folder
+from reproduce.settings import Settings, SettingsError, command_line
+
+
+def main(argv: list[str] | None = None) -> RunFolder:
+    """Run one configuration; returns its folder."""
+    settings = command_line(Settings, __doc__ or "", argv)
+    try:
+        annotation = read_annotation(settings)
+        folder = run_folder(settings, annotation, feature_spec(settings))
+        metrics = folder.metrics()
+    except (DataError, SettingsError, OSError) as error:
+        raise fail(error) from error
+    if metrics is None:
+        from lightning_modules.backbone import BackboneError
+        from reproduce.training import run
+
+        try:
+            metrics = run(settings, annotation, folder)
+        except (DataError, SettingsError, BackboneError, FloatingPointError, PermissionError) as error:
+            raise fail(error) from error
+    else:
+        print("finished before; remove the run folder to run it again")
+    for name, value in metrics.items():
+        if name.startswith("test/"):
+            print(f"{name} {value:.4f}")
+    if "test/attention_in_box" in metrics:
+        ratio = metrics["test/attention_in_box"] / metrics["test/box_area"]
+        print(f"attention inside the actor's box: {ratio:.2f} times the box's share of the frame")
+    print(folder.path.resolve(), flush=True)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

@@ -1,0 +1,399 @@
+"""One run: the protocol's two stages, the test, and what is written of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+import platform
+import time
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+
+from datamodules.base import (
+    Hollywood2DataModule,
+    HMDB51DataModule,
+    UCF11DataModule,
+    VideoDataModule,
+    VideoFolderDataModule,
+)
+from datamodules.features import write_atomically
+from datamodules.videos import Annotation
+from lightning_modules.attention import SoftAttentionLSTM
+from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.metrics import confusion_matrix, per_class, predictions
+from lightning_modules.objective import Objective
+from lightning_modules.recognizer import Recognizer
+from reproduce import tracking
+from reproduce.extraction import ensure_features, is_first_process, quiet_lightning, strategy
+from reproduce.inputs import data_folder, feature_folder, split_of
+from reproduce.progress import Progress
+from reproduce.runs import RunFolder
+from reproduce.settings import Settings, cores, to_yaml
+
+DATA_MODULES: dict[str, type[VideoDataModule]] = {
+    "ucf11": UCF11DataModule,
+    "hmdb51": HMDB51DataModule,
+    "hollywood2": Hollywood2DataModule,
+    "videofolder": VideoFolderDataModule,
+}
+
+
+def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: int) -> torch.nn.Module:
+    """The network of a run.
+
+    Args:
+        settings: of the run.
+        map_shape: (K, D).
+        num_classes: C.
+    """
+    (locations, channels), model = map_shape, settings.model
+    if model.name == "softmax_regression":
+        return SoftmaxRegression(locations, channels, num_classes)
+    if model.name == "soft_attention":
+        return SoftAttentionLSTM(
+            locations,
+            channels,
+            num_classes,
+            model.hidden_dim,
+            model.num_layers,
+            model.attention,
+            model.attention_layers,
+            model.dropout,
+            model.input_dropout,
+        )
+    pooling = {"avg_pool_lstm": "mean", "max_pool_lstm": "max"}[model.name]
+    return PooledLSTM(
+        channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout
+    )
+
+
+def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
+    """Network, objective and optimiser of a run, freshly initialised from its seed."""
+    seed_everything(settings.seed, workers=True, verbose=False)
+    classes = len(data.annotation.classes)
+    objective, optim = settings.objective, settings.optim
+    return Recognizer(
+        build_network(settings, data.map_shape, classes),
+        classes,
+        data.annotation.multi_label,
+        Objective(
+            objective.attention_penalty,
+            objective.penalty_reduction,
+            objective.weight_decay,
+            objective.batch_reduction,
+        ),
+        optim.name,
+        optim.lr,
+        (optim.beta1, optim.beta2),
+        optim.eps,
+        settings.model.last_n,
+        settings.seed,
+    )
+
+
+def build_data(settings: Settings, train_on_all: bool) -> VideoDataModule:
+    """The data module of a stage."""
+    data = settings.data
+    return DATA_MODULES[data.name](
+        data_folder(settings),
+        feature_folder(settings),
+        split_of(settings),
+        data.fps,
+        data.stride,
+        data.batch_size,
+        train_on_all,
+        settings.seed,
+        data.resident,
+        int(data.gpu_budget * 2**30),
+        data.skip_bad,
+    )
+
+
+def run(settings: Settings, annotation: Annotation, folder: RunFolder) -> dict[str, Any]:
+    """Fit, test and write one run, from where an earlier call stopped; returns its metrics.
+
+    Another process that works on the same run is waited for, and its result taken.
+    """
+    quiet_lightning()
+    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
+    ensure_features(settings, annotation)
+    if not is_first_process():
+        return _run(settings, folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process works on {folder.path}; waiting for it", flush=True)
+        lock.acquire()
+    with lock:
+        return folder.metrics() or _run(settings, folder)
+
+
+def _run(settings: Settings, folder: RunFolder) -> dict[str, Any]:
+    started = time.perf_counter()
+    data = build_data(settings, train_on_all=False)
+    if is_first_process():
+        folder.write_config(to_yaml(settings))
+    logger = None
+    if is_first_process():
+        tags = [settings.data.name, settings.model.name, *settings.preset]
+        logger = tracking.start(settings, folder, asdict(settings), tags)
+    history = History(folder.history)
+    goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
+
+    recognizer = build_recognizer(settings, data)
+    fit_stage(settings, folder, "holdout", recognizer, data, history, goal, None, logger)
+    best = history.best("holdout", goal)
+    checkpoint = folder.stage("holdout") / "best.ckpt"
+    figures = {key: best[key] for key in best if key.startswith("val/")}
+    figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
+    if settings.protocol == "retrain":
+        data = build_data(settings, train_on_all=True)
+        recognizer = build_recognizer(settings, data)
+        second = tracking.retrain_logger(logger)
+        fit_stage(settings, folder, "retrain", recognizer, data, history, None, best["train/loss"], second)
+        checkpoint = folder.stage("retrain") / "last.ckpt"
+        last = history.rows("retrain")[-1]
+        figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
+    figures |= test(settings, recognizer, data, checkpoint)
+
+    trainer_seconds = time.perf_counter() - started
+    if is_first_process():
+        assert recognizer.scores is not None
+        target = torch.as_tensor(data.targets("test"))
+        scores = recognizer.scores
+        multi_label = data.annotation.multi_label
+        folder.write_predictions(data.annotation, scores.mean.numpy(), predictions(scores, multi_label).numpy())
+        folder.write_about(_about(settings, data))
+        confusion = None if multi_label else confusion_matrix(scores, target).tolist()
+        tracking.finish(
+            logger, figures, data.annotation.classes, per_class(scores, target).tolist(), confusion
+        )
+        figures["seconds"] = round(trainer_seconds, 1)
+        folder.finish(figures)
+    return figures
+
+
+def _about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
+    """What a table and a reader have to know of a run."""
+    annotation = data.annotation
+    return {
+        "data": annotation.data,
+        "split": annotation.split,
+        "miniature": annotation.miniature,
+        "multi_label": annotation.multi_label,
+        "notes": [*annotation.notes, *data.store.notes],
+        "stride": settings.data.stride,
+        "train_videos": len(annotation.train),
+        "test_videos": len(annotation.test),
+        "groups": {video.name: video.group for video in annotation.test},
+        "data_fingerprint": annotation.fingerprint(),
+        "features": data.store.manifest["spec"],
+        "weights_sha256": data.store.manifest.get("weights_sha256"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+    }
+
+
+def make_trainer(settings: Settings, **options: Any) -> Trainer:
+    """A Trainer with what all stages share."""
+    return Trainer(
+        accelerator=settings.trainer.accelerator,
+        devices=settings.trainer.devices,
+        num_nodes=settings.trainer.num_nodes,
+        strategy=strategy(settings),
+        precision=settings.trainer.precision,  # type: ignore[arg-type]
+        use_distributed_sampler=False,  # the data module deals blocks and videos to ranks itself
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        deterministic=not torch.cuda.is_available(),
+        **options,
+    )
+
+
+def fit_stage(
+    settings: Settings,
+    folder: RunFolder,
+    stage: str,
+    recognizer: Recognizer,
+    data: VideoDataModule,
+    history: History,
+    goal: str | None,
+    target_cost: float | None,
+    logger: WandbLogger | None,
+) -> None:
+    """Fit one stage, or what is left of it.
+
+    Args:
+        settings: of the run.
+        folder: of the run.
+        stage: ``holdout`` or ``retrain``.
+        recognizer: freshly initialised.
+        data: of the stage.
+        history: of the run.
+        goal: validation figure whose best epoch is kept as ``best.ckpt``.
+        target_cost: training cost (nats, Eq. 7) at which the stage ends, or None.
+        logger: of the stage.
+    """
+    checkpoints = folder.stage(stage)
+    last = checkpoints / "last.ckpt"
+    done = history.resume(stage, _epochs_in(last))
+    reached = target_cost is not None and any(row["train/loss"] <= target_cost for row in done)
+    if reached or len(done) >= settings.trainer.max_epochs:
+        return
+    callbacks: list[Any] = [EpochRecorder(stage, history, settings.trainer.max_epochs, target_cost, settings)]
+    keep = {"monitor": goal, "mode": "max", "filename": "best", "save_top_k": 1} if goal else {"save_top_k": 0}
+    callbacks.append(
+        ModelCheckpoint(
+            dirpath=checkpoints,
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+            **keep,  # type: ignore[arg-type]
+        )
+    )
+    trainer = make_trainer(
+        settings,
+        max_epochs=settings.trainer.max_epochs,
+        callbacks=callbacks,
+        logger=logger or False,
+        limit_val_batches=1.0 if goal else 0,
+    )
+    trainer.fit(recognizer, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+
+
+def _epochs_in(checkpoint: Path) -> int:
+    """Epochs that a checkpoint has behind it; 0 where there is none."""
+    if not checkpoint.is_file():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]) + 1
+
+
+def test(settings: Settings, recognizer: Recognizer, data: VideoDataModule, checkpoint: Path) -> dict[str, float]:
+    """Test a checkpoint's weights; returns the ``test/…`` figures."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    recognizer.load_state_dict(state)
+    trainer = make_trainer(settings, logger=False, enable_checkpointing=False)
+    trainer.test(recognizer, datamodule=data, verbose=False)
+    return dict(recognizer.figures)
+
+
+class History:
+    """``history.csv``: a row an epoch, with every figure of it; survives a kill and an epoch done twice.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                self._rows = [
+                    {key: _number(value) for key, value in row.items() if value != ""} for row in csv.DictReader(file)
+                ]
+
+    def rows(self, stage: str) -> list[dict[str, Any]]:
+        """A stage's epochs in order."""
+        return [row for row in self._rows if row["stage"] == stage]
+
+    def resume(self, stage: str, epochs: int) -> list[dict[str, Any]]:
+        """Forget a stage's epochs that its last checkpoint does not have behind it; returns the others."""
+        self._rows = [row for row in self._rows if row["stage"] != stage or row["epoch"] < epochs]
+        return self.rows(stage)
+
+    def best(self, stage: str, goal: str) -> dict[str, Any]:
+        """The epoch with the highest figure, the earliest of equals."""
+        return max(self.rows(stage), key=lambda row: (row[goal], -row["epoch"]))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append an epoch and write the file."""
+        self._rows.append(row)
+        columns = list(dict.fromkeys(key for row in self._rows for key in row))
+        text = StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self.path, text.getvalue())
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+class EpochRecorder(Checkpoint):
+    """Writes each epoch's figures to the history, shows progress, and ends a stage at its target cost.
+
+    A ``Checkpoint`` only because Lightning calls those after the module has logged the epoch.
+
+    Args:
+        stage: ``holdout`` or ``retrain``.
+        history: of the run.
+        max_epochs: of the stage.
+        target_cost: training cost at which the stage ends, or None.
+        settings: of the run.
+    """
+
+    def __init__(
+        self, stage: str, history: History, max_epochs: int, target_cost: float | None, settings: Settings
+    ) -> None:
+        super().__init__()
+        self.stage, self.history, self.max_epochs, self.target_cost = stage, history, max_epochs, target_cost
+        self.batch_size = settings.data.batch_size
+        self.progress = Progress("", "")
+        self.first_batch = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure."""
+        self.progress = Progress(self.stage, "", trainer.is_global_zero)
+        self.first_batch = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Show how far the stage is."""
+        per_epoch = max(1, int(trainer.num_training_batches))
+        done = trainer.global_step - self.first_batch
+        total = self.max_epochs * per_epoch - self.first_batch
+        rate = done * self.batch_size / max(1e-9, time.perf_counter() - self.progress.started)
+        self.progress.update(done, total, f"epoch {trainer.current_epoch + 1}/{self.max_epochs}, {rate:.0f} blocks/s")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the epoch."""
+        figures = {
+            key: float(value)
+            for key, value in trainer.callback_metrics.items()
+            if key != "train/step_loss" and math.isfinite(float(value))
+        }
+        if trainer.is_global_zero:
+            self.history.add({"stage": self.stage, "epoch": trainer.current_epoch, **figures})
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items() if key in _SHOWN)
+            print(f"{self.stage} epoch {trainer.current_epoch + 1}/{self.max_epochs}: {shown}", flush=True)
+        else:
+            self.history._rows.append({"stage": self.stage, "epoch": trainer.current_epoch, **figures})
+        if self.target_cost is not None and figures["train/loss"] <= self.target_cost:
+            trainer.should_stop = True
+
+
+_SHOWN = ("train/loss", "val/accuracy", "val/mAP", "attention/penalty")
