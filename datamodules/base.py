@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from datamodules import hmdb51, hollywood2, ucf11, videofolder
 from datamodules.blocks import BlockIndex, Share, evaluation_shares, skip_of, training_shares
 from datamodules.boxes import cell_coverage, read_boxes
-from datamodules.features import FeatureStore, FeatureStoreError
+from datamodules.features import FeatureStore, usable
 from datamodules.pool import FramePool
-from datamodules.videos import Annotation, DataError, Video, hold_out
+from datamodules.videos import Annotation, Video, hold_out
 
 BOXES = "boxes.csv"
 HOLDOUT_FRACTION = 0.15  # the authors' (issue 13 of the released code): 15 % of train
@@ -233,29 +233,6 @@ class VideoDataModule(LightningDataModule):
             boxes[: len(known)] = known
             self._coverage[video.name] = cell_coverage(boxes, self.store.grid)
         return self._coverage[video.name]
-
-
-def usable(annotation: Annotation, store: FeatureStore, skip_bad: bool) -> Annotation:
-    """The annotation without the videos that a finished store knows to be bad.
-
-    Raises:
-        FeatureStoreError: the store lacks videos.
-        DataError: videos are bad and ``skip_bad`` is not set.
-    """
-    names = [video.name for video in annotation.videos]
-    missing = store.missing(names)
-    if missing:
-        raise FeatureStoreError(
-            f"{store.path.resolve()}: features of {len(missing)} of {len(names)} videos are missing, {missing[0]!r} for "
-            "one; python reproduce/prepare.py with the same settings extracts them"
-        )
-    bad = [name for name in names if name in store.bad]
-    if bad and not skip_bad:
-        raise DataError(
-            f"{annotation.data}: {len(bad)} videos do not decode: {', '.join(map(repr, bad[:5]))}. Replace the files and "
-            "run prepare.py, or leave them out, and have every table say so, with data.skip_bad=true"
-        )
-    return annotation.without(bad, "do not decode")
 
 
 class UCF11DataModule(VideoDataModule):

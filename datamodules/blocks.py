@@ -42,9 +42,7 @@ def num_blocks(num_frames: int, skip: int = 1, stride: int = 1, length: int = BL
     return max(1, (num_frames - length * skip) // stride + 1)
 
 
-def block_frames(
-    starts: np.ndarray, num_frames: np.ndarray, skip: int = 1, length: int = BLOCK_LENGTH
-) -> np.ndarray:
+def block_frames(starts: np.ndarray, num_frames: np.ndarray, skip: int = 1, length: int = BLOCK_LENGTH) -> np.ndarray:
     """Frame index of every step of some blocks.
 
     A video shorter than ``T·skip`` frames has one block of ``n = 1 + (F - 1) // skip`` frames, the last one repeated.
@@ -111,9 +109,7 @@ class Share:
     batch_size: int
 
 
-def training_shares(
-    total: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Share]:
+def training_shares(total: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[Share]:
     """One epoch of shuffled blocks in global batches, dealt to ranks.
 
     The union of the ranks' shares is the same for any number of ranks; the order depends on (seed, epoch) alone.
@@ -129,9 +125,7 @@ def training_shares(
             yield Share(batch[:1], np.zeros(1, dtype=np.float32), len(batch))
 
 
-def evaluation_shares(
-    index: BlockIndex, batch_size: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Share]:
+def evaluation_shares(index: BlockIndex, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Share]:
     """Every block of this rank's videos once, video by video, no batch over two videos.
 
     Whole videos are dealt to ranks without padding, so that the sums of all ranks are exact and a video's scores do

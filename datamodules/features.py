@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.videos import DataError
+from datamodules.videos import Annotation, DataError
 
 FORMAT = 1
 DTYPE = np.dtype("<f2")
@@ -314,3 +314,26 @@ class VideoWriter:
         """Drop what was written."""
         self._file.close()
         self._part.unlink(missing_ok=True)
+
+
+def usable(annotation: Annotation, store: FeatureStore, skip_bad: bool) -> Annotation:
+    """The annotation without the videos that a finished store knows to be bad.
+
+    Raises:
+        FeatureStoreError: the store lacks videos.
+        DataError: videos are bad and ``skip_bad`` is not set.
+    """
+    names = [video.name for video in annotation.videos]
+    missing = store.missing(names)
+    if missing:
+        raise FeatureStoreError(
+            f"{store.path.resolve()}: features of {len(missing)} of {len(names)} videos are missing, {missing[0]!r} for "
+            "one; python reproduce/prepare.py with the same settings extracts them"
+        )
+    bad = [name for name in names if name in store.bad]
+    if bad and not skip_bad:
+        raise DataError(
+            f"{annotation.data}: {len(bad)} videos do not decode: {', '.join(map(repr, bad[:5]))}. Replace the files and "
+            "run prepare.py, or leave them out, and have every table say so, with data.skip_bad=true"
+        )
+    return annotation.without(bad, "do not decode")

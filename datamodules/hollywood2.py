@@ -7,9 +7,20 @@ from pathlib import Path
 
 from datamodules.videos import Annotation, DataError, Video, check, find_folder, miniature_marker
 
-CLASSES = (
-    "AnswerPhone DriveCar Eat FightPerson GetOutCar HandShake HugPerson Kiss Run SitDown SitUp StandUp"
-).split()
+CLASSES = [
+    "AnswerPhone",
+    "DriveCar",
+    "Eat",
+    "FightPerson",
+    "GetOutCar",
+    "HandShake",
+    "HugPerson",
+    "Kiss",
+    "Run",
+    "SitDown",
+    "SitUp",
+    "StandUp",
+]
 COUNTS = {"train": 823, "test": 884}
 CLIP_NAME = {side: re.compile(rf"actionclip{side}\d{{5}}") for side in COUNTS}
 """Names of the clean clips. ``actionclipautoautotrain…`` are noisily labelled and never used."""

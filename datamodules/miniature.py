@@ -120,8 +120,7 @@ def _hmdb51() -> tuple[list[Clip], dict[str, str], dict]:
         sides = [side for side, number in HMDB_SIDES for _ in range(number)]
         names = [f"Film_{label * 3 + n // 2}_(part_{n})_{name}_f_cm_np1_fr_med_{n}.avi" for n in range(len(sides))]
         clips += [
-            Clip(f"{name}/{clip}", f"{name}/{clip}", (label,), clip.split("_(")[0], "mpeg4", Fraction(30))
-            for clip in names
+            Clip(f"{name}/{clip}", f"{name}/{clip}", (label,), clip.split("_(")[0], "mpeg4", Fraction(30)) for clip in names
         ]
         for split in range(3):
             turned = sides[-split:] + sides[:-split] if split else sides

@@ -78,9 +78,7 @@ class Annotation:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted names, file sizes, labels, groups and sides of all videos."""
         sides = {video.name: "train" for video in self.train} | {video.name: "test" for video in self.test}
-        rows = [
-            (v.name, self.path(v).stat().st_size, v.labels, v.group, sides[v.name]) for v in self.videos
-        ]
+        rows = [(v.name, self.path(v).stat().st_size, v.labels, v.group, sides[v.name]) for v in self.videos]
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
 
     def without(self, names: Iterable[str], why: str) -> Annotation:

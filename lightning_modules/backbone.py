@@ -218,4 +218,3 @@ def calibrate(backbone: Backbone, frames: Tensor, batch: int = 64) -> None:
         for part in frames.split(batch):
             backbone.map(part)
     backbone.eval()
-

@@ -103,4 +103,3 @@ def fail(error: Exception) -> SystemExit:
     """Print an error that a user can act on, without a traceback; raise what this returns."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     return SystemExit(1)
-

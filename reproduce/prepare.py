@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> Path:
     return store.path
 
 
-def _features(settings: PrepareSettings, annotation):  # noqa: ANN202 - types would import torch before the data are known good
+def _features(settings: PrepareSettings, annotation):
     from datamodules.features import FeatureStore
 
     if settings.retry_bad:
@@ -70,14 +70,12 @@ def _features(settings: PrepareSettings, annotation):  # noqa: ANN202 - types wo
         raise SettingsError(str(error)) from error
 
 
-def _report(store, names: list[str], skip_bad: bool) -> None:  # noqa: ANN001
+def _report(store, names: list[str], skip_bad: bool) -> None:
     good = [name for name in names if name in store.videos]
     frames = sum(store.frames(name) for name in good)
     rows, columns = store.grid
     print(f"{len(good)} videos, {frames} frames of {rows}x{columns}x{store.channels} features in {store.path.resolve()}")
-    lying = [
-        name for name in good if store.videos[name]["declared_frames"] not in (0, store.frames(name))
-    ]
+    lying = [name for name in good if store.videos[name]["declared_frames"] not in (0, store.frames(name))]
     if lying:
         first = store.videos[lying[0]]
         print(

@@ -162,9 +162,7 @@ class RunFolder:
                         raise ValueError(f"{len(row)} values instead of {3 + len(names)}")
                 except (ValueError, IndexError, KeyError) as error:
                     raise DataError(f"{path}, line {reader.line_num}: malformed ({error})") from error
-        return Predictions(
-            tuple(videos), names, np.asarray(hot, dtype=bool), np.asarray(scores, dtype=np.float32)
-        )
+        return Predictions(tuple(videos), names, np.asarray(hot, dtype=bool), np.asarray(scores, dtype=np.float32))
 
 
 @dataclass(frozen=True)

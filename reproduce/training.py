@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.base import (
-    Hollywood2DataModule,
     HMDB51DataModule,
+    Hollywood2DataModule,
     UCF11DataModule,
     VideoDataModule,
     VideoFolderDataModule,
@@ -71,9 +71,7 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
             model.input_dropout,
         )
     pooling = {"avg_pool_lstm": "mean", "max_pool_lstm": "max"}[model.name]
-    return PooledLSTM(
-        channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout
-    )
+    return PooledLSTM(channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout)
 
 
 def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
@@ -176,9 +174,7 @@ def _run(settings: Settings, folder: RunFolder) -> dict[str, Any]:
         folder.write_predictions(data.annotation, scores.mean.numpy(), predictions(scores, multi_label).numpy())
         folder.write_about(_about(settings, data))
         confusion = None if multi_label else confusion_matrix(scores, target).tolist()
-        tracking.finish(
-            logger, figures, data.annotation.classes, per_class(scores, target).tolist(), confusion
-        )
+        tracking.finish(logger, figures, data.annotation.classes, per_class(scores, target).tolist(), confusion)
         figures["seconds"] = round(trainer_seconds, 1)
         folder.finish(figures)
     return figures
@@ -357,9 +353,7 @@ class EpochRecorder(Checkpoint):
         settings: of the run.
     """
 
-    def __init__(
-        self, stage: str, history: History, max_epochs: int, target_cost: float | None, settings: Settings
-    ) -> None:
+    def __init__(self, stage: str, history: History, max_epochs: int, target_cost: float | None, settings: Settings) -> None:
         super().__init__()
         self.stage, self.history, self.max_epochs, self.target_cost = stage, history, max_epochs, target_cost
         self.batch_size = settings.data.batch_size

@@ -1,0 +1,130 @@
+"""Runs entry scripts as processes: several at a time, logs in files, one progress line. Free of torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from reproduce.progress import Progress
+from reproduce.settings import cores
+
+HERE = Path(__file__).resolve().parent
+POLL = 0.2  # seconds
+
+
+@dataclass
+class Job:
+    """One process to run.
+
+    Args:
+        name: for the progress line and the log.
+        script: file in ``reproduce/``.
+        words: its ``key=value`` words.
+        log: file that takes its output.
+    """
+
+    name: str
+    script: str
+    words: list[str]
+    log: Path
+    returncode: int | None = None
+    process: subprocess.Popen | None = field(default=None, repr=False)
+    gpu: int | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """What is executed."""
+        return [sys.executable, str(HERE / self.script), *self.words]
+
+    def last_lines(self, number: int = 3) -> list[str]:
+        """The end of the log."""
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        return [line for line in lines if line.strip()][-number:]
+
+
+def run_here(script: str, words: Sequence[str]) -> int:
+    """Run a script in the foreground with its output shown; returns its exit status."""
+    return subprocess.run([sys.executable, str(HERE / script), *words], check=False).returncode
+
+
+def run_all(jobs: Sequence[Job], workers: int, gpus: Sequence[int] = (), devices: int = 1) -> list[Job]:
+    """Run jobs, some at a time; a job that fails does not stop the others.
+
+    Args:
+        jobs: in the order to start them.
+        workers: processes at a time.
+        gpus: numbers of GPUs to hand out, ``devices`` to a job; none on the CPU.
+        devices: GPUs a job takes.
+
+    Returns:
+        The jobs that failed.
+    """
+    waiting, running, done = list(jobs), [], []
+    free = list(gpus)
+    progress = Progress("runs", "finished")
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers and (not gpus or len(free) >= devices):
+                job = waiting.pop(0)
+                mine, free = free[:devices], free[devices:]
+                _start(job, mine, workers)
+                running.append((job, mine))
+            time.sleep(POLL)
+            for entry in list(running):
+                job, mine = entry
+                job.returncode = job.process.poll()  # type: ignore[union-attr]
+                if job.returncode is not None:
+                    running.remove(entry)
+                    free += mine
+                    done.append(job)
+                    _say(f"{'finished' if job.returncode == 0 else 'FAILED'}: {job.name} ({len(done)}/{len(jobs)})")
+            now = "; ".join(f"{job.name}: {(job.last_lines(1) or ['starting'])[0][:60]}" for job, _ in running)
+            progress.update(len(done), len(jobs), now)
+    finally:
+        for job, _ in running:
+            job.process.terminate()  # type: ignore[union-attr]
+    return [job for job in done if job.returncode != 0]
+
+
+def _say(text: str) -> None:
+    print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
+
+
+def _start(job: Job, gpus: Sequence[int], workers: int) -> None:
+    environment = dict(os.environ)
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    threads = max(1, cores() // workers)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[name] = str(threads)
+    words = (
+        job.words if any(w.startswith("trainer.threads=") for w in job.words) else [*job.words, f"trainer.threads={threads}"]
+    )
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    log: IO[bytes]
+    with job.log.open("wb") as log:
+        command = [sys.executable, str(HERE / job.script), *words]
+        job.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def visible_gpus() -> list[int]:
+    """Numbers of the GPUs that a job may be given, asked of the driver without importing torch."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [int(number) for number in allowed.split(",") if number.strip().isdecimal()]
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [int(line) for line in listed.stdout.split() if line.isdecimal()]
