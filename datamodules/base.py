@@ -193,13 +193,15 @@ class VideoDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """This rank's shares of shuffled global batches, another order each epoch."""
         total = len(self._subset("train").index)
+        steps = -(-total // self.batch_size)
         rank, world_size = self._ranks()
 
         def shares() -> Iterator[Share]:
-            epoch = self.trainer.current_epoch if self.trainer else 0
+            # Not trainer.current_epoch: when a run resumes, the first batch is fetched before Lightning has counted on.
+            epoch = self.trainer.global_step // steps if self.trainer else 0
             return training_shares(total, self.batch_size, self.seed, epoch, rank, world_size)
 
-        return DataLoader(_Shares(shares, -(-total // self.batch_size)), batch_size=None)
+        return DataLoader(_Shares(shares, steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every block of the held-out videos, whole videos dealt to ranks; nothing when training on all."""

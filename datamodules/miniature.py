@@ -30,12 +30,12 @@ from datamodules.boxes import COLUMNS
 from datamodules.features import write_atomically
 from datamodules.videos import MINIATURE_MARKER
 
-VERSION = 1  # of the drawings; another version regenerates
+VERSION = 2  # of the drawings; another version regenerates
 HEIGHT, WIDTH = 96, 128
 ACTOR = 13  # half the side of the actor's box, pixels: (2·13)² of 96·128 pixels is 5.5 % of the frame
 CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
-HMDB_SIDES = (("1", 4), ("2", 2), ("0", 1))  # clips of each class on each side of a split
-HOLLYWOOD_CLIPS = {"train": 72, "test": 72}
+HMDB_SIDES = (("1", 5), ("2", 2), ("0", 1))  # clips of each class on each side of a split
+HOLLYWOOD_CLIPS = {"train": 144, "test": 96}
 SHORT_CLIPS = {0: 19, 1: 12}  # every 17th clip is shorter than a block, as in the real sets
 
 
@@ -84,7 +84,9 @@ def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, i
     clips, files, marker = LAYOUTS[data]()
     boxes: dict[str, np.ndarray] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done, (clip, frames) in enumerate(zip(clips, pool.map(partial(_write, root), clips, chunksize=8)), start=1):
+        for done, (clip, frames) in enumerate(
+            zip(clips, pool.map(partial(_write, root), clips, chunksize=8), strict=True), start=1
+        ):
             boxes[clip.name] = frames
             if progress:
                 progress(done, len(clips))
@@ -287,8 +289,8 @@ def _vivid(hue: float) -> np.ndarray:
 def _scene(scene: str, length: int, random: np.random.Generator) -> np.ndarray:
     """Background (F, H, W, 3) float: a soft texture, and dull distractors that drift."""
     own = _generator("scene", scene)
-    coarse = own.uniform(50, 190, (5, 6, 1)) + own.uniform(-22, 22, (5, 6, 3))
-    texture = _enlarge(coarse) + 14 * np.sin(own.uniform(0.2, 0.7) * np.arange(WIDTH))[None, :, None]
+    coarse = own.uniform(85, 155, (5, 6, 1)) + own.uniform(-12, 12, (5, 6, 3))
+    texture = _enlarge(coarse) + 7 * np.sin(own.uniform(0.2, 0.7) * np.arange(WIDTH))[None, :, None]
     frames = np.repeat(texture[None], length, axis=0)
     for _ in range(4):
         x, y = own.uniform(0, WIDTH), own.uniform(0, HEIGHT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path, PurePosixPath
 
 from datamodules.videos import SUFFIXES, Annotation, DataError, Video, check, hold_out
@@ -34,7 +35,7 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
     label = {name: number for number, name in enumerate(classes)}
     videos = [Video(row["path"], (label[row["class"]],), row.get("group") or row["path"]) for row in rows]
     given = {row.get("split") for row in rows} - {None}
-    if split != "default" and not split.removeprefix("seed-").isdecimal():
+    if split != "default" and not re.fullmatch(r"seed-\d{1,9}", split):
         raise DataError(f"data.split={split}: a videofolder has 'default' and 'seed-<n>'")
     if given:
         if split != "default":

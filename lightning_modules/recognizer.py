@@ -33,7 +33,7 @@ class Recognizer(LightningModule):
         optimizer: ``adam``, ``released_adam`` or ``sgd``.
         lr, betas, eps: of the optimiser.
         last_n: steps whose probabilities are averaged into a block's prediction.
-        seed: the epoch's dropout masks depend on (seed, epoch, rank) alone, so that a resumed run repeats them.
+        seed: a step's dropout masks depend on (seed, step, rank) alone, so that a resumed run repeats them.
     """
 
     def __init__(
@@ -73,13 +73,11 @@ class Recognizer(LightningModule):
 
     # Training
 
-    def on_train_epoch_start(self) -> None:
-        """Make this epoch's dropout masks depend on nothing that happened before it."""
-        entropy = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-
     def training_step(self, batch: Any, _: int) -> Tensor:
         """Eq. 7 of this rank's share of a global batch."""
+        # Masks that depend on nothing that happened before: Lightning skips the epoch's first hook when it resumes.
+        entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
         output = self(batch.X)
         cost = self.objective(
             output.logits,

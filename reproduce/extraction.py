@@ -58,6 +58,7 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
             f"{path.resolve()}: the released code's features are not imported yet; python reproduce/prepare.py "
             f"data.name={settings.data.name} backbone.weights=released released=<folder with train_features.h5 …>"
         )
+    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
     try:
         path.mkdir(parents=True, exist_ok=True)
         with FileLock(path / ".lock") if is_first_process() else _NoLock():
@@ -194,7 +195,10 @@ def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -
     if path.is_file():
         backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         return backbone
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order, so that the weights do not depend on the number of cores
     calibrate(backbone, calibration_frames(annotation, options.size))
+    torch.set_num_threads(threads)
     if is_first_process():
         part = path.with_suffix(".part")
         torch.save(backbone.state_dict(), part)

@@ -14,6 +14,7 @@ import os
 import sys
 import textwrap
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Optional, TypeVar, get_type_hints
 
 import yaml
@@ -230,16 +231,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "paths.features": "features/miniature",
             "backbone.name": "mobilenet_v3_small",
             "backbone.weights": "random",
-            "backbone.layer": "features.11",
+            "backbone.layer": "features.9",
             "data.batch_size": 64,
             "model.hidden_dim": 64,
-            "optim.lr": 1e-2,
+            "optim.lr": 5e-3,
             "trainer.max_epochs": 10,
         },
+        "hmdb51": {"optim.lr": 1e-2, "trainer.max_epochs": 20},
+        "hollywood2": {"data.batch_size": 16, "optim.lr": 1e-2, "trainer.max_epochs": 12},
     },
 }
 # The released optimisers' steps, scaled to the miniature networks.
-RELEASED_MINIATURE = {"ucf11": {"optim.lr": 3e-3}, "hmdb51": {"optim.lr": 3e-3}, "hollywood2": {"optim.lr": 1e-3}}
+RELEASED_MINIATURE = {"ucf11": {"optim.lr": 5e-4}, "hmdb51": {"optim.lr": 1e-3}, "hollywood2": {"optim.lr": 1e-3}}
 
 CHOICES = {
     "data.name": DATA_NAMES,
@@ -411,9 +414,10 @@ class Entry:
     meaning: str
 
 
-def entries(cls: type, prefix: str = "") -> list[Entry]:
+@lru_cache
+def entries(cls: type, prefix: str = "") -> tuple[Entry, ...]:
     """Every key of a settings class, with its meaning."""
-    found = []
+    found: list[Entry] = []
     meanings = _meanings(cls)
     hints = get_type_hints(cls)
     for item in dataclasses.fields(cls):
@@ -422,7 +426,7 @@ def entries(cls: type, prefix: str = "") -> list[Entry]:
             found += entries(hints[item.name], f"{prefix}{item.name}.")  # type: ignore[arg-type]
         else:
             found.append(Entry(prefix + item.name, str(item.type), default, meanings.get(item.name, "")))
-    return found
+    return tuple(found)
 
 
 def _meanings(cls: type) -> dict[str, str]:

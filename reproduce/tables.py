@@ -136,9 +136,9 @@ def cell_of(data: str, row: str, folders: Sequence[RunFolder]) -> Cell:
     by_group = data == "ucf11"
     groups = [about["groups"][name] if by_group else name for name in predictions[0].videos]
     low, high = interval(predictions, multi_label, groups)
-    notes = [
-        f"{paper.DATA_NAMES.get(data, data)}: {about['train_videos']} train and {about['test_videos']} test videos, split {about['split']}"
-    ]
+    name = paper.DATA_NAMES.get(data, data)
+    sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
+    notes = [f"{name}: {sizes}, split {about['split']}"]
     notes += [note for other in abouts for note in other["notes"]]
     if about["stride"] != 1:
         notes.append(f"{data}: blocks at stride {about['stride']}, the paper's is 1")

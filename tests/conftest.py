@@ -1,0 +1,74 @@
+"""What tests share: a small folder of drawn clips, and entry scripts run as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+# A user's own W&B login must not make tests talk to a server.
+os.environ.pop("WANDB_API_KEY", None)
+os.environ["WANDB_MODE"] = "offline"
+
+# Small enough for seconds: 3 classes, 2 epochs, a small network on small frames.
+TINY = [
+    "preset=miniature",
+    "data.name=videofolder",
+    "data.folder=clips",
+    "backbone.size=64",
+    "backbone.layer=features.3",
+    "model.hidden_dim=8",
+    "model.num_layers=2",
+    "data.batch_size=8",
+    "trainer.max_epochs=3",
+    "optim.lr=0.01",
+    "trainer.threads=1",
+    "logging.wandb=disabled",
+]
+
+
+def script(name: str, *words: str, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess:
+    """Run an entry script in a folder, in a process of its own."""
+    command = [sys.executable, str(REPOSITORY / "reproduce" / name), *words]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, **options)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def draw_clips(root: Path, per_class: int = 6, classes: int = 3) -> None:
+    """A videofolder of drawn clips, two to a group."""
+    from datamodules.miniature import Clip, _write
+
+    rows = ["path,class,group"]
+    for label in range(classes):
+        for number in range(per_class):
+            name = f"class{label}/clip{number}.avi"
+            _write(root, Clip(name, name, (label,), f"{label} {number // 2}", "mpeg4", Fraction(30)))
+            rows.append(f"{name},class{label},{label}-{number // 2}")
+    (root / "videos.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds ``clips/``, a videofolder of 18 drawn clips of 3 classes."""
+    root = tmp_path_factory.mktemp("data")
+    draw_clips(root / "clips")
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which ``train.py`` has finished one soft attention run on the clips."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = script("train.py", *TINY, f"paths.data={clips}", "row=soft_attention_1", cwd=folder)
+    (folder / "run").symlink_to(result.stdout.strip().splitlines()[-1])
+    (folder / "stdout").write_text(result.stdout)
+    return folder

@@ -1,0 +1,266 @@
+"""The generated stand-ins: read by the official readers, the actor where the boxes say, the same bytes each time."""
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules import hmdb51, hollywood2, miniature, ucf11
+from datamodules.boxes import read_boxes
+from datamodules.decoding import probe, read_frames
+from datamodules.videos import MINIATURE_MARKER, Annotation
+
+READERS = {"ucf11": ucf11.read, "hmdb51": hmdb51.read, "hollywood2": hollywood2.read}
+SPLITS = {"ucf11": ("paper_like", "logo-3"), "hmdb51": ("1", "2", "3"), "hollywood2": ("official",)}
+SMALL = {"ucf11": 25, "hmdb51": 24, "hollywood2": 27}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, tuple[Path, dict[str, Annotation], list[miniature.Clip]]]:
+    """Every data set in small: its folder, what the official reader finds there under each split, and the clips."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ucf11, "PREFIXES", {"basketball": "shooting"})
+        patch.setattr(miniature, "CLIPS_PER_GROUP", 1)
+        patch.setattr(hmdb51, "CLASSES", ["kick", "kick_ball", "run", "sit", "situp", "wave"])
+        patch.setattr(miniature, "HMDB_SIDES", (("1", 2), ("2", 1), ("0", 1)))
+        patch.setattr(miniature, "HOLLYWOOD_CLIPS", {"train": 14, "test": 13})
+        for data, read in READERS.items():
+            root = tmp_path_factory.mktemp("miniature") / data
+            calls: list[tuple[int, int]] = []
+            assert miniature.generate(root, data, 2, lambda *numbers, calls=calls: calls.append(numbers))
+            assert calls == [(done, SMALL[data]) for done in range(1, SMALL[data] + 1)]
+            annotations = {split: read(root, split) for split in SPLITS[data]}
+            found[data] = root, annotations, miniature.LAYOUTS[data]()[0]
+    return found
+
+
+each_set = pytest.mark.parametrize("data", list(READERS))
+
+
+@each_set
+def test_the_official_reader_accepts_what_is_written_and_knows_that_it_is_generated(sets, data):
+    root, annotations, clips = sets[data]
+    for annotation in annotations.values():
+        assert annotation.miniature and annotation.data == data
+        assert {video.name for video in annotation.videos} <= {clip.name for clip in clips}
+        assert all(annotation.path(video).is_file() for video in annotation.videos)
+    listed = {video.name for annotation in annotations.values() for video in annotation.videos}
+    assert listed == {clip.name for clip in clips}
+
+
+@each_set
+def test_labels_are_the_actions_that_are_drawn(sets, data):
+    _, annotations, clips = sets[data]
+    actions = {clip.name: tuple(sorted(clip.actions)) for clip in clips}
+    for annotation in annotations.values():
+        assert all(video.labels == actions[video.name] for video in annotation.videos)
+
+
+def test_small_sets_have_the_sizes_of_their_sides(sets):
+    sizes = {d: [(len(a.train), len(a.test)) for a in annotations.values()] for d, (_, annotations, _) in sets.items()}
+    assert sizes == {"ucf11": [(15, 10), (24, 1)], "hmdb51": [(12, 6)] * 3, "hollywood2": [(14, 13)]}
+
+
+def test_hmdb51_splits_differ(sets):
+    _, annotations, _ = sets["hmdb51"]
+    assert len({frozenset(v.name for v in annotation.test) for annotation in annotations.values()}) == 3
+
+
+def test_hollywood2_has_clips_of_several_labels_and_of_none():
+    clips, _, _ = miniature.LAYOUTS["hollywood2"]()
+    assert {len(clip.actions) for clip in clips} == {0, 1, 2}
+    for side in ("train", "test"):
+        assert {a for clip in clips if side in clip.name for a in clip.actions} == set(range(12))
+
+
+@each_set
+def test_files_are_as_the_real_ones_in_kind_and_rate(sets, data):
+    root, annotations, clips = sets[data]
+    suffix, rate = {"ucf11": (".mpg", 29.97), "hmdb51": (".avi", 30), "hollywood2": (".avi", 23.976)}[data]
+    annotation = next(iter(annotations.values()))
+    for video in annotation.videos[:5]:
+        info = probe(annotation.path(video))
+        assert video.name.endswith(suffix) and info.fps == pytest.approx(rate, abs=0.01)
+        assert (info.width, info.height) == (miniature.WIDTH, miniature.HEIGHT)
+
+
+@each_set
+def test_boxes_cover_every_frame_of_every_video_that_decodes(sets, data):
+    root, annotations, clips = sets[data]
+    boxes = read_boxes(root / "boxes.csv")
+    assert set(boxes) == {clip.name for clip in clips}
+    for clip in clips:
+        found = boxes[clip.name]
+        assert len(found) == sum(1 for _ in read_frames(root / clip.path, 16))
+        assert np.isfinite(found).all()
+
+
+def test_short_clips_occur_and_most_are_not_short(sets):
+    lengths = [len(b) for root, *_ in sets.values() for b in read_boxes(root / "boxes.csv").values()]
+    assert min(lengths) >= 1
+    assert 0 < sum(length < 30 for length in lengths) < len(lengths) / 4
+
+
+def vividness(frames: np.ndarray) -> np.ndarray:
+    """(F, H, W) largest minus smallest channel."""
+    return frames.max(axis=-1).astype(int) - frames.min(axis=-1)
+
+
+def inside(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(F, H, W) whether the pixel's centre lies in the frame's box."""
+    x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    across = (x > boxes[:, :1]) & (x < boxes[:, 2:3])
+    down = (y > boxes[:, 1:2]) & (y < boxes[:, 3:4])
+    return down[:, :, None] & across[:, None, :]
+
+
+@each_set
+def test_the_actor_is_where_its_box_says_in_every_decoded_frame(sets, data):
+    root, _, clips = sets[data]
+    boxes = read_boxes(root / "boxes.csv")
+    for clip in [clip for clip in clips if clip.actions][::3]:
+        frames = np.stack(list(read_frames(root / clip.path)))
+        vivid = vividness(frames)
+        here = inside(boxes[clip.name], *frames.shape[1:3])
+        for t in range(len(frames)):
+            assert vivid[t][here[t]].mean() > 2 * vivid[t][~here[t]].mean(), (clip.name, t)
+        strongest = vivid > 0.6 * np.percentile(vivid[here], 90)
+        assert (strongest & here).sum() > 0.85 * strongest.sum(), clip.name
+        assert np.percentile(vivid[here], 90) > 60
+
+
+@each_set
+def test_the_actor_is_small_and_its_box_inside_the_frame(sets, data):
+    for found in read_boxes(sets[data][0] / "boxes.csv").values():
+        area = (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+        assert (area > 0.01).all() and (area < 0.15).all()
+        assert found.min() >= 0 and found.max() <= 1
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_the_actor_of_two_actions_does_them_one_after_the_other(first):
+    clips = [clip for clip in miniature.LAYOUTS["hollywood2"]()[0] if len(clip.actions) == 2]
+    clip = clips[0 if first == "one" else -1]
+    both, _ = miniature.draw(clip)
+    alone, _ = miniature.draw(replace(clip, actions=clip.actions[:1]))
+    half = len(both) // 2
+    assert np.array_equal(both[: half - 1], alone[: half - 1])
+    assert not np.array_equal(both[half + 1], alone[half + 1])
+
+
+@each_set
+def test_clips_of_one_group_share_their_scene(sets, data):
+    _, annotations, clips = sets[data]
+    scene = {clip.name: clip.scene for clip in clips}
+    scenes = defaultdict(set)
+    for annotation in annotations.values():
+        for video in annotation.videos:
+            scenes[video.group].add(scene[video.name])
+    assert {len(found) for found in scenes.values()} == {1}
+
+
+@each_set
+def test_clips_of_one_scene_are_one_group_so_that_a_hold_out_does_not_separate_them(sets, data):
+    _, annotations, clips = sets[data]
+    scene = {clip.name: clip.scene for clip in clips}
+    groups = defaultdict(set)
+    for annotation in annotations.values():
+        for video in annotation.videos:
+            groups[scene[video.name]].add(video.group)
+    assert {len(found) for found in groups.values()} == {1}
+
+
+def test_the_background_of_a_group_is_seen_to_be_the_same():
+    clips = miniature.LAYOUTS["ucf11"]()[0][:8]  # two of each of four groups
+    backgrounds, groups = [], [clip.scene for clip in clips]
+    for clip in clips:
+        frames, boxes = miniature.draw(clip)
+        away = np.broadcast_to(inside(boxes, *frames.shape[1:3])[..., None], frames.shape)
+        backgrounds.append(np.ma.median(np.ma.array(frames, mask=away), axis=0))  # masked where the actor always is
+    assert len(set(groups)) == 4
+    for i in range(0, 8, 2):
+        same = abs(backgrounds[i] - backgrounds[i + 1]).mean()
+        others = [abs(backgrounds[i] - backgrounds[j]).mean() for j in range(8) if groups[j] != groups[i]]
+        assert same < min(others)
+
+
+# drawing
+
+
+def test_a_drawing_depends_on_the_name_and_not_on_where_it_is_written():
+    clip = miniature.LAYOUTS["hmdb51"]()[0][3]
+    frames, boxes = miniature.draw(clip)
+    np.random.seed(1)
+    again, same_boxes = miniature.draw(replace(clip, path="elsewhere.avi", codec="mpeg1video"))
+    assert np.array_equal(frames, again) and np.array_equal(boxes, same_boxes)
+    other, _ = miniature.draw(replace(clip, name=clip.name + "x"))
+    assert other.shape != frames.shape or not np.array_equal(other, frames)
+
+
+def test_a_drawing_has_a_box_a_frame():
+    frames, boxes = miniature.draw(miniature.LAYOUTS["ucf11"]()[0][0])
+    assert frames.dtype == np.uint8 and frames.shape[1:] == (miniature.HEIGHT, miniature.WIDTH, 3)
+    assert boxes.shape == (len(frames), 4)
+
+
+@pytest.mark.parametrize("data", ["hmdb51", "hollywood2", "ucf11"])
+def test_classes_look_or_move_differently(data):
+    actions = {action for clip in miniature.LAYOUTS[data]()[0] for action in clip.actions}
+    u, v = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21))
+    looks = set()
+    for action in actions:
+        mask, tone = miniature.figure(action, u, v)
+        moves = [miniature.motion(action, t, 0.3) for t in range(20)]
+        path = np.concatenate([np.append(offset, [angle, scale]) for offset, angle, scale in moves])
+        looks.add(mask.tobytes() + tone[mask].tobytes() + path.tobytes() + miniature.palette(action).tobytes())
+    assert len(looks) == len(actions) == {"hmdb51": 51, "hollywood2": 12, "ucf11": 11}[data]
+
+
+# generating
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> int:
+    """Six clips of Hollywood2."""
+    monkeypatch.setattr(miniature, "HOLLYWOOD_CLIPS", {"train": 3, "test": 3})
+    return 6
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_generating_twice_gives_the_same_bytes_also_after_an_interruption(tiny, tmp_path):
+    assert miniature.generate(tmp_path / "one", "hollywood2", workers=1)
+    interrupted = tmp_path / "two"
+    (interrupted / "Hollywood2/AVIClips").mkdir(parents=True)
+    (interrupted / ".miniature").write_text("generated, may be removed\n")
+    (interrupted / "Hollywood2/AVIClips/actioncliptrain00001.avi").write_bytes(b"half a clip")
+    assert not miniature.is_complete(interrupted)
+    assert miniature.generate(interrupted, "hollywood2", workers=2)
+    one, two = contents(tmp_path / "one"), contents(interrupted)
+    assert one == two and sum(name.endswith(".avi") for name in one) == tiny
+    assert not [name for name in one if ".part" in name]
+    # a complete set is left alone
+    before = {path: path.stat().st_mtime_ns for path in interrupted.rglob("*")}
+    assert miniature.is_complete(interrupted) and not miniature.generate(interrupted, "hollywood2")
+    assert {path: path.stat().st_mtime_ns for path in interrupted.rglob("*")} == before
+
+
+def test_another_version_of_the_drawings_is_not_complete(tmp_path, monkeypatch):
+    (tmp_path / MINIATURE_MARKER).write_text(f'{{"version": {miniature.VERSION}}}')
+    assert miniature.is_complete(tmp_path)
+    monkeypatch.setattr(miniature, "VERSION", miniature.VERSION + 1)
+    assert not miniature.is_complete(tmp_path)
+
+
+@each_set
+def test_a_folder_with_other_content_is_refused_and_left_as_it_was(tmp_path, data):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="paths.data") as error:
+        miniature.generate(tmp_path, data)
+    assert str(tmp_path.resolve()) in str(error.value)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}

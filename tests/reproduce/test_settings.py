@@ -1,0 +1,113 @@
+import pytest
+
+from reproduce.inputs import feature_folder
+from reproduce.settings import (
+    PRESETS,
+    Settings,
+    SettingsError,
+    entries,
+    get,
+    help_text,
+    resolve,
+)
+from reproduce.table1 import TableSettings
+
+
+def test_defaults_are_the_papers():
+    settings = resolve(Settings, [])
+    assert (settings.model.name, settings.model.attention, settings.model.num_layers) == ("soft_attention", "location", 3)
+    assert (settings.optim.name, settings.optim.lr, settings.optim.beta1, settings.optim.beta2) == ("adam", 2e-4, 0.9, 0.999)
+    assert (settings.data.batch_size, settings.trainer.max_epochs, settings.objective.weight_decay) == (128, 15, 1e-5)
+    assert settings.protocol == "retrain"
+
+
+@pytest.mark.parametrize(("data", "hidden"), [("ucf11", 512), ("hmdb51", 1024), ("hollywood2", 512)])
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_hidden_size_follows_the_data_set(preset, data, hidden):
+    assert resolve(Settings, [f"preset={preset}", f"data.name={data}"]).model.hidden_dim == hidden
+
+
+@pytest.mark.parametrize(
+    ("data", "optimizer", "lr", "last_n", "extra"),
+    [("ucf11", "released_adam", 2e-4, 30, 0), ("hmdb51", "sgd", 1e-5, 16, 2), ("hollywood2", "sgd", 1e-4, 16, 0)],
+)
+def test_released_preset_is_the_released_codes(data, optimizer, lr, last_n, extra):
+    settings = resolve(Settings, ["preset=released", f"data.name={data}"])
+    assert (settings.optim.name, settings.optim.lr) == (optimizer, lr)
+    assert (settings.model.last_n, settings.model.attention_layers) == (last_n, extra)
+    assert (settings.model.attention, settings.model.num_layers, settings.model.input_dropout) == ("content", 1, False)
+    assert (settings.objective.batch_reduction, settings.protocol) == ("sum", "holdout")
+
+
+def test_presets_compose_and_the_command_line_has_the_last_word():
+    settings = resolve(Settings, ["preset=[released,miniature]", "data.name=hmdb51", "model.hidden_dim=7"])
+    assert settings.model.attention == "content"
+    assert settings.backbone.weights == "random"
+    assert settings.model.hidden_dim == 7
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("model.num_layer=3", "did you mean model.num_layers"),
+        ("num_layers=3", "did you mean model.num_layers"),
+        ("model.num_layers=0", "must be from 1"),
+        ("data.split=None", "data.split=null"),
+        ("--seed=3", "seed=3"),
+        ("seed", "key=value"),
+        ("seed=null", "must have a value"),
+        ("seed=one", "number"),
+        ("optim.lr=fast", "number"),
+        ("trainer.devices=2.5", "trainer.devices"),
+        ("data.fps=60", "must be"),
+        ("data.skip_bad=maybe", "data.skip_bad"),
+        ("preset=minature", "did you mean miniature"),
+        ("row=soft_attention", "did you mean soft_attention"),
+        ("data.name=ucf101", "did you mean ucf11"),
+        ("data.name=videofolder", "data.folder"),
+        ("model.name=[a", "there is no such setting|choose|cannot be read|model.name"),
+        ("logging.tags=[a", "cannot be read"),
+        ("trainer.threads=0", "at least 1"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_what_to_write(word, says):
+    with pytest.raises(SettingsError, match=says):
+        resolve(Settings, [word])
+
+
+def test_a_row_and_a_contradiction_of_it_are_refused():
+    with pytest.raises(SettingsError, match="drop objective.attention_penalty"):
+        resolve(Settings, ["row=soft_attention_1", "objective.attention_penalty=10"])
+
+
+def test_numbers_are_read_as_sweeps_write_them():
+    settings = resolve(Settings, ["optim.lr=1e-3", "model.hidden_dim=32.0", "data.split=2", "logging.tags=one"])
+    assert settings.optim.lr == 1e-3
+    assert settings.model.hidden_dim == 32 and isinstance(settings.model.hidden_dim, int)
+    assert settings.data.split == "2"
+    assert settings.logging.tags == ["one"]
+
+
+@pytest.mark.parametrize("cls", [Settings, TableSettings])
+def test_help_lists_every_key_with_a_meaning(cls):
+    text = help_text("What it does.", cls)
+    for entry in entries(cls):
+        assert f"  {entry.key}=" in text
+        assert entry.meaning, f"{entry.key} has no meaning"
+
+
+def test_presets_set_only_keys_that_exist():
+    settings = Settings()
+    for preset in PRESETS.values():
+        for layer in preset.values():
+            for key in layer:
+                get(settings, key)
+
+
+@pytest.mark.parametrize(
+    ("weights", "folder"),
+    [("imagenet", "googlenet-imagenet"), ("random", "googlenet-random"), ("/x/mine.pth", "googlenet-mine")],
+)
+def test_a_feature_store_is_named_after_backbone_and_weights(weights, folder):
+    settings = resolve(Settings, [f"backbone.weights={weights}", "paths.features=/f"])
+    assert str(feature_folder(settings)) == f"/f/ucf11/{folder}"

@@ -1,0 +1,218 @@
+"""``prepare.py`` and ``train.py`` as a user runs them: what they write, resuming, two processes, bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY, SHARED, TINY, draw_clips, script
+
+from datamodules.features import FeatureStore
+
+
+def words(clips, *more):
+    return [*TINY, f"paths.data={clips}", *more]
+
+
+def kill_when(condition, name, *arguments, cwd: Path) -> None:
+    """Start a script, and kill its process group with SIGKILL as soon as a condition holds."""
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "reproduce" / name), *arguments],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline, "the moment to kill never came"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_folder_holds_what_it_should(trained):
+    run = trained / "run"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {"test/accuracy", "test/accuracy_vote", "test/accuracy_top5", "test/mAP", "val/accuracy"} <= metrics.keys()
+    assert metrics["retrain/cost"] <= metrics["holdout/cost"] or metrics["retrain/epochs"] == 3
+    assert yaml.safe_load((run / "config.yaml").read_text())["objective"]["attention_penalty"] == 1.0
+    assert (run / "holdout" / "best.ckpt").is_file() and (run / "retrain" / "last.ckpt").is_file()
+    lines = (run / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "video,target,prediction,class0,class1,class2"
+    hits = [line.split(",")[1] == line.split(",")[2] for line in lines[1:]]
+    assert np.mean(hits) == pytest.approx(metrics["test/accuracy"])
+    probabilities = np.array([[float(x) for x in line.split(",")[3:]] for line in lines[1:]])
+    assert probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert (trained / "stdout").read_text().strip().splitlines()[-1] == str(run.resolve())
+
+
+def test_a_finished_run_is_found_and_reused(trained, clips):
+    before = (trained / "run" / "metrics.json").stat().st_mtime_ns
+    result = script("train.py", *words(clips, "row=soft_attention_1"), cwd=trained)
+    assert "finished before" in result.stdout
+    assert result.stdout.strip().splitlines()[-1] == str((trained / "run").resolve())
+    assert (trained / "run" / "metrics.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("row", ["softmax_regression", "avg_pool_lstm", "max_pool_lstm"])
+def test_every_baseline_runs_end_to_end(trained, clips, row):
+    result = script("train.py", *words(clips, f"row={row}", "trainer.max_epochs=1"), cwd=trained)
+    metrics = json.loads((Path(result.stdout.strip().splitlines()[-1]) / "metrics.json").read_text())
+    assert 0 <= metrics["test/accuracy"] <= 1 and "test/attention_in_box" not in metrics
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["preset=[released,miniature]"],
+        ["model.attention=content", "model.attention_layers=2", "data.fps=15", "data.stride=2"],
+        ["trainer.precision=bf16-mixed", "data.resident=mmap", "objective.penalty_reduction=sum", "optim.name=sgd"],
+    ],
+)
+def test_other_configurations_run_end_to_end(trained, clips, more):
+    result = script("train.py", *words(clips, "trainer.max_epochs=1", "objective.attention_penalty=1", *more), cwd=trained)
+    run = Path(result.stdout.strip().splitlines()[-1])
+    assert np.isfinite(json.loads((run / "metrics.json").read_text())["test/accuracy"])
+    released = any("released" in word for word in more)
+    assert (run / "retrain").exists() != released, "the released preset stops after the first stage"
+
+
+def test_two_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_path):
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    shutil.copytree(trained / "features", tmp_path / "features")
+    run = tmp_path / (trained / "run").resolve().relative_to(trained.resolve())
+    for name in ("metrics.json", "predictions.csv"):
+        (run / name).unlink()
+    script("train.py", *words(clips, "row=soft_attention_1", "trainer.devices=2"), cwd=tmp_path)
+    assert (run / "predictions.csv").read_bytes() == (trained / "run" / "predictions.csv").read_bytes()
+    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (trained / "run", run))
+    assert {key: two[key] for key in one if key != "seconds"} == {key: one[key] for key in one if key != "seconds"}
+
+
+def test_two_processes_extract_and_train_as_one_does(clips, tmp_path):
+    """Without dropout the sums differ only in their order."""
+    costs = {}
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        arguments = words(clips, "row=soft_attention_1", "model.dropout=0", f"trainer.devices={devices}", "optim.lr=0.001")
+        run = Path(script("train.py", *arguments, cwd=folder).stdout.strip().splitlines()[-1])
+        rows = (run / "history.csv").read_text().splitlines()
+        column = rows[0].split(",").index("train/loss")
+        costs[devices] = [float(row.split(",")[column]) for row in rows[1:]]
+    assert costs[2] == pytest.approx(costs[1], rel=1e-4)
+    stores = [FeatureStore(tmp_path / str(n) / "features/miniature/clips/mobilenet_v3_small-random") for n in (1, 2)]
+    assert stores[0].videos == stores[1].videos and len(stores[0].videos) == 18
+    for name in stores[0].videos:
+        one, two = (np.asarray(store.read(name), dtype=np.float32) for store in stores)
+        assert np.abs(one - two).max() < 0.02 * np.abs(one).max()  # another batch of frames rounds otherwise
+
+
+def test_a_run_killed_in_training_continues_to_the_same_figures(trained, clips, tmp_path):
+    shutil.copytree(trained / "features", tmp_path / "features")
+    run = tmp_path / (trained / "run").resolve().relative_to(trained.resolve())
+    arguments = words(clips, "row=soft_attention_1")
+
+    def trained_an_epoch() -> bool:
+        return (run / "holdout" / "last.ckpt").is_file()
+
+    kill_when(trained_an_epoch, "train.py", *arguments, cwd=tmp_path)
+    assert not (run / "metrics.json").exists()
+    kill_when(lambda: (run / "retrain" / "last.ckpt").is_file(), "train.py", *arguments, cwd=tmp_path)
+    assert not (run / "metrics.json").exists()
+    script("train.py", *arguments, cwd=tmp_path)
+    assert (run / "predictions.csv").read_bytes() == (trained / "run" / "predictions.csv").read_bytes()
+    assert (run / "history.csv").read_bytes() == (trained / "run" / "history.csv").read_bytes()
+
+
+def test_an_extraction_killed_continues_to_the_same_features(trained, clips, tmp_path):
+    store = tmp_path / "features/miniature/clips/mobilenet_v3_small-random"
+    journal = store / "journal-0.jsonl"
+    arguments = words(clips, "backbone.batch_size=2")  # slow enough to be caught
+    kill_when(lambda: journal.is_file() and journal.read_text().count("\n") >= 4, "prepare.py", *arguments, cwd=tmp_path)
+    assert 4 <= len(FeatureStore(store).videos) < 18
+    done = {name: FeatureStore(store).file(name).stat().st_mtime_ns for name in FeatureStore(store).videos}
+    script("prepare.py", *words(clips), cwd=tmp_path)
+    finished = FeatureStore(store)
+    assert len(finished.videos) == 18 and not list(store.rglob("journal*")) and not finished.missing(finished.videos)
+    for name, written in done.items():
+        assert finished.file(name).stat().st_mtime_ns == written, "extracted twice"
+    reference = FeatureStore(trained / "features/miniature/clips/mobilenet_v3_small-random")
+    assert finished.manifest["weights_sha256"] == reference.manifest["weights_sha256"]
+    for name in reference.videos:
+        one, two = (np.asarray(s.read(name), dtype=np.float32) for s in (finished, reference))
+        assert np.abs(one - two).max() < 0.02 * np.abs(two).max()
+
+
+@pytest.fixture
+def bad_clips(tmp_path):
+    """Drawn clips, with a truncated file, an empty one and a text among them."""
+    root = tmp_path / "bad"
+    draw_clips(root / "clips", per_class=4)
+    folder = root / "clips" / "class0"
+    corrupted = SHARED / "data/clips/corrupted.mp4"
+    if corrupted.is_file():
+        shutil.copy(corrupted, folder / "corrupted.mp4")
+    else:
+        (folder / "corrupted.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(500))
+    (folder / "empty.avi").touch()
+    (folder / "text.avi").write_text("not a video\n")
+    (root / "clips" / "videos.csv").unlink()
+    return root
+
+
+def test_bad_videos_are_all_named_at_the_end_and_can_be_left_out(bad_clips, tmp_path):
+    result = script("prepare.py", *words(bad_clips), cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    for name in ("corrupted.mp4", "empty.avi", "text.avi"):
+        assert f"bad: class0/{name}" in result.stderr
+    assert "data.skip_bad=true" in result.stderr and "Traceback" not in result.stderr
+    store = FeatureStore(tmp_path / "features/miniature/clips/mobilenet_v3_small-random")
+    assert len(store.videos) == 12, "the good ones are extracted"
+    refused = script("train.py", *words(bad_clips), cwd=tmp_path, check=False)
+    assert refused.returncode == 1 and "3 videos do not decode" in refused.stderr
+    table = ["datasets=[videofolder]", "rows=[avg_pool_lstm]", "data.skip_bad=true", "trainer.max_epochs=1"]
+    plain = [word for word in words(bad_clips, *table) if not word.startswith("data.name")]
+    script("table1.py", *plain, cwd=tmp_path)
+    for suffix in ("md", "tex"):
+        assert "3 videos left out" in (tmp_path / f"results/table1.{suffix}").read_text()
+
+
+def test_a_store_of_another_backbone_is_refused(trained, clips):
+    result = script("train.py", *words(clips, "backbone.layer=features.4"), cwd=trained, check=False)
+    assert result.returncode == 1
+    assert "layer is 'features.3', the configuration asks for 'features.4'" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
+def test_a_read_only_folder_is_an_error_and_harms_nothing(clips, tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    (folder / "runs").write_text("a file where a folder should be")
+    (folder / "features").write_text("a file where a folder should be")
+    result = script("prepare.py", *words(clips, "paths.features=features"), cwd=folder, check=False)
+    assert result.returncode == 1 and "cannot write features" in result.stderr and "Traceback" not in result.stderr
+    assert (folder / "features").read_text() == "a file where a folder should be"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("backbone.name=googlenett", "no such classification network"),
+        ("backbone.weights=/nowhere.pth", "no readable file"),
+        ("data.split=4", "data.split=4"),
+        ("paths.data=/nowhere", "does not exist"),
+    ],
+)
+def test_what_cannot_be_is_an_error_of_a_few_lines(clips, tmp_path, word, says):
+    result = script("train.py", *words(clips), word, cwd=tmp_path, check=False)
+    assert result.returncode == 1 and says in result.stderr and "Traceback" not in result.stderr
