@@ -17,7 +17,7 @@ from datamodules.blocks import BlockIndex, Share, evaluation_shares, skip_of, tr
 from datamodules.boxes import cell_coverage, read_boxes
 from datamodules.features import FeatureStore, usable
 from datamodules.pool import FramePool
-from datamodules.videos import Annotation, Video, hold_out
+from datamodules.videos import Annotation, DataError, Video, hold_out
 
 BOXES = "boxes.csv"
 HOLDOUT_FRACTION = 0.15  # the authors' (issue 13 of the released code): 15 % of train
@@ -63,7 +63,7 @@ class _Subset:
     def __init__(self, module: VideoDataModule, videos: tuple[Video, ...], pool: FramePool) -> None:
         position = {name: number for number, name in enumerate(pool.names)}
         self.videos, self.pool = videos, pool
-        self.in_pool = np.asarray([position[video.name] for video in videos])  # (V,) numbers in the pool
+        self.in_pool = np.asarray([position[video.name] for video in videos], dtype=np.int64)  # (V,) numbers in the pool
         self.index = BlockIndex(pool.num_frames[self.in_pool], module.skip, module.stride)
         self.targets = targets_of(videos, module.annotation)
 
@@ -168,6 +168,11 @@ class VideoDataModule(LightningDataModule):
         if self.train_on_all:
             return self.annotation.train if which == "train" else ()
         kept, held = hold_out(self.annotation.train, HOLDOUT_FRACTION, HOLDOUT_SEED)
+        if not held:
+            raise DataError(
+                f"{self.annotation.data}: no video can be held out of train for validation, because each class comes from "
+                "one source only; name more groups in videos.csv"
+            )
         return kept if which == "train" else held
 
     def block_counts(self, which: str) -> np.ndarray:

@@ -106,9 +106,10 @@ def _open(path: Path) -> av.container.InputContainer:
         container = av.open(f"file:{path}", mode="r")
     except (OSError, ValueError, av.FFmpegError) as error:
         raise VideoError(f"{path}: not a readable video ({_reason(error)})") from error
-    if not container.streams.video:
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        what = "has no video stream" if not container.streams.video else "its codec is unknown to FFmpeg"
         container.close()
-        raise VideoError(f"{path}: has no video stream")
+        raise VideoError(f"{path}: {what}")
     return container
 
 

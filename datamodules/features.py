@@ -118,7 +118,7 @@ class FeatureStore:
             if format_ != FORMAT:
                 raise FeatureStoreError(f"{path}: format {format_}, this version reads {FORMAT}. Extract again")
         for journal in self.path.glob("journal-*.jsonl"):
-            for line in journal.read_text(encoding="utf-8").splitlines():
+            for line in journal.read_bytes().split(b"\n"):
                 with contextlib.suppress(ValueError):  # the last line of a killed process may be cut short
                     self._enter(json.loads(line))
 
@@ -240,6 +240,7 @@ class FeatureStore:
     def forget_bad(self) -> None:
         """Give bad videos another try at the next extraction (after the user has replaced the files, say)."""
         if self.bad:
+            self.merge()
             self.manifest["bad"] = {}
             self._write_manifest()
 
@@ -252,8 +253,12 @@ class FeatureStore:
         self._journal({"video": name, "error": reason}, rank)
 
     def _journal(self, entry: dict[str, Any], rank: int) -> None:
-        with (self.path / f"journal-{rank}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        with (self.path / f"journal-{rank}.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # the process before this one was killed within a line
+                    file.write(b"\n")
+            file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self._enter(dict(entry))

@@ -34,7 +34,7 @@ VERSION = 2  # of the drawings; another version regenerates
 HEIGHT, WIDTH = 96, 128
 ACTOR = 13  # half the side of the actor's box, pixels: (2·13)² of 96·128 pixels is 5.5 % of the frame
 CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
-HMDB_SIDES = (("1", 5), ("2", 2), ("0", 1))  # clips of each class on each side of a split
+HMDB_SIDES = (("1", 5), ("0", 1), ("2", 2))  # clips of each class on each side; pairs of one film stay together
 HOLLYWOOD_CLIPS = {"train": 144, "test": 96}
 SHORT_CLIPS = {0: 19, 1: 12}  # every 17th clip is shorter than a block, as in the real sets
 
@@ -120,12 +120,13 @@ def _hmdb51() -> tuple[list[Clip], dict[str, str], dict]:
     clips, files = [], {}
     for label, name in enumerate(hmdb51.CLASSES):
         sides = [side for side, number in HMDB_SIDES for _ in range(number)]
-        names = [f"Film_{label * 3 + n // 2}_(part_{n})_{name}_f_cm_np1_fr_med_{n}.avi" for n in range(len(sides))]
+        names = [f"Film_[{label}]_({n // 2})_{name}_f_cm_np1_fr_med_{n % 2}.avi" for n in range(len(sides))]
         clips += [
-            Clip(f"{name}/{clip}", f"{name}/{clip}", (label,), clip.split("_(")[0], "mpeg4", Fraction(30)) for clip in names
+            Clip(f"{name}/{clip}", f"{name}/{clip}", (label,), hmdb51.source_title(clip, name), "mpeg4", Fraction(30))
+            for clip in names
         ]
         for split in range(3):
-            turned = sides[-split:] + sides[:-split] if split else sides
+            turned = sides[-2 * split :] + sides[: -2 * split]
             lines = [f"{clip} {side} \n" for clip, side in zip(names, turned, strict=True)]
             files[f"testTrainMulti_7030_splits/{name}_test_split{split + 1}.txt"] = "".join(lines)
     numbers = dict(HMDB_SIDES)

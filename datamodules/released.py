@@ -8,6 +8,7 @@ A row is the map in Fortran order: index ``col + 7·row + 49·c``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
 
 GRID = (7, 7)
 CHANNELS = 1024
+ROWS = 256  # frames held in memory at a time
 SETS = ("train", "valid", "test")
 SPEC = FeatureSpec(backbone="googlenet", weights="released", layer=None, size=224)
 
@@ -49,29 +51,48 @@ def import_features(folder: Path, store: FeatureStore, names: set[str]) -> None:
         file_path = folder / f"{set_name}_features.h5"
         if len(lengths) != len(paths):
             raise FeatureStoreError(f"{folder}: {len(lengths)} lines in {set_name}_framenum.txt, {len(paths)} names")
-        with h5py.File(file_path, "r") as file:
-            rows = file["features"]
-            total = sum(int(length) for length in lengths)
-            if rows.shape != (total, GRID[0] * GRID[1] * CHANNELS):
-                raise FeatureStoreError(f"{file_path}: 'features' has shape {rows.shape}, {total} frames are listed")
+        numbers = [_count(folder / f"{set_name}_framenum.txt", line, text) for line, text in enumerate(lengths, start=1)]
+        try:
+            file = h5py.File(file_path, "r")
+        except OSError as error:
+            raise FeatureStoreError(f"{file_path}: not a readable HDF5 file ({error})") from error
+        with file:
+            rows = file.get("features")
+            if getattr(rows, "shape", None) != (sum(numbers), GRID[0] * GRID[1] * CHANNELS):
+                found = f"shape {rows.shape}" if isinstance(rows, h5py.Dataset) else "no data set of that name"
+                raise FeatureStoreError(f"{file_path}: 'features' has {found}, {sum(numbers)} frames are listed")
             begin = 0
-            for number, (path, length) in enumerate(zip(paths, lengths, strict=True), start=1):
+            for line, (path, frames) in enumerate(zip(paths, numbers, strict=True), start=1):
                 name = _video_of(path, names)
                 if name is None:
-                    raise FeatureStoreError(f"{set_name}_filename.txt, line {number}: {path!r} is no video of this set")
+                    raise FeatureStoreError(f"{set_name}_filename.txt, line {line}: {path!r} is no video of this set")
                 if store.missing([name]):
-                    writer = store.writer(name)
-                    for start in range(begin, begin + int(length), 256):
-                        writer.append(to_locations(rows[start : min(start + 256, begin + int(length))]))
-                    writer.close(fps=0.0, width=0, height=0, declared_frames=0)
-                begin += int(length)
+                    _import_video(store, name, rows, begin, begin + frames)
+                begin += frames
     store.merge()
+
+
+def _import_video(store: FeatureStore, name: str, rows: Any, begin: int, end: int) -> None:
+    writer = store.writer(name)
+    try:
+        for start in range(begin, end, ROWS):
+            writer.append(to_locations(rows[start : min(start + ROWS, end)]))
+    except BaseException:
+        writer.discard()
+        raise
+    writer.close(fps=0.0, width=0, height=0, declared_frames=0)
+
+
+def _count(path: Path, line: int, text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise FeatureStoreError(f"{path}, line {line}: expected a number of frames, found {text!r}")
+    return int(text)
 
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FeatureStoreError(f"{path.resolve()} is missing; it belongs to the features file beside it")
-    return path.read_text(encoding="utf-8").split("\n")[: -1 if path.read_text(encoding="utf-8").endswith("\n") else None]
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def _video_of(path: str, names: set[str]) -> str | None:

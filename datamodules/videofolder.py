@@ -58,7 +58,7 @@ def _scan(root: Path) -> list[dict[str, str]]:
         raise DataError(f"videofolder: {root.resolve()} has no class folder\n{WHERE}")
     rows = []
     for folder in folders:
-        found = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not found:
             raise DataError(
                 f"videofolder: the class folder {folder.resolve()} holds no video ({', '.join(SUFFIXES)})\n"
@@ -69,6 +69,13 @@ def _scan(root: Path) -> list[dict[str, str]]:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        return _parse_csv(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+
+
+def _parse_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, restkey="(more)")
         columns = set(reader.fieldnames or ())

@@ -187,7 +187,8 @@ def hold_out(
     """Split videos in two, whole groups at a time, with every class in proportion as far as groups allow.
 
     Groups come in seeded random order. A group is held out while no class it touches exceeds its quota
-    ``max(1, round(fraction · N_c))`` by doing so; a class keeps at least one group on each side where it has two.
+    ``max(1, round(fraction · N_c))`` by doing so; for a class that has no group small enough, its smallest one is taken. A
+    class keeps at least one group on each side where it has two and no group ties it to a class that has one.
 
     Args:
         videos: what to split.
@@ -210,12 +211,13 @@ def hold_out(
     chosen: set[str] = set()
     names = sorted(members)
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
-    # A second pass takes a group a little over quota for a class that found no small enough one.
-    for allowance in (1.0, 2.5):
-        for group in order:
+    # Later passes take groups over quota, the smallest first, for classes that found no small enough one.
+    for allowance in (1.0, 2.5, float("inf")):
+        within_quota = allowance == 1.0
+        for group in order if within_quota else sorted(order, key=lambda name: len(members[name])):
             labels = touched[group]
             fits = all(held[c] + n <= allowance * quota[c] and groups_left[c] > 1 for c, n in labels.items())
-            wanted = allowance == 1.0 or any(held[c] == 0 for c in labels)
+            wanted = within_quota or any(held[c] == 0 for c in labels)
             if group not in chosen and fits and wanted:
                 chosen.add(group)
                 held.update(labels)

@@ -25,7 +25,7 @@ def sets(tmp_path_factory) -> dict[str, tuple[Path, dict[str, Annotation], list[
         patch.setattr(ucf11, "PREFIXES", {"basketball": "shooting"})
         patch.setattr(miniature, "CLIPS_PER_GROUP", 1)
         patch.setattr(hmdb51, "CLASSES", ["kick", "kick_ball", "run", "sit", "situp", "wave"])
-        patch.setattr(miniature, "HMDB_SIDES", (("1", 2), ("2", 1), ("0", 1)))
+        patch.setattr(miniature, "HMDB_SIDES", (("1", 3), ("0", 1), ("2", 2)))
         patch.setattr(miniature, "HOLLYWOOD_CLIPS", {"train": 14, "test": 13})
         for data, read in READERS.items():
             root = tmp_path_factory.mktemp("miniature") / data

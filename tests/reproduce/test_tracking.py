@@ -103,9 +103,8 @@ def find_run(state, identifier):
     while stack:
         item = stack.pop()
         if isinstance(item, dict):
-            if item.get("name") == identifier or item.get("id") == identifier:
-                if "summary" in item:
-                    return item
+            if (item.get("name") == identifier or item.get("id") == identifier) and "summary" in item:
+                return item
             for key, value in item.items():
                 if key == identifier and isinstance(value, dict) and "summary" in value:
                     return value
