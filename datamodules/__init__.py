@@ -10,8 +10,6 @@ from typing import Any
 
 DATA_MODULES = ("UCF11DataModule", "HMDB51DataModule", "Hollywood2DataModule", "VideoFolderDataModule")
 
-__all__ = list(DATA_MODULES)
-
 
 def __getattr__(name: str) -> Any:
     if name in DATA_MODULES:

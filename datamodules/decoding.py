@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 
 from datamodules.videos import DataError
 
@@ -98,7 +99,7 @@ def read_chunks(path: Path, size: int, length: int = CHUNK, threads: int = 1) ->
         yield np.stack(held)
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def _open(path: Path) -> InputContainer:
     try:
         if path.stat().st_size == 0:
             raise VideoError(f"{path}: the file is empty (0 bytes)")

@@ -21,9 +21,11 @@ from functools import partial
 from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.boxes import COLUMNS
@@ -164,7 +166,7 @@ def _write(root: Path, clip: Clip) -> np.ndarray:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     with av.open(str(part), "w", options={"fflags": "bitexact"}) as container:
-        stream = container.add_stream(clip.codec, rate=clip.rate)
+        stream = cast(VideoStream, container.add_stream(clip.codec, rate=clip.rate))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.options = {"qmin": "2", "qmax": "3", "flags": "bitexact"}

@@ -131,10 +131,10 @@ def _imagenet_network(name: str) -> nn.Module:
     official = get_model_weights(name)["DEFAULT"]  # type: ignore[index]
     try:
         return get_model(name, weights=official)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # a failed download, a wrong hash, or a broken file that lay there
         hub = Path(torch.hub.get_dir()) / "checkpoints"
         raise BackboneError(
-            f"backbone.weights=imagenet: {official.url} could not be fetched ({error}). Put the file into {hub}, "
+            f"backbone.weights=imagenet: {official.url} could not be fetched or read ({error!r}). Put the file into {hub}, "
             f"or give its path as backbone.weights=<file>, or run without ImageNet: backbone.weights=random"
         ) from error
 
@@ -147,7 +147,7 @@ def _load_file(network: nn.Module, path: Path, name: str) -> nn.Module:
             f"backbone.weights={path}: neither 'imagenet' nor 'random' nor an existing file (looked at {path.resolve()})"
         ) from error
     except Exception as error:  # torch.load raises whatever its unpickler meets
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BackboneError(f"backbone.weights={path}: not a file of weights that torch can load ({reason})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BackboneError(f"backbone.weights={path}: holds no state dict (names -> tensors)")
@@ -202,7 +202,7 @@ def calibrate(backbone: Backbone, frames: Tensor, batch: int = 64) -> None:
     """Set every batch norm's running statistics to those of some frames, so that untrained features carry signal.
 
     Without it a random network's activations shrink or grow from layer to layer. Batch norms are calibrated with the
-    statistics that the frames have behind the already normalised layers before them, averaged over batches.
+    statistics that the frames have behind the already normalised layers before them, averaged over frames.
 
     Args:
         backbone: with random weights.
@@ -212,9 +212,12 @@ def calibrate(backbone: Backbone, frames: Tensor, batch: int = 64) -> None:
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
         norm.train()
+    done = 0
     with torch.no_grad():
         for part in frames.split(batch):
+            done += len(part)
+            for norm in norms:
+                norm.momentum = len(part) / done  # running mean over frames
             backbone.map(part)
     backbone.eval()

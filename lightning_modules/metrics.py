@@ -57,6 +57,7 @@ class VideoMetric(Metric):
     score_sum: Tensor
     votes: Tensor
     seen: Tensor
+    block_counts: Tensor
 
     def __init__(self, block_counts: Tensor, num_classes: int) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class VideoMetric(Metric):
         Raises:
             BlockCountError: a video has not been seen on exactly its blocks.
         """
-        wrong = (self.seen != self.block_counts).nonzero().flatten().tolist()
+        wrong = torch.ne(self.seen, self.block_counts).nonzero().flatten().tolist()
         if wrong:
             first = wrong[0]
             raise BlockCountError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class Recognizer(LightningModule):
         )
         parts = {"loss": cost.data + cost.decay, "cross_entropy": cost.cross_entropy, "penalty": cost.penalty}
         for name, value in parts.items():
-            self.epoch_means[name].update(value.detach(), batch.weight)
+            cast(MeanMetric, self.epoch_means[name]).update(value.detach(), batch.weight)
         self.log("train/step_loss", cost.loss.detach())
         return cost.loss
 
@@ -101,9 +101,10 @@ class Recognizer(LightningModule):
             FloatingPointError: the loss is not finite.
         """
         names = {"loss": "train/loss", "cross_entropy": "train/cross_entropy", "penalty": "attention/penalty"}
-        for name, metric in self.epoch_means.items():
-            value = metric.compute()  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
+        for name, module in self.epoch_means.items():
+            metric = cast(MeanMetric, module)
+            value = metric.compute()
+            metric.reset()
             if name == "loss" and not value.isfinite():
                 raise FloatingPointError(
                     f"the training loss of epoch {self.current_epoch} is {float(value)}; try a smaller optim.lr, or "

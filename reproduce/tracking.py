@@ -115,10 +115,10 @@ def finish(
         return
     run = logger.experiment
     run.summary.update({key: value for key, value in metrics.items() if isinstance(value, int | float)})
-    rows = [[name, value] for name, value in zip(classes, per_class, strict=True)]
+    rows: list[Any] = [[name, value] for name, value in zip(classes, per_class, strict=True)]
     run.log({"test/per_class": wandb.Table(columns=["class", "score"], data=rows)})
     if confusion is not None:
-        cells = [
+        cells: list[Any] = [
             [actual, predicted, confusion[i][j]]
             for i, actual in enumerate(classes)
             for j, predicted in enumerate(classes)

@@ -14,7 +14,7 @@ from datamodules.videos import MINIATURE_MARKER, Annotation
 
 READERS = {"ucf11": ucf11.read, "hmdb51": hmdb51.read, "hollywood2": hollywood2.read}
 SPLITS = {"ucf11": ("paper_like", "logo-3"), "hmdb51": ("1", "2", "3"), "hollywood2": ("official",)}
-SMALL = {"ucf11": 25, "hmdb51": 24, "hollywood2": 27}
+SMALL = {"ucf11": 25, "hmdb51": 36, "hollywood2": 27}
 
 
 @pytest.fixture(scope="module")
