@@ -317,7 +317,8 @@ class VideoWriter:
 
     def discard(self) -> None:
         """Drop what was written."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk refuses the buffer's rest too
+            self._file.close()
         self._part.unlink(missing_ok=True)
 
 

@@ -21,6 +21,7 @@ CLASSES = [
     "SitUp",
     "StandUp",
 ]
+SPLITS = ("official",)
 COUNTS = {"train": 823, "test": 884}
 CLIP_NAME = {side: re.compile(rf"actionclip{side}\d{{5}}") for side in COUNTS}
 """Names of the clean clips. ``actionclipautoautotrain…`` are noisily labelled and never used."""
@@ -43,7 +44,7 @@ def read(root: Path, split: str = "official", skip_bad: bool = False) -> Annotat
         DataError: the split is unknown, a label file is missing or malformed or disagrees with another about the list
             of clips, or clips are missing.
     """
-    if split != "official":
+    if split not in SPLITS:
         raise DataError(f"data.split={split}: Hollywood2 has one split, 'official'")
     sets = find_folder(root, ("Hollywood2/ClipSets", "ClipSets"), "Hollywood2's label files", WHERE)
     folder = find_folder(sets.parent, ("AVIClips",), "Hollywood2's clips", WHERE)

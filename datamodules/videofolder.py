@@ -10,6 +10,7 @@ from datamodules.videos import SUFFIXES, Annotation, DataError, Video, check, ho
 
 TEST_FRACTION = 0.3
 SPLIT_SEED = 0
+SPLITS = r"default|seed-\d{1,9}"
 COLUMNS = {"path", "class", "group", "split"}
 WHERE = "Lay the videos out as <root>/<class>/<video>.{mp4,avi,mpg,mov,mkv,webm}, or list them in <root>/videos.csv"
 
@@ -35,7 +36,7 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
     label = {name: number for number, name in enumerate(classes)}
     videos = [Video(row["path"], (label[row["class"]],), row.get("group") or row["path"]) for row in rows]
     given = {row.get("split") for row in rows} - {None}
-    if split != "default" and not re.fullmatch(r"seed-\d{1,9}", split):
+    if not re.fullmatch(SPLITS, split):
         raise DataError(f"data.split={split}: a videofolder has 'default' and 'seed-<n>'")
     if given:
         if split != "default":

@@ -65,7 +65,8 @@ class Recognizer(LightningModule):
 
     def forward(self, X: Tensor) -> Any:
         """X (B, T, K, D) -> ``Output``."""
-        return self.network(X)
+        # On the CPU half precision is converted at every use, and once is cheaper; GPUs read it as it is.
+        return self.network(X.float() if X.device.type == "cpu" else X)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser, constant learning rate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,11 @@ DEFAULT_SPLITS = {"ucf11": "paper_like", "hmdb51": "1", "hollywood2": "official"
 def split_of(settings: Settings) -> str:
     """The split a run uses."""
     return settings.data.split or DEFAULT_SPLITS[settings.data.name]
+
+
+def has_split(data: str, split: str) -> bool:
+    """Whether a data set has a split of that name."""
+    return bool(re.fullmatch(videofolder.SPLITS, split)) if data == "videofolder" else split in READERS[data].SPLITS
 
 
 def data_folder(settings: Settings) -> Path:
@@ -63,8 +69,7 @@ def feature_folder(settings: Settings) -> Path:
     weights = backbone.weights
     if weights not in ("imagenet", "random", "released"):
         weights = Path(weights).stem
-    name = backbone.name if weights.startswith(backbone.name) else f"{backbone.name}-{weights}"
-    name = weights if weights.startswith(backbone.name) else name
+    name = weights if weights.startswith(backbone.name) else f"{backbone.name}-{weights}"
     return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
 
 

@@ -237,7 +237,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "optim.lr": 5e-3,
             "trainer.max_epochs": 10,
         },
-        "hmdb51": {"optim.lr": 1e-2, "trainer.max_epochs": 20},
+        "hmdb51": {"optim.lr": 1e-2, "trainer.max_epochs": 15},
         "hollywood2": {"data.batch_size": 16, "optim.lr": 1e-2, "trainer.max_epochs": 12},
     },
 }

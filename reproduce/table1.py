@@ -20,7 +20,7 @@ import yaml
 
 from datamodules.features import usable
 from datamodules.videos import Annotation, DataError
-from reproduce.inputs import data_folder, feature_spec, open_store, read_annotation
+from reproduce.inputs import data_folder, feature_spec, has_split, open_store, read_annotation
 from reproduce.launch import Job, run_all, run_here, visible_gpus
 from reproduce.runs import RunFolder, run_folder
 from reproduce.settings import DATA_NAMES, ROWS, Settings, SettingsError, command_line, cores, resolve
@@ -71,14 +71,15 @@ def main(argv: list[str] | None = None) -> Table:
     words = [word for word in argv if word.partition("=")[0] not in OWN_KEYS]
     try:
         _check_grid(settings, words)
-        columns = {data: resolve(Settings, [*words, f"data.name={data}"]) for data in settings.datasets}
+        own_words = {data: _words_of(data, words, settings.datasets) for data in settings.datasets}
+        columns = {data: resolve(Settings, own_words[data]) for data in settings.datasets}
         _check_writable(Path(settings.paths.results))
         _read_all(columns)  # before any work, so that nothing is found missing hours later
-        failed = [data for data, column in columns.items() if _prepare(data, column, words) != 0]
+        failed = [data for data, column in columns.items() if _prepare(column, own_words[data]) != 0]
         if failed:
             raise DataError(f"could not prepare {', '.join(failed)}; the reasons stand above")
         annotations = _read_all(columns, ready=True)
-        points = _points(settings, words, annotations)
+        points = _points(settings, own_words, annotations)
     except (DataError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -104,10 +105,18 @@ def _check_grid(settings: TableSettings, words: list[str]) -> None:
         key = word.partition("=")[0]
         if key in taken:
             raise SettingsError(f"{word}: a table takes {taken[key]}=[…] instead of {key}")
-    if "data.split" in {word.partition("=")[0] for word in words} and len(settings.datasets) > 1:
-        raise SettingsError("data.split: splits belong to one data set; name it alone, as datasets=[hmdb51]")
     if not settings.datasets or not settings.rows or not settings.seeds:
         raise SettingsError("datasets, rows and seeds must each name something")
+
+
+def _words_of(data: str, words: list[str], datasets: list[str]) -> list[str]:
+    """A column's words: a split goes to the data sets that have one of that name, and must have one to go to."""
+    split = next((word.partition("=")[2] for word in words if word.startswith("data.split=")), None)
+    if split is None or has_split(data, split):
+        return [*words, f"data.name={data}"]
+    if not any(has_split(other, split) for other in datasets):
+        raise SettingsError(f"data.split={split}: none of {', '.join(datasets)} has a split of that name")
+    return [*(word for word in words if not word.startswith("data.split=")), f"data.name={data}"]
 
 
 def _check_writable(folder: Path) -> None:
@@ -141,7 +150,7 @@ def _read_all(columns: dict[str, Settings], ready: bool = False) -> dict[str, An
     return annotations
 
 
-def _prepare(data: str, column: Settings, words: list[str]) -> int:
+def _prepare(column: Settings, words: list[str]) -> int:
     """Extract what is missing of a data set's features; returns the exit status."""
     annotation = read_annotation(column)
     store = open_store(column)
@@ -149,16 +158,16 @@ def _prepare(data: str, column: Settings, words: list[str]) -> int:
         store.require(feature_spec(column))
         if not store.missing(video.name for video in annotation.videos):
             return 0
-    print(f"preparing {data}", flush=True)
-    return run_here("prepare.py", [*words, f"data.name={data}"])
+    print(f"preparing {column.data.name}", flush=True)
+    return run_here("prepare.py", words)
 
 
-def _points(settings: TableSettings, words: list[str], annotations: dict[str, Annotation]) -> list[Point]:
+def _points(settings: TableSettings, words: dict[str, list[str]], annotations: dict[str, Annotation]) -> list[Point]:
     points = []
     for data in settings.datasets:
         for row in settings.rows:
             for seed in settings.seeds:
-                run_words = [*words, f"data.name={data}", f"row={row}", f"seed={seed}"]
+                run_words = [*words[data], f"row={row}", f"seed={seed}"]
                 run_settings = resolve(Settings, run_words)
                 folder = run_folder(run_settings, annotations[data], feature_spec(run_settings))
                 points.append(Point(data, row, seed, run_words, folder))

@@ -33,8 +33,11 @@ def main(argv: list[str] | None = None) -> RunFolder:
 
         try:
             metrics = run(settings, annotation, folder)
-        except (DataError, SettingsError, BackboneError, FloatingPointError, PermissionError) as error:
+        except (DataError, SettingsError, BackboneError, FloatingPointError) as error:
             raise fail(error) from error
+        except OSError as error:
+            what = f"cannot write the run to {folder.path.resolve()} ({error}); make room or set paths.runs, and run it again"
+            raise fail(DataError(what)) from error
     else:
         print("finished before; remove the run folder to run it again")
     for name, value in metrics.items():

@@ -61,7 +61,7 @@ def test_labels_are_the_actions_that_are_drawn(sets, data):
 
 def test_small_sets_have_the_sizes_of_their_sides(sets):
     sizes = {d: [(len(a.train), len(a.test)) for a in annotations.values()] for d, (_, annotations, _) in sets.items()}
-    assert sizes == {"ucf11": [(15, 10), (24, 1)], "hmdb51": [(12, 6)] * 3, "hollywood2": [(14, 13)]}
+    assert sizes == {"ucf11": [(15, 10), (24, 1)], "hmdb51": [(18, 12)] * 3, "hollywood2": [(14, 13)]}
 
 
 def test_hmdb51_splits_differ(sets):

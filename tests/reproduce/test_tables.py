@@ -9,6 +9,8 @@ import pytest
 from conftest import TINY, script
 
 from reproduce import paper
+from reproduce.settings import SettingsError
+from reproduce.table1 import _words_of
 from reproduce.tables import Cell, Table, to_csv, to_latex, to_markdown, to_text
 
 ROWS = ("avg_pool_lstm", "soft_attention_0")
@@ -127,9 +129,12 @@ def test_without_data_the_table_names_each_data_set_and_what_to_do(tmp_path):
     assert [path.name for path in Path(tmp_path).iterdir()] == ["results"] and not list((tmp_path / "results").iterdir())
 
 
-def test_split_of_several_data_sets_is_refused(tmp_path):
-    result = script("table1.py", "data.split=2", cwd=tmp_path, check=False)
-    assert result.returncode == 1 and "datasets=[hmdb51]" in result.stderr
+def test_a_split_goes_to_the_data_sets_that_have_it():
+    words = ["preset=miniature", "data.split=2"]
+    assert _words_of("hmdb51", words, ["ucf11", "hmdb51"]) == [*words, "data.name=hmdb51"]
+    assert _words_of("ucf11", words, ["ucf11", "hmdb51"]) == ["preset=miniature", "data.name=ucf11"]
+    with pytest.raises(SettingsError, match="none of ucf11, hollywood2"):
+        _words_of("ucf11", words, ["ucf11", "hollywood2"])
 
 
 def test_the_miniature_table_of_one_data_set(tmp_path):

@@ -216,3 +216,50 @@ def test_a_read_only_folder_is_an_error_and_harms_nothing(clips, tmp_path):
 def test_what_cannot_be_is_an_error_of_a_few_lines(clips, tmp_path, word, says):
     result = script("train.py", *words(clips), word, cwd=tmp_path, check=False)
     assert result.returncode == 1 and says in result.stderr and "Traceback" not in result.stderr
+
+
+def limit_file_size():
+    """As on a full disk: no file may grow over 20 kB."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+@pytest.mark.parametrize("name", ["prepare.py", "train.py"])
+def test_a_full_disk_is_an_error_and_the_same_command_goes_on_later(clips, trained, tmp_path, name):
+    if name == "train.py":
+        shutil.copytree(trained / "features", tmp_path / "features")
+    arguments = words(clips, "row=avg_pool_lstm", "trainer.max_epochs=1")
+    result = script(name, *arguments, cwd=tmp_path, check=False, preexec_fn=limit_file_size)
+    assert result.returncode == 1 and "cannot write" in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.npy.*part")) and not list(tmp_path.rglob("metrics.json"))
+    script(name, *arguments, cwd=tmp_path)
+
+
+@pytest.mark.skipif(not (SHARED / "data/fights").is_dir(), reason=f"{SHARED}/data/fights is absent")
+def test_real_clips_with_real_weights_run_end_to_end(tmp_path):
+    """Twelve clips of the fights, the real mobilenet_v2; small frames, one epoch."""
+    import csv
+
+    with (SHARED / "data/fights/videos.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    chosen = {}
+    for row in rows:
+        chosen.setdefault((row["class"], row["group"]), row)
+    chosen = [row for label in ("fight", "noFight") for row in [r for r in chosen.values() if r["class"] == label][:6]]
+    root = tmp_path / "data" / "some_fights"
+    for row in chosen:
+        (root / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (root / row["path"]).symlink_to(SHARED / "data/fights" / row["path"])
+    lines = ["path,class,group", *(f"{row['path']},{row['class']},{row['group']}" for row in chosen)]
+    (root / "videos.csv").write_text("\n".join(lines) + "\n")
+    weights = SHARED / "weights/mobilenet_v2_imagenet_fp16.pth"
+    words_ = ["data.name=videofolder", "data.folder=some_fights", "backbone.name=mobilenet_v2", f"backbone.weights={weights}"]
+    words_ += ["model.hidden_dim=16", "data.stride=10", "trainer.max_epochs=1", "backbone.size=96", "logging.wandb=disabled"]
+    run = Path(script("train.py", *words_, "row=soft_attention_0", cwd=tmp_path).stdout.strip().splitlines()[-1])
+    about = json.loads((run / "run.json").read_text())
+    assert about["train_videos"] + about["test_videos"] == 12 and not about["miniature"]
+    assert about["features"]["weights"].startswith("file:")
+    store = FeatureStore(tmp_path / "features/some_fights/mobilenet_v2_imagenet_fp16")
+    assert store.grid == (3, 3) and store.channels == 1280
+    assert len((run / "predictions.csv").read_text().splitlines()) == 1 + about["test_videos"]
