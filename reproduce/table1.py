@@ -22,8 +22,9 @@ from datamodules.features import usable
 from datamodules.videos import Annotation, DataError
 from reproduce.inputs import data_folder, feature_spec, has_split, open_store, read_annotation
 from reproduce.launch import Job, run_all, run_here, visible_gpus
+from reproduce.presets import ROWS
 from reproduce.runs import RunFolder, run_folder
-from reproduce.settings import DATA_NAMES, ROWS, Settings, SettingsError, command_line, cores, resolve
+from reproduce.settings import DATA_NAMES, Settings, SettingsError, command_line, cores, resolve
 from reproduce.tables import Cell, Table, cell_of, write_table
 
 SWEEP = Path(__file__).resolve().parent.parent / "sweeps" / "table1.yaml"

@@ -1,15 +1,8 @@
 import pytest
 
 from reproduce.inputs import feature_folder
-from reproduce.settings import (
-    PRESETS,
-    Settings,
-    SettingsError,
-    entries,
-    get,
-    help_text,
-    resolve,
-)
+from reproduce.presets import PRESETS
+from reproduce.settings import Settings, SettingsError, entries, get, help_text, resolve
 from reproduce.table1 import TableSettings
 
 
