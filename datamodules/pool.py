@@ -12,6 +12,7 @@ from torch import Tensor
 from datamodules.features import FeatureStore
 
 RESIDENT = ("auto", "gpu", "ram", "mmap")
+GPU_SHARE = 0.6  # of the GPU's free memory that ``auto`` may fill; networks and batches need the rest
 RAM_SHARE = 0.5  # of the machine's free memory that a pool may fill before ``auto`` reads from the mapped files
 
 
@@ -23,7 +24,7 @@ class FramePool:
         names: the videos.
         resident: ``ram`` copies the frames into one contiguous tensor; ``mmap`` reads the files at each gather, through
             the system's page cache; ``gpu`` copies to the device at the first gather; ``auto`` takes the first of gpu
-            (if the device has it free within ``gpu_budget``), ram (if half of the free memory holds it) and mmap.
+            (within ``gpu_budget`` and 60 % of the device's free memory), ram (within half of the free memory) and mmap.
         gpu_budget: bytes of device memory that ``auto`` may take.
     """
 
@@ -47,7 +48,7 @@ class FramePool:
             raise ValueError(f"resident={resident!r} is none of {', '.join(RESIDENT)}")
         if resident != "auto":
             return resident
-        if torch.cuda.is_available() and self.nbytes <= self.gpu_budget:
+        if torch.cuda.is_available() and self.nbytes <= min(self.gpu_budget, GPU_SHARE * torch.cuda.mem_get_info()[0]):
             return "gpu"
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return "ram" if self.nbytes <= RAM_SHARE * free else "mmap"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -61,7 +62,11 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
     torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with FileLock(path / ".lock") if is_first_process() else _NoLock():
+        # Ranks other than the first work under the lock that the first one holds.
+        with FileLock(path / ".lock") if is_first_process() else contextlib.nullcontext():
+            if is_first_process():
+                for part in path.rglob("*.part"):  # left by a killed process; nobody else writes now
+                    part.unlink()
             store = FeatureStore(path)
             missing = [video for video in annotation.videos if store.missing([video.name])]
             if missing:
@@ -69,16 +74,6 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
     except OSError as error:
         raise FeatureStoreError(f"cannot write features to {path.resolve()} ({error})") from error
     return FeatureStore(path)
-
-
-class _NoLock:
-    """Ranks other than the first work under the lock that the first one holds."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str]) -> None:
