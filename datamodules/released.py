@@ -43,7 +43,7 @@ def import_features(folder: Path, store: FeatureStore, names: set[str]) -> None:
     if not sets:
         raise FeatureStoreError(f"no train_features.h5, valid_features.h5 or test_features.h5 in {folder.resolve()}")
     about = {"resize": "as in the released code", "decoder": "the released code's", "weights_sha256": None}
-    note = "features: imported from the released code's files (Caffe GoogLeNet)"
+    note = "Features: imported from the released code's files (Caffe GoogLeNet)"
     store.create(SPEC, GRID, CHANNELS, {**about, "notes": [note]})
     for set_name in sets:
         lengths = _lines(folder / f"{set_name}_framenum.txt")

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
     paths = [annotation.folder / name for name in names]
     if is_first_process():
         _check_space(store, annotation, names, rows * columns * channels * 2)
-        notes = [f"features: {settings.backbone.name}, {_weights_in_words(settings)}"]
+        notes = [f"Features: {settings.backbone.name}, {_weights_in_words(settings)}"]
         if settings.backbone.name == "googlenet" and settings.backbone.weights != "random":
             notes.append("torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network")
         about = {
@@ -195,8 +196,10 @@ def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -
     calibrate(backbone, calibration_frames(annotation, options.size))
     torch.set_num_threads(threads)
     if is_first_process():
+        buffer = BytesIO()  # a full disk is an OSError when bytes are written, a RuntimeError when torch writes
+        torch.save(backbone.state_dict(), buffer)
         part = path.with_suffix(".part")
-        torch.save(backbone.state_dict(), part)
+        part.write_bytes(buffer.getvalue())
         part.replace(path)
     return backbone
 

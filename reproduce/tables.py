@@ -29,6 +29,7 @@ class Cell:
         notes: what has to be said of the data and features.
         focus: mean attention mass in the actor's box over the box's share of the frame, where it was measured.
         miniature: whether the data are generated stand-ins.
+        data: the data set's name, for a reader.
     """
 
     figure: str
@@ -38,6 +39,7 @@ class Cell:
     notes: tuple[str, ...] = ()
     focus: float | None = None
     miniature: bool = False
+    data: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -91,7 +93,8 @@ class Table:
 
     def heading(self, column: str) -> str:
         """Data set and figure of a column."""
-        return f"{paper.DATA_NAMES.get(column, column)} ({self.cells[self.rows[0], column].figure} %)"
+        cell = next((cell for row in self.rows if (cell := self.cells[row, column]).values), self.cells[self.rows[0], column])
+        return f"{cell.data or column} ({cell.figure} %)"
 
     def notes(self) -> list[str]:
         """What has to be said under the table, each once."""
@@ -101,8 +104,8 @@ class Table:
         notes = [
             f"Ours: mean over {counts} seed{'s' if seeds[-1] != 1 else ''}"
             + (", ± their standard deviation" if seeds[-1] > 1 else "")
-            + "; in brackets the 95 % bootstrap interval over test videos (whole groups of them for UCF-11).",
-            *(note[0].upper() + note[1:] + "." for note in said),
+            + "; in brackets the 95 % bootstrap interval over test videos (whole groups of them for UCF-11 and video folders).",
+            *(f"{note}." for note in said),
         ]
         for column in self.columns:
             focus = [
@@ -112,7 +115,7 @@ class Table:
             ]
             if focus:
                 notes.append(
-                    f"{paper.DATA_NAMES.get(column, column)}: attention inside the actor's box over the box's share of "
+                    f"{self.heading(column).rsplit(' (', 1)[0]}: attention inside the actor's box over the box's share of "
                     f"the frame (uniform attention has 1): {', '.join(focus)}."
                 )
         if self.title != self.name:
@@ -125,7 +128,9 @@ def cell_of(data: str, row: str, folders: Sequence[RunFolder]) -> Cell:
     reference = paper.table1(data, row)
     figure = "mAP" if data == "hollywood2" else "acc"
     if not folders:
-        return Cell(figure, (), None, reference, ("– marks cells without a finished run",))
+        return Cell(
+            figure, (), None, reference, ("– marks cells without a finished run",), data=paper.DATA_NAMES.get(data, data)
+        )
     abouts = [folder.about() for folder in folders]
     about = abouts[0]
     multi_label = bool(about["multi_label"])
@@ -133,10 +138,10 @@ def cell_of(data: str, row: str, folders: Sequence[RunFolder]) -> Cell:
     metrics = [folder.metrics() or {} for folder in folders]
     key = "test/mAP" if multi_label else "test/accuracy"
     predictions: list[Predictions] = [folder.predictions() for folder in folders]
-    by_group = data == "ucf11"
+    by_group = data in ("ucf11", "videofolder")
     groups = [about["groups"][name] if by_group else name for name in predictions[0].videos]
     low, high = interval(predictions, multi_label, groups)
-    name = paper.DATA_NAMES.get(data, data)
+    name = paper.DATA_NAMES.get(data, about["data"])
     sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
     notes = [f"{name}: {sizes}, split {about['split']}"]
     notes += [note for other in abouts for note in other["notes"]]
@@ -151,6 +156,7 @@ def cell_of(data: str, row: str, folders: Sequence[RunFolder]) -> Cell:
         tuple(notes),
         python_statistics.fmean(focus) if focus else None,
         bool(about["miniature"]),
+        name,
     )
 
 
