@@ -141,7 +141,7 @@ def cell_of(data: str, row: str, folders: Sequence[RunFolder]) -> Cell:
     by_group = data in ("ucf11", "videofolder")
     groups = [about["groups"][name] if by_group else name for name in predictions[0].videos]
     low, high = interval(predictions, multi_label, groups)
-    name = paper.DATA_NAMES.get(data, about["data"])
+    name = paper.DATA_NAMES.get(data) or str(about["data"])
     sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
     notes = [f"{name}: {sizes}, split {about['split']}"]
     notes += [note for other in abouts for note in other["notes"]]

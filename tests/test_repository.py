@@ -1,4 +1,4 @@
-"""The house rules: layout, walls between packages, names, speed of help and refusal."""
+"""The house rules: layout, walls between packages, names, speed of help and refusal; sweeps such as table1.yaml run."""
 
 import ast
 import importlib.util
