@@ -48,4 +48,4 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 # The released optimisers' steps, scaled to the miniature networks.
-RELEASED_MINIATURE = {"ucf11": {"optim.lr": 2e-4}, "hmdb51": {"optim.lr": 1e-3}, "hollywood2": {"optim.lr": 2e-3}}
+RELEASED_MINIATURE = {"ucf11": {"optim.lr": 2e-4}, "hmdb51": {"optim.lr": 3e-3}, "hollywood2": {"optim.lr": 2e-3}}
