@@ -35,12 +35,6 @@ class Job:
     log: Path
     returncode: int | None = None
     process: subprocess.Popen | None = field(default=None, repr=False)
-    gpu: int | None = None
-
-    @property
-    def command(self) -> list[str]:
-        """What is executed."""
-        return [sys.executable, str(HERE / self.script), *self.words]
 
     def last_lines(self, number: int = 3) -> list[str]:
         """The end of the log."""

@@ -53,7 +53,7 @@ class Cell:
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the paper's; None on miniature data, which say nothing about the paper's."""
+        """Ours minus the paper's; None where either is missing."""
         if self.mean is None or self.paper is None:
             return None
         return self.mean - self.paper
