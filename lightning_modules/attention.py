@@ -6,25 +6,14 @@ Locations are numbered row by row. Plain ``nn.Module`` mathematics: nothing here
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_modules.frames import Frames, Output, pool_frames, run_blocks
+from lightning_modules.recurrence import Layer, attend_over_time
+
 WEIGHT_STD = 0.01  # released code: N(0, 0.01²) for matrices that are not square
-
-
-class Output(NamedTuple):
-    """What every network returns for a batch of blocks.
-
-    Args:
-        logits: (B, T, C) class scores before softmax or sigmoid, at every step.
-        attention: (B, T, K) location softmax l_t of Eq. 4, or None for networks without attention.
-    """
-
-    logits: Tensor
-    attention: Tensor | None
 
 
 def initialise_matrix(weight: Tensor, orthogonal_if_square: bool = True) -> None:
@@ -84,6 +73,30 @@ class InitialState(nn.Module):
         return h, c
 
 
+def dropout_mask(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
+    """Zeros with probability p, and 1 / (1 - p), in the precision of ``like``.
+
+    A uniform number for each element: torch's own Bernoulli generator takes four times as long on the CPU.
+    """
+    return (torch.rand(shape, device=like.device) >= p).to(like.dtype).div_(1 - p or 1.0)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout.
+
+    Args:
+        p: probability of a zero.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; the identity outside of training."""
+        return x * dropout_mask(tuple(x.shape), self.p, x) if self.training and self.p > 0 else x
+
+
 class Head(nn.Module):
     """Class scores at every step: ``W_2 · dropout(tanh(W_1 dropout(h) + b_1)) + b_2``.
 
@@ -97,7 +110,7 @@ class Head(nn.Module):
         super().__init__()
         self.hidden = initialised_linear(hidden_dim, hidden_dim)
         self.classes = initialised_linear(hidden_dim, num_classes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, T, H) -> (B, T, C)."""
@@ -116,10 +129,7 @@ class LocationAttention(nn.Module):
         super().__init__()
         self.locations = initialised_linear(hidden_dim, locations, bias=False, orthogonal_if_square=False)
 
-    def context(self, X: Tensor) -> None:
-        """Nothing of it can be computed ahead of the recurrence."""
-
-    def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor) -> Tensor:
         """h_{t-1} of the top layer (B, H) -> l_t (B, K)."""
         return torch.softmax(self.locations(h), dim=-1)
 
@@ -182,6 +192,8 @@ class SoftAttentionLSTM(nn.Module):
     Source: paper §3; protocol §1.
     """
 
+    inputs = ("cube", "mean")
+
     def __init__(
         self,
         locations: int,
@@ -208,36 +220,42 @@ class SoftAttentionLSTM(nn.Module):
 
     def forward(self, X: Tensor) -> Output:
         """X (B, T, K, D), any float precision -> logits (B, T, C), attention (B, T, K)."""
-        dtype = self.head.hidden.weight.dtype
-        T = X.shape[1]
-        h_0, c_0 = self.initial_state(X.mean(dim=(1, 2), dtype=dtype))  # Eq. 6
-        h, c = list(h_0.unbind()), list(c_0.unbind())
-        cells = [self._cell(layer) for layer in range(self.lstm.num_layers)]
-        masks = [self._masks(X, weight.shape[1] - self.lstm.hidden_size, dtype) for weight, _ in cells]
-        hidden, attention = [], []
-        for t in range(T):
-            X_t = X[:, t].to(dtype)  # (B, K, D)
-            l_t = self.attention(h[-1], self.attention.context(X_t))  # type: ignore[arg-type]  # Eq. 4
-            x_t = torch.einsum("bk,bkd->bd", l_t, X_t)  # Eq. 5
-            for layer, (weight, bias) in enumerate(cells):
-                x_t = x_t if masks[layer] is None else x_t * masks[layer][t]  # type: ignore[index]
-                gates = F.linear(torch.cat([x_t, h[layer]], dim=1), weight, bias)  # M (x_t, h_{t-1}), Eq. 1
-                i, f, g, o = gates.chunk(4, dim=1)
-                c[layer] = torch.sigmoid(f) * c[layer] + torch.sigmoid(i) * torch.tanh(g)  # Eq. 2
-                h[layer] = torch.sigmoid(o) * torch.tanh(c[layer])  # Eq. 3
-                x_t = h[layer]
-            hidden.append(h[-1])
-            attention.append(l_t)
-        return Output(self.head(torch.stack(hidden, dim=1)), torch.stack(attention, dim=1))
+        return run_blocks(self, pool_frames(X, self.inputs))
 
-    def _cell(self, layer: int) -> tuple[Tensor, Tensor]:
-        """M of one layer: (4H, inputs + H) and its bias (4H,)."""
-        inputs, recurrent = getattr(self.lstm, f"weight_ih_l{layer}"), getattr(self.lstm, f"weight_hh_l{layer}")
-        return torch.cat([inputs, recurrent], dim=1), getattr(self.lstm, f"bias_ih_l{layer}")
+    def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
+        """X (…, K, D), and with content attention g(X), which sees no other frame."""
+        assert frames.cube is not None
+        if isinstance(self.attention, LocationAttention):
+            return (frames.cube,)
+        return frames.cube, self.attention.context(frames.cube.to(self.head.hidden.weight.dtype))
 
-    def _masks(self, X: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-        """Dropout masks (T, B, width) of one site, drawn together, a fresh one for each step."""
-        if not self.training or self.dropout == 0.0:
-            return None
-        ones = torch.ones(X.shape[1], X.shape[0], width, device=X.device, dtype=dtype)
-        return F.dropout(ones, self.dropout)
+    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+        """X (B, T, K, D), with content attention g(X) too, and x̄ (B, D) -> logits (B, T, C), attention (B, T, K)."""
+        assert mean is not None
+        X, *g = evidence
+        precision = self.head.hidden.weight.dtype
+        if torch.is_autocast_enabled(X.device.type):
+            precision = torch.get_autocast_dtype(X.device.type)
+        h_0, c_0 = (state.to(mean.dtype) for state in self.initial_state(mean))  # Eq. 6
+        layers = [self._layer(number, X, mean, precision) for number in range(self.lstm.num_layers)]
+        if isinstance(self.attention, LocationAttention):
+            weight = self.attention.locations.weight.to(precision)
+            hidden, attention = attend_over_time(X, h_0, c_0, layers, location=weight)
+        else:
+            # The bias c of the scores moves all locations alike: the softmax does not see it, nor does its gradient.
+            state, score = self.attention.state.weight.to(precision), self.attention.score.weight[0].to(precision)
+            content = (g[0].to(precision), state, score)
+            hidden, attention = attend_over_time(X, h_0, c_0, layers, content=content)
+        return Output(self.head(hidden), attention)
+
+    def _layer(self, number: int, X: Tensor, like: Tensor, precision: torch.dtype) -> Layer:
+        """One layer's M, with torch's gates i, f, g, o in the order i, f, o, g: three sigmoids, then the tanh."""
+        matrices = (getattr(self.lstm, f"weight_{kind}_l{number}") for kind in ("ih", "hh"))
+        i, f, g, o = torch.cat(tuple(matrices), dim=1).to(precision).chunk(4)
+        bias_i, bias_f, bias_g, bias_o = getattr(self.lstm, f"bias_ih_l{number}").chunk(4)
+        weight, bias = torch.cat([i, f, o, g]), torch.cat([bias_i, bias_f, bias_o, bias_g])
+        mask = None
+        if self.training and self.dropout > 0:
+            shape = (X.shape[1], X.shape[0], weight.shape[1] - self.lstm.hidden_size)
+            mask = dropout_mask(shape, self.dropout, like)
+        return Layer(weight, bias, mask)

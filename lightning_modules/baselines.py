@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lightning_modules.attention import Head, InitialState, Output, build_lstm, initialised_linear
+from lightning_modules.attention import Dropout, Head, InitialState, build_lstm, initialised_linear
+from lightning_modules.frames import Frames, Output, pool_frames, run_blocks
 
 
 class PooledLSTM(nn.Module):
@@ -35,17 +35,28 @@ class PooledLSTM(nn.Module):
         if pooling not in ("mean", "max"):
             raise ValueError(f"pooling={pooling!r} is neither 'mean' nor 'max'")
         self.pooling = pooling
-        self.dropout = dropout if input_dropout else 0.0
+        self.inputs = ("mean",) if pooling == "mean" else ("mean", "max")
+        self.dropout = Dropout(dropout if input_dropout else 0.0)
         self.initial_state = InitialState(channels, hidden_dim, num_layers)
-        self.lstm = build_lstm(channels, hidden_dim, num_layers, self.dropout)
+        self.lstm = build_lstm(channels, hidden_dim, num_layers, self.dropout.p)
         self.head = Head(hidden_dim, num_classes, dropout)
 
     def forward(self, X: Tensor) -> Output:
         """X (B, T, K, D), any float precision -> logits (B, T, C), no attention."""
-        mean = X.mean(dim=2, dtype=self.head.hidden.weight.dtype)  # (B, T, D)
-        pooled = mean if self.pooling == "mean" else X.amax(dim=2).to(mean.dtype)
-        h_0, c_0 = self.initial_state(mean.mean(dim=1))  # Eq. 6
-        h, _ = self.lstm(F.dropout(pooled, self.dropout, self.training), (h_0, c_0))
+        return run_blocks(self, pool_frames(X, self.inputs))
+
+    def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
+        """The pooled x_t (…, D)."""
+        pooled = frames.mean if self.pooling == "mean" else frames.max
+        assert pooled is not None
+        return (pooled,)
+
+    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+        """x (B, T, D) and x̄ (B, D) -> logits (B, T, C), no attention."""
+        assert mean is not None
+        (x,) = evidence
+        h_0, c_0 = self.initial_state(mean)  # Eq. 6
+        h, _ = self.lstm(self.dropout(x), (h_0, c_0))
         return Output(self.head(h), None)
 
 
@@ -58,10 +69,21 @@ class SoftmaxRegression(nn.Module):
         num_classes: C.
     """
 
+    inputs = ("cube",)
+
     def __init__(self, locations: int, channels: int, num_classes: int) -> None:
         super().__init__()
         self.classes = initialised_linear(locations * channels, num_classes)
 
     def forward(self, X: Tensor) -> Output:
         """X (B, T, K, D), any float precision -> logits (B, T, C), no attention."""
-        return Output(self.classes(X.flatten(2).to(self.classes.weight.dtype)), None)
+        return run_blocks(self, pool_frames(X, self.inputs))
+
+    def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
+        """Class scores of each frame (…, C): all there is to do."""
+        assert frames.cube is not None
+        return (self.classes(frames.cube.flatten(-2).to(self.classes.weight.dtype)),)
+
+    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+        """Class scores (B, T, C), as they are; a frame that several blocks hold was scored once."""
+        return Output(evidence[0], None)

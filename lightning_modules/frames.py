@@ -1,0 +1,110 @@
+"""What a network sees of a frame, and how blocks of T frames are made of it: by index, or as windows on a whole video.
+
+Shapes: F frames, K locations, D feature channels, N blocks, T time steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+BLOCK_LENGTH = 30  # T, paper §4.2
+
+
+class Output(NamedTuple):
+    """What every network returns for a batch of blocks.
+
+    Args:
+        logits: (B, T, C) class scores before softmax or sigmoid, at every step.
+        attention: (B, T, K) location softmax l_t of Eq. 4, or None for networks without attention.
+    """
+
+    logits: Tensor
+    attention: Tensor | None
+
+
+class Frames(NamedTuple):
+    """Feature cubes and their pooled forms, each with the same leading axes; None where a network does not need it.
+
+    Args:
+        cube: X (…, K, D), any float precision.
+        mean: (…, D) mean over locations, float32.
+        max: (…, D) maximum over locations, float32.
+    """
+
+    cube: Tensor | None = None
+    mean: Tensor | None = None
+    max: Tensor | None = None
+
+
+def pool_frames(X: Tensor, inputs: tuple[str, ...]) -> Frames:
+    """Those of ``cube``, ``mean`` and ``max`` that a network needs, of X (…, K, D)."""
+    dtype = X.dtype if X.dtype == torch.float64 else torch.float32
+    return Frames(
+        X if "cube" in inputs else None,
+        X.mean(dim=-2, dtype=dtype) if "mean" in inputs else None,
+        X.amax(dim=-2).to(dtype) if "max" in inputs else None,
+    )
+
+
+class Network(Protocol):
+    """What a network does, in the two parts that make testing fast: once per frame, and over the time of a block."""
+
+    inputs: tuple[str, ...]
+
+    def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
+        """What the steps need of frames (F, …), each (F, …); nothing in it depends on other frames."""
+        ...
+
+    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+        """Blocks (B, T, …) of ``per_frame``, which may be views, and x̄ (B, D) of Eq. 6 -> ``Output``."""
+        ...
+
+
+def run_blocks(network: Network, frames: Frames) -> Output:
+    """A batch of blocks: ``frames`` with leading axes (B, T)."""
+    mean = None if frames.mean is None else frames.mean.mean(dim=1)  # Eq. 6
+    return network.over_time(network.per_frame(frames), mean)
+
+
+def run_dense(network: Network, frames: Frames, blocks: int, skip: int = 1, stride: int = 1) -> Output:
+    """All blocks of a stretch of video at once; equal to ``run_blocks`` on the stacked blocks, without stacking them.
+
+    Block n holds the frames ``n · stride + t · skip``. What depends on a frame alone is computed once per frame; at
+    step t the blocks' frames are the slice ``[t · skip : t · skip + blocks · stride : stride]``, a view.
+
+    Args:
+        network: the network.
+        frames: leading axis F = (blocks - 1) · stride + (T - 1) · skip + 1, in order.
+        blocks: N.
+        skip: frames between two steps of a block.
+        stride: frames between the beginnings of two blocks.
+    """
+    evidence = tuple(windows(part, blocks, skip, stride) for part in network.per_frame(frames))
+    mean = None if frames.mean is None else window_means(frames.mean, blocks, skip, stride)
+    return network.over_time(evidence, mean)
+
+
+def windows(frames: Tensor, blocks: int, skip: int = 1, stride: int = 1, steps: int = BLOCK_LENGTH) -> Tensor:
+    """(F, …) -> (N, T, …), a view on the same memory: element [n, t] is frame ``n · stride + t · skip``.
+
+    Raises:
+        ValueError: there are not exactly as many frames as the blocks span.
+    """
+    spanned = (blocks - 1) * stride + (steps - 1) * skip + 1
+    if len(frames) != spanned:
+        raise ValueError(f"{blocks} blocks at stride {stride} and skip {skip} span {spanned} frames, not {len(frames)}")
+    first, *others = frames.stride()
+    return frames.as_strided((blocks, steps, *frames.shape[1:]), (stride * first, skip * first, *others))
+
+
+def window_means(frames: Tensor, blocks: int, skip: int = 1, stride: int = 1, steps: int = BLOCK_LENGTH) -> Tensor:
+    """Mean over the steps of every block, (F, D) -> (N, D), from running sums of frames ``skip`` apart (in float64)."""
+    spanned = len(frames)
+    padded = torch.zeros(-(-spanned // skip) * skip, *frames.shape[1:], dtype=torch.float64, device=frames.device)
+    padded[:spanned] = frames
+    sums = torch.cat([torch.zeros_like(padded[:skip]), padded]).unflatten(0, (-1, skip)).cumsum(0).flatten(0, 1)
+    begin = torch.arange(blocks, device=frames.device) * stride
+    return ((sums[begin + steps * skip] - sums[begin]) / steps).to(frames.dtype)

@@ -1,0 +1,223 @@
+"""The attention LSTM over time, forward and backward, with nothing in the loop that can be outside of it.
+
+The 30 steps of three layers are 90 cell updates that depend on each other through h_{t-1} → l_t → x_t → h_t. Left to
+automatic differentiation, each of them allocates a dozen tensors and adds to the whole weight gradient. Here
+
+* a layer's gates, and its x_t and h_{t-1}, are one matrix product, with weights packed once for all steps;
+* gates, states and inputs live in buffers made once for all steps;
+* the gradient of a layer's weights is one product over all steps, after the loop;
+* features stay in half precision and are converted a step at a time.
+
+``tests/lightning_modules/readable.py`` has the same equations as one reads them in the paper; the tests hold the two
+together, forward and backward.
+
+Shapes: B blocks, T time steps, K locations, D feature channels, H hidden size, L LSTM layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+Product = Callable[[Tensor], Tensor]
+
+
+class Layer(NamedTuple):
+    """One LSTM layer: gates = ``M (x_t, h_{t-1}) + b`` (Eq. 1), in the order input, forget, output, candidate.
+
+    Args:
+        weight: M (4H, inputs + H).
+        bias: (4H,).
+        mask: (T, B, inputs) dropout mask of x_t, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mask: Tensor | None
+
+
+def attend_over_time(
+    X: Tensor,
+    h_0: Tensor,
+    c_0: Tensor,
+    layers: list[Layer],
+    location: Tensor | None = None,
+    content: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Eqs. 1-5 for all steps of some blocks, with either attention.
+
+    Args:
+        X: (B, T, K, D), any float precision, any strides.
+        h_0, c_0: (L, B, H).
+        layers: of the LSTM; the weights' precision is that of the products.
+        location: W (K, H) of ``l_t = softmax(W h_{t-1})`` (Eq. 4).
+        content: g(X) (B, T, K, D), W_d (D, H) and u (D,) of ``l_t = softmax_i(u · tanh(g(X_{t,i}) + W_d h_{t-1}))``.
+
+    Returns:
+        h of the top layer (B, T, H), l (B, T, K).
+    """
+    weights = [layer.weight for layer in layers]
+    biases = [layer.bias for layer in layers]
+    masks = [layer.mask for layer in layers]
+    g, state, score = (None, None, None) if content is None else content
+    with torch.autocast(X.device.type, enabled=False):
+        h, attention = _Recurrence.apply(  # type: ignore[misc]
+            torch.is_grad_enabled(), X, h_0, c_0, location, g, state, score, masks, *weights, *biases
+        )
+    return h.transpose(0, 1), attention.transpose(0, 1)
+
+
+def product(weight: Tensor, uses: int) -> Product:
+    """``x -> x Wᵀ`` for a weight (n, m) that is used many times.
+
+    On the CPU, oneDNN multiplies the few rows of a step about twice as fast once it has the weight in its own layout.
+    """
+    packable = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and uses > 1
+    if not (packable and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+        return lambda x: F.linear(x, weight)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+class _Buffers(NamedTuple):
+    """What the backward pass needs of every step, one of each a layer."""
+
+    inputs: list[Tensor]  # (T, B, inputs + H): x_t after dropout, h_{t-1}
+    gates: list[Tensor]  # (T, B, 4H) after their nonlinearities
+    cells: list[Tensor]  # (T + 1, B, H), c_0 first
+
+
+def _buffers(X: Tensor, h_0: Tensor, c_0: Tensor, weights: tuple[Tensor, ...], steps: int) -> _Buffers:
+    (layers, B, H), T = h_0.shape, steps
+    made = _Buffers(
+        [h_0.new_empty(T, B, weight.shape[1], dtype=weight.dtype) for weight in weights],
+        [h_0.new_empty(T, B, 4 * H) for _ in weights],
+        [h_0.new_empty(T + 1, B, H) for _ in weights],
+    )
+    for layer in range(layers):
+        made.inputs[layer][0, :, -H:] = h_0[layer]
+        made.cells[layer][0] = c_0[layer]
+    return made
+
+
+class _Recurrence(torch.autograd.Function):
+    """``attend_over_time`` in time-major order; states and gates in the precision of h_0, products in the weights'."""
+
+    @staticmethod
+    def forward(ctx: Any, training, X, h_0, c_0, location, g, state, score, masks, *parameters):  # noqa: ANN205
+        """Returns h (T, B, H) and l (T, B, K)."""
+        layers = len(parameters) // 2
+        weights, biases = parameters[:layers], parameters[layers:]
+        (B, T, K, D), H = X.shape, h_0.shape[2]
+        keep = T if training else 2  # steps whose buffers are kept: without a backward pass only this and the next
+        buffers = _buffers(X, h_0, c_0, weights, keep)
+        products = [product(weight, T) for weight in weights]
+        to_state = None if state is None else product(state, T)
+        hidden = h_0.new_empty(T, B, H, dtype=weights[0].dtype)
+        attention = h_0.new_empty(T, B, K)
+        X_t = h_0.new_empty(B, K, D)
+        h = h_0[-1].to(hidden.dtype)
+        for t in range(T):
+            now, following = t % keep, (t + 1) % keep
+            X_t.copy_(X[:, t])
+            if location is not None:
+                e = F.linear(h, location).to(attention.dtype)  # (B, K)
+            else:
+                e = torch.matmul(torch.tanh(g[:, t] + to_state(h)[:, None, :]), score).to(attention.dtype)
+            torch.softmax(e, dim=1, out=attention[t])  # Eq. 4
+            x = torch.bmm(attention[t][:, None], X_t)[:, 0]  # Eq. 5, (B, D)
+            for layer in range(layers):
+                z, gates = buffers.inputs[layer][now], buffers.gates[layer][now]
+                before, after = (
+                    buffers.cells[layer][t % (keep + 1)],
+                    buffers.cells[layer][(t + 1) % (keep + 1)],
+                )
+                width = z.shape[1] - H
+                if masks[layer] is None:
+                    z[:, :width] = x
+                else:
+                    torch.mul(x, masks[layer][t], out=x)
+                    z[:, :width] = x
+                torch.add(products[layer](z), biases[layer], out=gates)  # Eq. 1
+                gates[:, : 3 * H].sigmoid_()
+                gates[:, 3 * H :].tanh_()
+                i, f, o, candidate = gates.chunk(4, dim=1)
+                torch.mul(f, before, out=after).addcmul_(i, candidate)  # Eq. 2
+                x = torch.tanh(after).mul_(o)  # Eq. 3
+                if t + 1 < T:
+                    buffers.inputs[layer][following][:, width:] = x
+            hidden[t] = x
+            h = hidden[t]
+        if training:
+            ctx.masks, ctx.layers = masks, layers
+            ctx.save_for_backward(
+                X, h_0, location, g, state, score, hidden, attention, *weights, *buffers.inputs, *buffers.gates, *buffers.cells
+            )
+        return hidden, attention
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_hidden, d_attention):  # noqa: ANN205
+        """Gradients of every input but the masks; that of X only where it is asked for."""
+        X, h_0, location, g, state, score, hidden, attention, *rest = ctx.saved_tensors
+        layers, masks = ctx.layers, ctx.masks
+        weights, inputs, gates, cells = (rest[part * layers : (part + 1) * layers] for part in range(4))
+        (B, T, K, D), H = X.shape, h_0.shape[2]
+        products = [product(weight.t(), T) for weight in weights]
+        d_gates = [z.new_empty(T, B, 4 * H) for z in inputs]  # in the products' precision
+        d_e = torch.empty_like(attention)
+        d_h, d_c = torch.zeros_like(h_0), torch.zeros_like(h_0)
+        X_t = h_0.new_empty(B, K, D)
+        d_X = h_0.new_empty(X.shape) if ctx.needs_input_grad[1] else None
+        d_g = None if g is None else torch.empty_like(g, memory_format=torch.contiguous_format)
+        d_state = None if g is None else g.new_empty(T, B, D)
+        d_score = None if score is None else torch.zeros_like(score)
+        for t in reversed(range(T)):
+            d_x = d_hidden[t].to(h_0.dtype)
+            for layer in reversed(range(layers)):
+                d_out = d_h[layer].add_(d_x)  # of h_t
+                i, f, o, candidate = gates[layer][t].chunk(4, dim=1)
+                tanh_c = torch.tanh(cells[layer][t + 1])
+                d_cell = d_c[layer].add_(d_out * o * (1 - tanh_c * tanh_c))  # of c_t
+                d_i, d_f, d_o, d_candidate = d_gates[layer][t].chunk(4, dim=1)
+                d_i.copy_(d_cell * candidate * (i - i * i))
+                d_f.copy_(d_cell * cells[layer][t] * (f - f * f))
+                d_o.copy_(d_out * tanh_c * (o - o * o))
+                d_candidate.copy_(d_cell * i * (1 - candidate * candidate))
+                d_cell.mul_(f)  # of c_{t-1}
+                d_z = products[layer](d_gates[layer][t])
+                width = d_z.shape[1] - H
+                d_h[layer] = d_z[:, width:]
+                d_x = d_z[:, :width].to(h_0.dtype)
+                if masks[layer] is not None:
+                    d_x = d_x * masks[layer][t]
+            if d_X is not None:
+                torch.mul(attention[t][:, :, None], d_x[:, None], out=d_X[:, t])
+            X_t.copy_(X[:, t])
+            d_l = torch.bmm(d_x[:, None], X_t.transpose(1, 2))[:, 0]  # (B, K)
+            if d_attention is not None:
+                d_l = d_l + d_attention[t]
+            l_t = attention[t]
+            weighted = l_t * d_l
+            torch.sub(weighted, l_t * weighted.sum(dim=1, keepdim=True), out=d_e[t])
+            if location is not None:
+                d_h[-1] += d_e[t].to(location.dtype) @ location
+            else:
+                h = hidden[t - 1] if t else h_0[-1].to(hidden.dtype)
+                a = torch.tanh(g[:, t] + F.linear(h, state)[:, None, :])  # (B, K, D)
+                d_score += torch.einsum("bk,bkd->d", d_e[t].to(a.dtype), a)
+                torch.mul(d_e[t].to(a.dtype)[:, :, None] * score, 1 - a * a, out=d_g[:, t])
+                d_state[t] = d_g[:, t].sum(dim=1)
+                d_h[-1] += d_state[t] @ state
+        d_weights = [d.flatten(0, 1).t() @ z.flatten(0, 1) for d, z in zip(d_gates, inputs, strict=True)]
+        d_biases = [d.sum(dim=(0, 1), dtype=h_0.dtype) for d in d_gates]
+        before = torch.cat([h_0[-1:].to(hidden.dtype), hidden[:-1]]).flatten(0, 1)  # h_{t-1}, (T · B, H)
+        d_location = None if location is None else d_e.flatten(0, 1).to(before.dtype).t() @ before
+        d_state = None if d_state is None else d_state.flatten(0, 1).t() @ before
+        d_X = None if d_X is None else d_X.to(X.dtype)
+        return (None, d_X, d_h, d_c, d_location, d_g, d_state, d_score, None, *d_weights, *d_biases)
