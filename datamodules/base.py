@@ -13,44 +13,81 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules import hmdb51, hollywood2, ucf11, videofolder
-from datamodules.blocks import BlockIndex, Share, evaluation_shares, skip_of, training_shares
+from datamodules.blocks import (
+    BlockIndex,
+    Share,
+    Span,
+    deal,
+    evaluation_spans,
+    rotation,
+    skip_of,
+    training_order,
+    training_shares,
+)
 from datamodules.boxes import cell_coverage, read_boxes
 from datamodules.features import FeatureStore, usable
-from datamodules.pool import FramePool
+from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
 from datamodules.videos import Annotation, DataError, Video, hold_out
 
 BOXES = "boxes.csv"
 HOLDOUT_FRACTION = 0.15  # the authors' (issue 13 of the released code): 15 % of train
 HOLDOUT_SEED = 0
+DENSE_BLOCKS = 512  # blocks of a video that are tested at once; bounds the memory that a long one takes
 
 
 class Batch(NamedTuple):
-    """One rank's share of a global batch of blocks.
+    """One rank's share of a global batch of training blocks; what the network does not need is None.
 
     Args:
-        X: (b, T, K, D) float16 feature cubes.
+        cube: X (b, T, K, D) float16 feature cubes.
+        mean: (b, T, D) their means over locations, float32.
+        max: (b, T, D) their maxima.
         target: (b,) class ids, or (b, C) zeros and ones for multi-label.
-        video: (b,) number of each block's video in its set.
         weight: (b,) 1, or 0 for a block that does not count.
         batch_size: blocks of the global batch.
-        coverage: (b, T, K) share of each cell that the actor's box covers, where the data set has boxes.
     """
 
-    X: Tensor
+    cube: Tensor | None
+    mean: Tensor | None
+    max: Tensor | None
     target: Tensor
-    video: Tensor
     weight: Tensor
     batch_size: int
+
+
+class DenseBatch(NamedTuple):
+    """Consecutive blocks of one video, as the frames they share: step t of block m is frame ``m · stride + t · skip``.
+
+    Args:
+        cube: X (n, K, D) float16 feature cubes.
+        mean: (n, D) their means over locations, float32.
+        max: (n, D) their maxima.
+        video: number of the video in its set.
+        blocks: N.
+        steps: T.
+        skip: frames between two steps of a block.
+        stride: frames between the beginnings of two blocks.
+        coverage: (n, K) share of each cell that the actor's box covers, where the data set has boxes.
+    """
+
+    cube: Tensor | None
+    mean: Tensor | None
+    max: Tensor | None
+    video: int
+    blocks: int
+    steps: int
+    skip: int
+    stride: int
     coverage: Tensor | None
 
 
-class _Shares(IterableDataset):
-    """The shares of one epoch, and how many they are."""
+class _Stream(IterableDataset):
+    """The shares of one training epoch, or the spans of one evaluation, and how many they are."""
 
-    def __init__(self, make: Callable[[], Iterator[Share]], length: int) -> None:
+    def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
         self.make, self.length = make, length
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[Any]:
         return self.make()
 
     def __len__(self) -> int:
@@ -58,33 +95,60 @@ class _Shares(IterableDataset):
 
 
 class _Subset:
-    """The blocks of one of train, val and test."""
+    """The blocks of one of train, val and test.
 
-    def __init__(self, module: VideoDataModule, videos: tuple[Video, ...], pool: FramePool) -> None:
+    Args:
+        videos: of the subset.
+        owners: (V,) rank that holds each video's frames.
+        pool: frames of the videos that this rank holds.
+        module: the data module.
+    """
+
+    def __init__(self, videos: tuple[Video, ...], owners: np.ndarray, pool: FramePool, module: VideoDataModule) -> None:
         position = {name: number for number, name in enumerate(pool.names)}
-        self.videos, self.pool = videos, pool
-        self.in_pool = np.asarray([position[video.name] for video in videos], dtype=np.int64)  # (V,) numbers in the pool
-        self.index = BlockIndex(pool.num_frames[self.in_pool], module.skip, module.stride)
+        self.videos, self.owners, self.pool = videos, owners, pool
+        self.in_pool = np.asarray([position.get(video.name, -1) for video in videos], dtype=np.int64)
+        self.num_frames = np.asarray([module.store.frames(video.name) for video in videos], dtype=np.int64)
+        self.index = BlockIndex(self.num_frames, module.skip, module.stride)
         self.targets = targets_of(videos, module.annotation)
+        self._turns: tuple[np.ndarray, np.ndarray] | None = None  # an epoch's, by video and by number in the pool
 
-    def batch(self, share: Share, coverage: Callable[[Video], np.ndarray | None], device: torch.device) -> Batch:
+    def batch(self, share: Share, device: torch.device) -> Batch:
         """The blocks of a share on a device."""
         videos, frames = self.index.locate(share.blocks)
-        covered = [coverage(self.videos[v]) for v in videos]
+        inputs = self.pool.gather(self.in_pool[videos], frames, device, self._turns_in_pool(share.turns))
         return Batch(
-            X=self.pool.gather(self.in_pool[videos], frames, device),
+            **_all_inputs(inputs),
             target=torch.from_numpy(self.targets[videos]).to(device),
-            video=torch.from_numpy(videos).to(device),
             weight=torch.from_numpy(share.weights).to(device),
             batch_size=share.batch_size,
-            coverage=_stack(covered, frames, device),
         )
 
+    def dense_batch(self, span: Span, coverage: np.ndarray | None, device: torch.device) -> DenseBatch:
+        """The frames of a span on a device; coverage (F, K) is the video's."""
+        frames, skip, stride = self.index.stretch(span)
+        return DenseBatch(
+            **_all_inputs(self.pool.stretch(int(self.in_pool[span.video]), frames, device)),
+            video=span.video,
+            blocks=span.count,
+            steps=self.index.length,
+            skip=skip,
+            stride=stride,
+            coverage=None if coverage is None else torch.from_numpy(coverage[frames]).to(device),
+        )
 
-def _stack(covered: list[np.ndarray | None], frames: np.ndarray, device: torch.device) -> Tensor | None:
-    if any(cells is None for cells in covered):
-        return None
-    return torch.from_numpy(np.stack([cells[f] for cells, f in zip(covered, frames, strict=True)])).to(device)  # type: ignore[index]
+    def _turns_in_pool(self, turns: np.ndarray | None) -> np.ndarray | None:
+        if turns is None:
+            return None
+        if self._turns is None or self._turns[0] is not turns:
+            in_pool = np.full(len(self.pool.names), -1)
+            in_pool[self.in_pool[self.in_pool >= 0]] = turns[self.in_pool >= 0]
+            self._turns = (turns, in_pool)
+        return self._turns[1]
+
+
+def _all_inputs(given: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: given.get(name) for name in INPUTS}
 
 
 def targets_of(videos: tuple[Video, ...], annotation: Annotation) -> np.ndarray:
@@ -110,8 +174,10 @@ class VideoDataModule(LightningDataModule):
         train_on_all: train on all of train and validate on nothing (the protocol's second stage), instead of holding
             15 % of train out.
         seed: of the order of blocks.
-        resident: where the features lie while training, see ``FramePool``.
-        gpu_budget: bytes of GPU memory for features under ``resident="auto"``.
+        resident: where the features lie while training, see ``FramePool``; ``auto`` takes the GPU or, without one, main
+            memory, if they fit into the budget, and lets them rotate through it if not.
+        gpu_budget: bytes of each GPU's memory for features; at most 60 % of what is free are taken.
+        ram_budget: bytes of each process's main memory for features; None for its part of half of what is free.
         skip_bad: leave out videos that are missing or do not decode, and say so, instead of raising.
 
     Raises:
@@ -132,20 +198,27 @@ class VideoDataModule(LightningDataModule):
         train_on_all: bool = False,
         seed: int = 0,
         resident: str = "auto",
-        gpu_budget: int = 0,
+        gpu_budget: int = 60 * 2**30,
+        ram_budget: int | None = None,
         skip_bad: bool = False,
     ) -> None:
         super().__init__()
         if stride < 1 or batch_size < 1:
             raise ValueError(f"stride={stride}, batch_size={batch_size}: both must be at least 1")
         self.skip, self.stride, self.batch_size = skip_of(fps), stride, batch_size
+        if resident not in RESIDENT:
+            raise ValueError(f"resident={resident!r} is none of {', '.join(RESIDENT)}")
         self.train_on_all, self.seed = train_on_all, seed
-        self.resident, self.gpu_budget = resident, gpu_budget
+        self.inputs: tuple[str, ...] = INPUTS
+        """What the network needs of each frame: some of ``cube``, ``mean`` and ``max``; nothing else is read."""
+        self.resident, self.gpu_budget, self.ram_budget = resident, gpu_budget, ram_budget
         self.store = FeatureStore(Path(features))
         annotation = type(self).read(Path(root), split or self.default_split, skip_bad)
         self.annotation = usable(annotation, self.store, skip_bad)
-        self._subsets: dict[str, _Subset] = {}
-        self._pools: dict[str, FramePool] = {}
+        self.capacity: int | None = None
+        """Frames that rotate through memory at a time; None where all of them fit."""
+        self._subsets: dict[tuple[str, bool], _Subset] = {}
+        self._pools: dict[str, tuple[np.ndarray, FramePool]] = {}  # with the rank that owns each video
         path = Path(root) / BOXES
         self._boxes = read_boxes(path) if path.is_file() else {}
         self._coverage: dict[str, np.ndarray] = {}
@@ -183,33 +256,90 @@ class VideoDataModule(LightningDataModule):
         """(V,) class ids, or (V, C) zeros and ones."""
         return self._subset(which).targets
 
+    @property
+    def notes(self) -> list[str]:
+        """What every table made with this data module has to say about it."""
+        if self.capacity is None:
+            return []
+        return [
+            f"{self.annotation.data}: features exceeded memory; blocks were shuffled within a pool of {self.capacity} frames, "
+            "through which whole videos rotate, each once an epoch"
+        ]
+
     def _subset(self, which: str) -> _Subset:
-        if which not in self._subsets:
+        key = which, self.train_on_all
+        if key not in self._subsets:
             side = "test" if which == "test" else "train"
+            videos: tuple[Video, ...] = getattr(self.annotation, side)
             if side not in self._pools:
-                names = [video.name for video in getattr(self.annotation, side)]
-                self._pools[side] = FramePool(self.store, names, self.resident, self.gpu_budget)
-            self._subsets[which] = _Subset(self, self.videos(which), self._pools[side])
-        return self._subsets[which]
+                self._pools[side] = self._pool(videos, "mmap" if side == "test" else self._place(videos))
+            owners, pool = self._pools[side]
+            owner = dict(zip((video.name for video in videos), owners, strict=True))
+            mine = self.videos(which)
+            self._subsets[key] = _Subset(mine, np.asarray([owner[video.name] for video in mine], dtype=int), pool, self)
+        return self._subsets[key]
+
+    def _pool(self, videos: tuple[Video, ...], resident: str) -> tuple[np.ndarray, FramePool]:
+        """The rank that owns each video, longest first to the one with least, and this rank's pool."""
+        rank, world_size = self._ranks()
+        counts = BlockIndex([self.store.frames(video.name) for video in videos], self.skip, self.stride).counts
+        owners = np.zeros(len(videos), dtype=np.int64)
+        for number, hand in enumerate(deal(counts, world_size)):
+            owners[hand] = number
+        names = [video.name for video, owner in zip(videos, owners, strict=True) if owner == rank]
+        return owners, FramePool(self.store, names, self.inputs, resident)
+
+    def _place(self, videos: tuple[Video, ...]) -> str:
+        """Where the frames of train go; the same on all ranks, because the order of blocks depends on it."""
+        strategy = getattr(self.trainer, "strategy", None)
+        _, world_size = self._ranks()
+        size = frame_bytes(self.store, self.inputs)
+        needed = size * sum(self.store.frames(video.name) for video in videos) / world_size
+        on_gpu = strategy is not None and strategy.root_device.type == "cuda"
+        if on_gpu:
+            budget = int(min(self.gpu_budget, GPU_SHARE * torch.cuda.mem_get_info(strategy.root_device)[0]))
+        else:
+            budget = self.ram_budget or int(RAM_SHARE * free_memory() / getattr(self.trainer, "num_devices", 1))
+        place = self.resident
+        if place == "auto":
+            fits = needed <= budget or "cube" not in self.inputs
+            place = ("gpu" if on_gpu else "ram") if fits else "rotate"
+        if place == "rotate" and "cube" in self.inputs:
+            self.capacity = max(1, budget // size)
+        if strategy is not None:
+            place, self.capacity = strategy.broadcast((place, self.capacity))
+        return place
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        """This rank's shares of shuffled global batches, another order each epoch."""
-        total = len(self._subset("train").index)
-        steps = -(-total // self.batch_size)
-        rank, world_size = self._ranks()
+        """This rank's shares of shuffled global batches, another order each epoch.
+
+        Raises:
+            DataError: there are more ranks than videos, or the features cannot rotate within the budget.
+        """
+        subset = self._subset("train")
+        steps = -(-len(subset.index) // self.batch_size)
+        rank, _ = self._ranks()
+        owners = np.repeat(subset.owners, subset.index.counts)
 
         def shares() -> Iterator[Share]:
             # Not trainer.current_epoch: when a run resumes, the first batch is fetched before Lightning has counted on.
             epoch = self.trainer.global_step // steps if self.trainer else 0
-            return training_shares(total, self.batch_size, self.seed, epoch, rank, world_size)
+            try:
+                turns = None
+                if self.capacity is not None:
+                    turns = rotation(subset.num_frames, subset.owners, self.capacity, self.seed, epoch)
+                order = training_order(subset.index, self.seed, epoch, turns)
+                yield from training_shares(order, self.batch_size, owners, rank, turns)
+            except ValueError as error:
+                raise DataError(f"{self.annotation.data}: {error}; see trainer.devices and data.gpu_budget") from error
 
-        return DataLoader(_Shares(shares, steps), batch_size=None)
+        return DataLoader(_Stream(shares, steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Every block of the held-out videos, whole videos dealt to ranks; nothing when training on all."""
+        """Every block of the held-out videos, each video on the rank that holds it; nothing when training on all."""
         return [] if self.train_on_all else self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader:
@@ -217,18 +347,21 @@ class VideoDataModule(LightningDataModule):
         return self._evaluation_loader("test")
 
     def _evaluation_loader(self, which: str) -> DataLoader:
-        shares = list(evaluation_shares(self._subset(which).index, self.batch_size, *self._ranks()))
-        return DataLoader(_Shares(lambda: iter(shares), len(shares)), batch_size=None)
+        subset = self._subset(which)
+        mine = np.flatnonzero(subset.owners == self._ranks()[0])
+        spans = list(evaluation_spans(subset.index, mine.tolist(), DENSE_BLOCKS))
+        return DataLoader(_Stream(lambda: iter(spans), len(spans)), batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Gather a share's blocks where the arithmetic is."""
-        if not isinstance(batch, Share):
-            return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        trainer = self.trainer
-        testing, training = bool(trainer and trainer.testing), bool(trainer and trainer.training)
-        which = "test" if testing else "train" if training else "val"
-        coverage = self._covered if testing else lambda _: None
-        return self._subset(which).batch(batch, coverage, device)
+        """Gather the frames where the arithmetic is."""
+        if isinstance(batch, Share):
+            return self._subset("train").batch(batch, device)
+        if isinstance(batch, Span):
+            testing = bool(self.trainer and self.trainer.testing)
+            subset = self._subset("test" if testing else "val")
+            coverage = self._covered(subset.videos[batch.video]) if testing else None
+            return subset.dense_batch(batch, coverage, device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _covered(self, video: Video) -> np.ndarray | None:
         """(F, K) covered share of each cell, or None where the data set has no boxes; nan where a video has none."""

@@ -8,8 +8,10 @@ Shapes: B blocks, T time steps, V videos.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,7 +75,9 @@ class BlockIndex:
         ends: (V,) running sum of counts.
     """
 
-    def __init__(self, num_frames: np.ndarray, skip: int = 1, stride: int = 1, length: int = BLOCK_LENGTH) -> None:
+    def __init__(
+        self, num_frames: np.ndarray | Sequence[int], skip: int = 1, stride: int = 1, length: int = BLOCK_LENGTH
+    ) -> None:
         self.num_frames = np.asarray(num_frames, dtype=np.int64)
         self.skip, self.stride, self.length = skip, stride, length
         counts = [num_blocks(int(frames), skip, stride, length) for frames in self.num_frames]
@@ -89,9 +93,27 @@ class BlockIndex:
         starts = (blocks - (self.ends - self.counts)[videos]) * self.stride
         return videos, block_frames(starts, self.num_frames[videos], self.skip, self.length)
 
-    def of_video(self, video: int) -> np.ndarray:
-        """Numbers of all blocks of one video."""
-        return np.arange(self.ends[video] - self.counts[video], self.ends[video])
+    def stretch(self, span: Span) -> tuple[np.ndarray, int, int]:
+        """The frames that some blocks of a video share, each once, and where the blocks lie in them.
+
+        Returns:
+            (n,) frame indices within the video, such that step t of the span's m-th block is frame number
+            ``m · stride + t · skip`` of them; skip; stride. A short video's only block comes with its repeated frame.
+        """
+        start, skip, stride = span.first * self.stride, self.skip, self.stride
+        if self.num_frames[span.video] < self.length * skip:
+            return block_frames(np.asarray([start]), self.num_frames[[span.video]], skip, self.length)[0], 1, 1
+        step = math.gcd(skip, stride) if span.count > 1 else skip  # what no block holds is not read
+        last = start + (span.count - 1) * stride + (self.length - 1) * skip
+        return np.arange(start, last + 1, step), skip // step, max(1, stride // step)
+
+
+class Span(NamedTuple):
+    """Consecutive blocks of one video: ``count`` of them from its block number ``first``."""
+
+    video: int
+    first: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -102,40 +124,92 @@ class Share:
         blocks: (b,) block numbers.
         weights: (b,) 1, or 0 for a block that only fills the share of a rank that would have none.
         batch_size: blocks in the whole batch, over all ranks.
+        turns: (V,) see ``rotation``; None where the whole set is at hand.
     """
 
     blocks: np.ndarray
     weights: np.ndarray
     batch_size: int
+    turns: np.ndarray | None = None
 
 
-def training_shares(total: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1) -> Iterator[Share]:
-    """One epoch of shuffled blocks in global batches, dealt to ranks.
+def rotation(num_frames: np.ndarray, owners: np.ndarray, capacity: int, seed: int, epoch: int) -> np.ndarray:
+    """When each video is at hand in an epoch whose frames do not fit into memory: the number of its turn.
 
-    The union of the ranks' shares is the same for any number of ranks; the order depends on (seed, epoch) alone.
-    A rank that the last batch leaves empty gets one block of weight 0, so that every rank takes part in every step.
+    Each rank's videos, in an order drawn anew each epoch, are cut into turns of about equal size. Two turns in a row
+    are in memory at a time, the one that blocks are drawn from and the one that follows.
+
+    Args:
+        num_frames: (V,) frames of each video.
+        owners: (V,) rank of each video.
+        capacity: frames that a rank's memory holds.
+        seed: of the run.
+        epoch: number of the epoch.
+
+    Returns:
+        (V,) turn of each video, from 0.
+
+    Raises:
+        ValueError: two turns of a single video each do not fit.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(total)
-    for begin in range(0, total, batch_size):
+    room = capacity // 2 - int(num_frames.max(initial=0))  # a turn may overshoot by less than one video
+    if room < 1:
+        raise ValueError(f"{capacity} frames at a time cannot rotate, with a video of {num_frames.max(initial=0)} frames")
+    load = np.bincount(owners, weights=num_frames)
+    number = max(1, int(np.ceil(load.max() / room)))
+    turns = np.zeros(len(num_frames), dtype=np.int64)
+    order = np.random.default_rng([seed, epoch, 1]).permutation(len(num_frames))
+    for rank in range(len(load)):
+        mine = order[owners[order] == rank]
+        before = np.cumsum(num_frames[mine]) - num_frames[mine]
+        turns[mine] = before * number // max(1, int(load[rank]))
+    return turns
+
+
+def training_order(index: BlockIndex, seed: int, epoch: int, turns: np.ndarray | None = None) -> np.ndarray:
+    """(blocks,) all block numbers, shuffled; with ``turns``, shuffled within each turn. Depends on (seed, epoch) alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(index))
+    if turns is None:
+        return order
+    return order[np.argsort(np.repeat(turns, index.counts)[order], kind="stable")]
+
+
+def training_shares(
+    order: np.ndarray, batch_size: int, owners: np.ndarray, rank: int = 0, turns: np.ndarray | None = None
+) -> Iterator[Share]:
+    """One rank's shares of an epoch's global batches: of each batch, the blocks of the rank's own videos.
+
+    The union of the ranks' shares is the same for any number of ranks. A rank without a block in a batch gets its next
+    one with weight 0, so that every rank takes part in every step.
+
+    Args:
+        order: (blocks,) see ``training_order``.
+        batch_size: blocks of a global batch.
+        owners: (blocks,) rank of each block, by number.
+        rank: this one.
+        turns: (V,) handed through to the shares.
+
+    Raises:
+        ValueError: the rank has no block at all.
+    """
+    own = np.flatnonzero(owners[order] == rank)  # positions in the order
+    if not len(own):
+        raise ValueError(f"rank {rank} has no video: there are more processes than videos")
+    for begin in range(0, len(order), batch_size):
         batch = order[begin : begin + batch_size]
-        mine = batch[rank::world_size]
-        if len(mine):
-            yield Share(mine, np.ones(len(mine), dtype=np.float32), len(batch))
-        else:
-            yield Share(batch[:1], np.zeros(1, dtype=np.float32), len(batch))
+        mine = batch[owners[batch] == rank]
+        weights = np.ones(len(mine), dtype=np.float32)
+        if not len(mine):
+            following = own[min(np.searchsorted(own, begin), len(own) - 1)]
+            mine, weights = order[following : following + 1], np.zeros(1, dtype=np.float32)
+        yield Share(mine, weights, len(batch), turns)
 
 
-def evaluation_shares(index: BlockIndex, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[Share]:
-    """Every block of this rank's videos once, video by video, no batch over two videos.
-
-    Whole videos are dealt to ranks without padding, so that the sums of all ranks are exact and a video's scores do
-    not depend on the number of ranks. Videos go to ranks longest first, each to the rank with least work.
-    """
-    for video in deal(index.counts, world_size)[rank]:
-        blocks = index.of_video(video)
-        for begin in range(0, len(blocks), batch_size):
-            part = blocks[begin : begin + batch_size]
-            yield Share(part, np.ones(len(part), dtype=np.float32), len(part))
+def evaluation_spans(index: BlockIndex, videos: Sequence[int], blocks: int) -> Iterator[Span]:
+    """Every block of some videos once, video by video, at most ``blocks`` at a time."""
+    for video in videos:
+        for first in range(0, int(index.counts[video]), blocks):
+            yield Span(video, first, min(blocks, int(index.counts[video]) - first))
 
 
 def deal(work: np.ndarray, ranks: int) -> list[list[int]]:

@@ -6,9 +6,10 @@ Layout of a store::
     journal-<rank>.jsonl     videos finished since, one line each; merged into the manifest when extraction ends
     backbone.pt              weights of a random backbone, so that a resumed extraction uses the same ones
     videos/<video name>.npy  (F, K, D) float16, memory-mapped when read
+    pooled/<video name>.npy  (F, 2, D) float32: mean and maximum over the locations of these, once for every network
 
 A file is written under another name and renamed when complete and on disk, and entered in the journal after that: a
-video is done exactly if it is listed and its file has the listed size. Free of torch.
+video is done exactly if it is listed and its files have the listed sizes. Free of torch.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import numpy as np
 
 from datamodules.videos import Annotation, DataError
 
-FORMAT = 1
+FORMAT = 2
 DTYPE = np.dtype("<f2")
+POOLED_DTYPE = np.dtype("<f4")
 MANIFEST = "manifest.json"
 BACKBONE = "backbone.pt"
 
@@ -164,13 +166,18 @@ class FeatureStore:
         if entry is None:
             return False
         try:
-            return self.file(name).stat().st_size == entry["bytes"]
+            sizes = self.file(name).stat().st_size, self.pooled_file(name).stat().st_size
+            return sizes == (entry["bytes"], entry["pooled_bytes"])
         except OSError:
             return False
 
     def file(self, name: str) -> Path:
         """Where a video's features lie."""
         return self.path / "videos" / f"{name}.npy"
+
+    def pooled_file(self, name: str) -> Path:
+        """Where the mean and maximum of a video's cubes lie."""
+        return self.path / "pooled" / f"{name}.npy"
 
     def frames(self, name: str) -> int:
         """F of a finished video."""
@@ -182,18 +189,24 @@ class FeatureStore:
         Raises:
             FeatureStoreError: the file is missing, damaged, or has another shape or dtype than the manifest says.
         """
-        path = self.file(name)
+        return self._open(self.file(name), DTYPE, (self.frames(name), self.grid[0] * self.grid[1], self.channels))
+
+    def pooled(self, name: str) -> np.ndarray:
+        """Mean and maximum of a video's cubes over locations, (F, 2, D) float32, memory-mapped. Raises as ``read``."""
+        return self._open(self.pooled_file(name), POOLED_DTYPE, (self.frames(name), 2, self.channels))
+
+    @staticmethod
+    def _open(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            features = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise FeatureStoreError(f"{path}: not readable ({error}). Remove it and run prepare.py again") from error
-        expected = (self.frames(name), self.grid[0] * self.grid[1], self.channels)
-        if features.shape != expected or features.dtype != DTYPE:
+        if array.shape != shape or array.dtype != dtype:
             raise FeatureStoreError(
-                f"{path}: holds {features.dtype} {features.shape}, the manifest says {DTYPE} {expected}. "
+                f"{path}: holds {array.dtype} {array.shape}, the manifest says {dtype} {shape}. "
                 "Remove it and run prepare.py again"
             )
-        return features
+        return array
 
     def create(self, spec: FeatureSpec, grid: tuple[int, int], channels: int, about: dict[str, Any]) -> None:
         """Write the manifest of a new store, or find that the one there says the same.
@@ -264,8 +277,44 @@ class FeatureStore:
         self._enter(dict(entry))
 
 
+class _GrowingArray:
+    """A .npy file whose first axis grows; nothing is seen under the final name before ``close``."""
+
+    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self.path, self.dtype, self.shape, self.length = path, dtype, shape, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self._file: BufferedWriter = self._part.open("wb")
+        self._header()
+
+    def _header(self) -> None:
+        # numpy leaves room for the first axis to grow, so that the final header has this one's length
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length, *self.shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, rows: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
+        self.length += len(rows)
+
+    def close(self) -> int:
+        """Put the file in its place; returns its size."""
+        self._file.seek(0)
+        self._header()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = os.fstat(self._file.fileno()).st_size
+        self._file.close()
+        self._part.replace(self.path)
+        return size
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk refuses the buffer's rest too
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
 class VideoWriter:
-    """Writes one video's features piece by piece; nothing is seen under the final name before ``close``.
+    """Writes one video's features piece by piece; the video is not done before ``close``.
 
     Args:
         store: the store to write to.
@@ -275,18 +324,14 @@ class VideoWriter:
 
     def __init__(self, store: FeatureStore, name: str, rank: int = 0) -> None:
         self.store, self.name, self.rank = store, name, rank
-        self.frames = 0
         self._shape = (store.grid[0] * store.grid[1], store.channels)
-        path = store.file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        self._file: BufferedWriter = self._part.open("wb")
-        self._header()
+        self._cubes = _GrowingArray(store.file(name), DTYPE, self._shape)
+        self._pooled = _GrowingArray(store.pooled_file(name), POOLED_DTYPE, (2, store.channels))
 
-    def _header(self) -> None:
-        # numpy leaves room for the first axis to grow, so that the final header has this one's length
-        header = {"descr": DTYPE.str, "fortran_order": False, "shape": (self.frames, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
+    @property
+    def frames(self) -> int:
+        """Frames written so far."""
+        return self._cubes.length
 
     def append(self, features: np.ndarray) -> None:
         """Add (n, K, D) features of the next n frames.
@@ -298,28 +343,24 @@ class VideoWriter:
             raise FeatureStoreError(f"{self.name}: features of shape {features.shape[1:]}, the store has {self._shape}")
         with np.errstate(over="ignore"):
             half = np.ascontiguousarray(features, dtype=DTYPE)
-        if not np.isfinite(half).all():
-            frame = self.frames + int(np.argmin(np.isfinite(half).all(axis=(1, 2))))
+        single = half.astype(np.float32)
+        pooled = np.stack([single.mean(axis=1), single.max(axis=1)], axis=1)
+        if not np.isfinite(pooled).all():  # a cell that is not finite leaves no finite mean
+            frame = self.frames + int(np.argmin(np.isfinite(pooled).all(axis=(1, 2))))
             raise FeatureStoreError(f"{self.name}: features of frame {frame} are not finite in half precision")
-        self._file.write(half.data)
-        self.frames += len(half)
+        self._cubes.append(half)
+        self._pooled.append(pooled)
 
     def close(self, **facts: Any) -> None:
-        """Put the file in its place and enter the video, with further facts, in the journal."""
-        self._file.seek(0)
-        self._header()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.close()
-        self._part.replace(self.store.file(self.name))
-        self.store._journal({"video": self.name, "frames": self.frames, **facts, "bytes": size}, self.rank)
+        """Put the files in their places and enter the video, with further facts, in the journal."""
+        pooled_bytes, size = self._pooled.close(), self._cubes.close()
+        entry = {"video": self.name, "frames": self.frames, **facts, "bytes": size, "pooled_bytes": pooled_bytes}
+        self.store._journal(entry, self.rank)
 
     def discard(self) -> None:
         """Drop what was written."""
-        with contextlib.suppress(OSError):  # a full disk refuses the buffer's rest too
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+        self._cubes.discard()
+        self._pooled.discard()
 
 
 def usable(annotation: Annotation, store: FeatureStore, skip_bad: bool) -> Annotation:

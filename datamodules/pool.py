@@ -1,4 +1,4 @@
-"""A set's feature cubes, gathered into blocks by index from where they lie: GPU, host memory, or the mapped files."""
+"""A set's frames, gathered into blocks by index from where they lie: GPU, host memory, the mapped files, or in turns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,23 @@ import torch
 from torch import Tensor
 
 from datamodules.features import FeatureStore
+from datamodules.rotation import Rotation
 
-RESIDENT = ("auto", "gpu", "ram", "mmap")
+RESIDENT = ("auto", "gpu", "ram", "mmap", "rotate")
+INPUTS = ("cube", "mean", "max")
 GPU_SHARE = 0.6  # of the GPU's free memory that ``auto`` may fill; networks and batches need the rest
-RAM_SHARE = 0.5  # of the machine's free memory that a pool may fill before ``auto`` reads from the mapped files
+RAM_SHARE = 0.5  # of the machine's free memory, likewise
+
+
+def free_memory() -> int:
+    """Bytes of main memory that are free."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def frame_bytes(store: FeatureStore, inputs: Sequence[str]) -> int:
+    """Bytes of one frame of what a network needs."""
+    rows, columns = store.grid
+    return store.channels * (rows * columns * 2 * ("cube" in inputs) + 4 * (("mean" in inputs) + ("max" in inputs)))
 
 
 class FramePool:
@@ -22,66 +35,98 @@ class FramePool:
     Args:
         store: a finished feature store.
         names: the videos.
-        resident: ``ram`` copies the frames into one contiguous tensor; ``mmap`` reads the files at each gather, through
-            the system's page cache; ``gpu`` copies to the device at the first gather; ``auto`` takes the first of gpu
-            (within ``gpu_budget`` and 60 % of the device's free memory), ram (within half of the free memory) and mmap.
-        gpu_budget: bytes of device memory that ``auto`` may take.
+        inputs: which of ``cube`` X (K, D) float16, ``mean`` and ``max`` (D,) float32 are wanted of each frame.
+        resident: ``ram``: one contiguous tensor; ``gpu``: the same on the device; ``mmap``: the cubes are read from
+            their files at each gather, through the system's page cache; ``rotate``: the cubes come into memory (that of
+            the GPU, if that is where blocks are wanted) in turns, each once an epoch. Means and maxima are one
+            contiguous tensor in every case.
     """
 
-    def __init__(self, store: FeatureStore, names: Sequence[str], resident: str = "auto", gpu_budget: int = 0) -> None:
-        self.store, self.names = store, list(names)
+    def __init__(self, store: FeatureStore, names: Sequence[str], inputs: Sequence[str], resident: str) -> None:
+        self.store, self.names, self.inputs, self.resident = store, list(names), tuple(inputs), resident
         self.num_frames = np.asarray([store.frames(name) for name in self.names], dtype=np.int64)
         self.offsets = np.cumsum(self.num_frames) - self.num_frames  # (V,) first frame of each video in the pool
-        self.gpu_budget = gpu_budget
-        self.resident = self._choose(resident)
-        self._frames: Tensor | None = None  # (N, K, D)
+        self._whole: dict[str, Tensor] = {}  # (N, …) of each input
         self._mapped: dict[int, np.ndarray] = {}
+        self._rotation: Rotation | None = None
+        if "cube" not in self.inputs and resident in ("mmap", "rotate"):
+            self.resident = "ram"
 
-    @property
-    def nbytes(self) -> int:
-        """Size of all frames."""
-        rows, columns = self.store.grid
-        return int(self.num_frames.sum()) * rows * columns * self.store.channels * 2
-
-    def _choose(self, resident: str) -> str:
-        if resident not in RESIDENT:
-            raise ValueError(f"resident={resident!r} is none of {', '.join(RESIDENT)}")
-        if resident != "auto":
-            return resident
-        if torch.cuda.is_available() and self.nbytes <= min(self.gpu_budget, GPU_SHARE * torch.cuda.mem_get_info()[0]):
-            return "gpu"
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return "ram" if self.nbytes <= RAM_SHARE * free else "mmap"
-
-    def gather(self, videos: np.ndarray, frames: np.ndarray, device: torch.device) -> Tensor:
+    def gather(
+        self, videos: np.ndarray, frames: np.ndarray, device: torch.device, turns: np.ndarray | None = None
+    ) -> dict[str, Tensor]:
         """Blocks by index.
 
         Args:
             videos: (B,) numbers of the videos.
             frames: (B, T) frame indices within the videos.
             device: where the blocks are wanted.
+            turns: (V,) of this epoch, with ``resident="rotate"``.
 
         Returns:
-            X (B, T, K, D) float16 on the device.
+            Each input (B, T, …) on the device.
         """
-        if self.resident == "mmap":
-            blocks = np.stack([self._map(int(v))[steps] for v, steps in zip(videos, frames, strict=True)])
-            return torch.from_numpy(blocks).to(device, non_blocking=True)
-        pool = self._load(device)
-        rows = torch.from_numpy(self.offsets[videos][:, None] + frames).to(pool.device)  # (B, T)
-        return pool[rows].to(device, non_blocking=True)
+        rows = torch.from_numpy((self.offsets[videos][:, None] + frames).ravel())  # (B · T,)
+        found = {}
+        for name in self.inputs:
+            if name == "cube" and self.resident == "mmap":
+                found[name] = self._gather_mapped(videos, frames).to(device, non_blocking=True)
+            elif name == "cube" and self.resident == "rotate":
+                assert turns is not None
+                found[name] = self._rotating(device).gather(videos, frames, turns)
+            else:
+                found[name] = _select(self._load(name, device), rows, device).unflatten(0, frames.shape)
+        return found
+
+    def stretch(self, video: int, frames: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+        """Frames of one video, each input (n, …) on the device; read from the files where they are not in memory."""
+        found = {}
+        for name in self.inputs:
+            if name in self._whole:
+                first, last = frames[[0, -1]] + self.offsets[video]
+                steps = np.diff(frames)
+                even = len(frames) == 1 or (steps[0] > 0 and (steps == steps[0]).all())  # a short video repeats its last
+                rows = slice(first, last + 1, int(steps[0]) if len(steps) else 1) if even else frames + self.offsets[video]
+                found[name] = self._whole[name][rows].to(device, non_blocking=True)
+            else:
+                source = self._map(video) if name == "cube" else self.store.pooled(self.names[video])[:, _PART[name]]
+                found[name] = torch.from_numpy(np.ascontiguousarray(source[frames])).to(device, non_blocking=True)
+        return found
 
     def _map(self, video: int) -> np.ndarray:
         if video not in self._mapped:
             self._mapped[video] = self.store.read(self.names[video])
         return self._mapped[video]
 
-    def _load(self, device: torch.device) -> Tensor:
-        if self._frames is None:
+    def _gather_mapped(self, videos: np.ndarray, frames: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.stack([self._map(int(v))[steps] for v, steps in zip(videos, frames, strict=True)]))
+
+    def _load(self, name: str, device: torch.device) -> Tensor:
+        """One input of all frames, where the pool is to lie."""
+        if name not in self._whole:
             rows, columns = self.store.grid
-            shape = (int(self.num_frames.sum()), rows * columns, self.store.channels)
-            frames = torch.empty(shape, dtype=torch.float16)
-            for name, offset, count in zip(self.names, self.offsets, self.num_frames, strict=True):
-                frames[offset : offset + count] = torch.from_numpy(np.array(self.store.read(name)))
-            self._frames = frames.to(device) if self.resident == "gpu" else frames
-        return self._frames
+            shape, dtype = ((rows * columns, self.store.channels), torch.float16)
+            if name != "cube":
+                shape, dtype = (self.store.channels,), torch.float32
+            frames = torch.empty(int(self.num_frames.sum()), *shape, dtype=dtype)
+            for video, offset, count in zip(self.names, self.offsets, self.num_frames, strict=True):
+                source = self.store.read(video) if name == "cube" else self.store.pooled(video)[:, _PART[name]]
+                frames[offset : offset + count].numpy()[:] = source
+            self._whole[name] = frames.to(device) if self.resident in ("gpu", "rotate") else frames
+        return self._whole[name]
+
+    def _rotating(self, device: torch.device) -> Rotation:
+        if self._rotation is None:
+            self._rotation = Rotation(self._map, self.num_frames, device)
+        return self._rotation
+
+
+_PART = {"mean": 0, "max": 1}  # of the store's pooled frames
+
+
+def _select(pool: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Rows of the pool on a device, through page-locked memory where they cross a bus."""
+    if pool.device == device or device.type == "cpu":
+        return pool.index_select(0, rows.to(pool.device))
+    staging = torch.empty(len(rows), *pool.shape[1:], dtype=pool.dtype, pin_memory=device.type == "cuda")
+    return torch.index_select(pool, 0, rows, out=staging).to(device, non_blocking=True)

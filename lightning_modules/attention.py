@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_modules.frames import Frames, Output, pool_frames, run_blocks
 from lightning_modules.recurrence import Layer, attend_over_time
@@ -192,7 +191,7 @@ class SoftAttentionLSTM(nn.Module):
     Source: paper §3; protocol §1.
     """
 
-    inputs = ("cube", "mean")
+    inputs: tuple[str, ...] = ("cube", "mean")
 
     def __init__(
         self,

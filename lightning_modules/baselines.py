@@ -35,7 +35,7 @@ class PooledLSTM(nn.Module):
         if pooling not in ("mean", "max"):
             raise ValueError(f"pooling={pooling!r} is neither 'mean' nor 'max'")
         self.pooling = pooling
-        self.inputs = ("mean",) if pooling == "mean" else ("mean", "max")
+        self.inputs: tuple[str, ...] = ("mean",) if pooling == "mean" else ("mean", "max")
         self.dropout = Dropout(dropout if input_dropout else 0.0)
         self.initial_state = InitialState(channels, hidden_dim, num_layers)
         self.lstm = build_lstm(channels, hidden_dim, num_layers, self.dropout.p)
@@ -69,7 +69,7 @@ class SoftmaxRegression(nn.Module):
         num_classes: C.
     """
 
-    inputs = ("cube",)
+    inputs: tuple[str, ...] = ("cube",)
 
     def __init__(self, locations: int, channels: int, num_classes: int) -> None:
         super().__init__()

@@ -10,8 +10,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-BLOCK_LENGTH = 30  # T, paper §4.2
-
 
 class Output(NamedTuple):
     """What every network returns for a batch of blocks.
@@ -69,7 +67,7 @@ def run_blocks(network: Network, frames: Frames) -> Output:
     return network.over_time(network.per_frame(frames), mean)
 
 
-def run_dense(network: Network, frames: Frames, blocks: int, skip: int = 1, stride: int = 1) -> Output:
+def run_dense(network: Network, frames: Frames, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Output:
     """All blocks of a stretch of video at once; equal to ``run_blocks`` on the stacked blocks, without stacking them.
 
     Block n holds the frames ``n · stride + t · skip``. What depends on a frame alone is computed once per frame; at
@@ -79,15 +77,16 @@ def run_dense(network: Network, frames: Frames, blocks: int, skip: int = 1, stri
         network: the network.
         frames: leading axis F = (blocks - 1) · stride + (T - 1) · skip + 1, in order.
         blocks: N.
+        steps: T.
         skip: frames between two steps of a block.
         stride: frames between the beginnings of two blocks.
     """
-    evidence = tuple(windows(part, blocks, skip, stride) for part in network.per_frame(frames))
-    mean = None if frames.mean is None else window_means(frames.mean, blocks, skip, stride)
+    evidence = tuple(windows(part, blocks, steps, skip, stride) for part in network.per_frame(frames))
+    mean = None if frames.mean is None else window_means(frames.mean, blocks, steps, skip, stride)
     return network.over_time(evidence, mean)
 
 
-def windows(frames: Tensor, blocks: int, skip: int = 1, stride: int = 1, steps: int = BLOCK_LENGTH) -> Tensor:
+def windows(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Tensor:
     """(F, …) -> (N, T, …), a view on the same memory: element [n, t] is frame ``n · stride + t · skip``.
 
     Raises:
@@ -100,7 +99,7 @@ def windows(frames: Tensor, blocks: int, skip: int = 1, stride: int = 1, steps: 
     return frames.as_strided((blocks, steps, *frames.shape[1:]), (stride * first, skip * first, *others))
 
 
-def window_means(frames: Tensor, blocks: int, skip: int = 1, stride: int = 1, steps: int = BLOCK_LENGTH) -> Tensor:
+def window_means(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Tensor:
     """Mean over the steps of every block, (F, D) -> (N, D), from running sums of frames ``skip`` apart (in float64)."""
     spanned = len(frames)
     padded = torch.zeros(-(-spanned // skip) * skip, *frames.shape[1:], dtype=torch.float64, device=frames.device)

@@ -10,16 +10,17 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lightning_modules.frames import Frames, Network, run_blocks, run_dense, windows
 from lightning_modules.metrics import VideoMetric, VideoScores, block_scores, summarise
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
 
 
 class Recognizer(LightningModule):
-    """Trains and tests any network that maps X (B, T, K, D) to logits (B, T, C) and attention (B, T, K) or None.
+    """Trains and tests any ``Network``: blocks X (B, T, K, D) -> logits (B, T, C) and attention (B, T, K) or None.
 
-    It expects batches and a data module as ``datamodules.base`` gives them: a batch has ``X``, ``target``, ``video``,
-    ``weight``, ``batch_size`` and ``coverage``; the data module tells each set's ``block_counts`` and ``targets``.
+    It expects batches and a data module as ``datamodules.base`` gives them: ``Batch`` to train on, ``DenseBatch`` to
+    evaluate; the data module tells each set's ``block_counts`` and ``targets``.
 
     Logged: ``train/loss`` (Eq. 7, mean over the epoch's blocks), ``train/cross_entropy``, ``attention/penalty``;
     ``val/…`` and ``test/…`` as ``summarise`` names them; ``test/attention_in_box`` and ``test/box_area`` where the data
@@ -65,8 +66,7 @@ class Recognizer(LightningModule):
 
     def forward(self, X: Tensor) -> Any:
         """X (B, T, K, D) -> ``Output``."""
-        # On the CPU half precision is converted at every use, and once is cheaper; GPUs read it as it is.
-        return self.network(X.float() if X.device.type == "cpu" else X)
+        return self.network(X)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimiser, constant learning rate."""
@@ -79,7 +79,7 @@ class Recognizer(LightningModule):
         # Masks that depend on nothing that happened before: Lightning skips the epoch's first hook when it resumes.
         entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-        output = self(batch.X)
+        output = run_blocks(self._network, Frames(batch.cube, batch.mean, batch.max))
         cost = self.objective(
             output.logits,
             output.attention,
@@ -131,8 +131,9 @@ class Recognizer(LightningModule):
         """Score some blocks, and measure how much of the attention falls into the actor's box."""
         attention = self._score(batch)
         if attention is not None and batch.coverage is not None:
-            self.in_box.update((attention * batch.coverage).sum(dim=-1))  # Σ_i l_{t,i} · covered share of cell i
-            self.box_area.update(batch.coverage.mean(dim=-1))
+            covered = windows(batch.coverage, batch.blocks, batch.steps, batch.skip, batch.stride)  # (N, T, K)
+            self.in_box.update((attention * covered).sum(dim=-1))  # Σ_i l_{t,i} · covered share of cell i
+            self.box_area.update(covered.mean(dim=-1))
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/…``."""
@@ -146,6 +147,10 @@ class Recognizer(LightningModule):
             if value.isfinite():
                 self._log("test", name, float(value))
 
+    @property
+    def _network(self) -> Network:
+        return cast(Network, self.network)
+
     def _begin(self, which: str) -> None:
         counts = self.trainer.datamodule.block_counts(which)  # type: ignore[attr-defined]
         self.videos = VideoMetric(torch.as_tensor(counts), self.num_classes).to(self.device)
@@ -153,9 +158,11 @@ class Recognizer(LightningModule):
         self.box_area.reset()
 
     def _score(self, batch: Any) -> Tensor | None:
-        output = self(batch.X)
+        frames = Frames(batch.cube, batch.mean, batch.max)
+        output = run_dense(self._network, frames, batch.blocks, batch.steps, batch.skip, batch.stride)
         assert self.videos is not None
-        self.videos.update(block_scores(output.logits, self.multi_label, self.last_n), batch.video)
+        video = torch.full((batch.blocks,), batch.video, device=self.device)
+        self.videos.update(block_scores(output.logits, self.multi_label, self.last_n), video)
         return None if output.attention is None else output.attention.float()
 
     def _log_figures(self, which: str) -> None:

@@ -109,7 +109,7 @@ class _Recurrence(torch.autograd.Function):
     """``attend_over_time`` in time-major order; states and gates in the precision of h_0, products in the weights'."""
 
     @staticmethod
-    def forward(ctx: Any, training, X, h_0, c_0, location, g, state, score, masks, *parameters):  # noqa: ANN205
+    def forward(ctx: Any, training, X, h_0, c_0, location, g, state, score, masks, *parameters):
         """Returns h (T, B, H) and l (T, B, K)."""
         layers = len(parameters) // 2
         weights, biases = parameters[:layers], parameters[layers:]
@@ -128,6 +128,7 @@ class _Recurrence(torch.autograd.Function):
             if location is not None:
                 e = F.linear(h, location).to(attention.dtype)  # (B, K)
             else:
+                assert to_state is not None
                 e = torch.matmul(torch.tanh(g[:, t] + to_state(h)[:, None, :]), score).to(attention.dtype)
             torch.softmax(e, dim=1, out=attention[t])  # Eq. 4
             x = torch.bmm(attention[t][:, None], X_t)[:, 0]  # Eq. 5, (B, D)
@@ -162,7 +163,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_hidden, d_attention):  # noqa: ANN205
+    def backward(ctx: Any, d_hidden, d_attention):
         """Gradients of every input but the masks; that of X only where it is asked for."""
         X, h_0, location, g, state, score, hidden, attention, *rest = ctx.saved_tensors
         layers, masks = ctx.layers, ctx.masks
@@ -208,6 +209,8 @@ class _Recurrence(torch.autograd.Function):
             if location is not None:
                 d_h[-1] += d_e[t].to(location.dtype) @ location
             else:
+                assert g is not None and state is not None and score is not None
+                assert d_g is not None and d_state is not None and d_score is not None
                 h = hidden[t - 1] if t else h_0[-1].to(hidden.dtype)
                 a = torch.tanh(g[:, t] + F.linear(h, state)[:, None, :])  # (B, K, D)
                 d_score += torch.einsum("bk,bkd->d", d_e[t].to(a.dtype), a)

@@ -47,9 +47,12 @@ class DataSettings:
     batch_size: int = 128
     """blocks of a batch, over all devices"""
     resident: str = "auto"
-    """where features lie while training: auto, gpu, ram or mmap (read from the files)"""
+    """where features lie while training: gpu, ram, mmap (read from the files at each batch), rotate (whole videos come into \
+memory in turns, each once an epoch), or auto (gpu or else ram if they fit the budget, else rotate)"""
     gpu_budget: float = 60.0
-    """GiB of GPU memory that resident=auto may fill with features"""
+    """GiB of each GPU's memory that features may fill; at most 60 % of what is free are taken"""
+    ram_budget: Optional[float] = None  # noqa: UP045
+    """GiB of main memory that each process may fill with features; null for its part of half of what is free"""
     skip_bad: bool = False
     """leave out videos that are missing or do not decode, and say so in every table, instead of refusing"""
 
@@ -203,7 +206,7 @@ S = TypeVar("S", bound=Settings)
 
 CHOICES = {
     "data.name": DATA_NAMES,
-    "data.resident": ("auto", "gpu", "ram", "mmap"),
+    "data.resident": ("auto", "gpu", "ram", "mmap", "rotate"),
     "backbone.precision": ("auto", "fp32", "bf16"),
     "model.name": ("soft_attention", "avg_pool_lstm", "max_pool_lstm", "softmax_regression"),
     "model.attention": ("location", "content"),

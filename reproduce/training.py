@@ -98,8 +98,8 @@ def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
     )
 
 
-def build_data(settings: Settings, train_on_all: bool) -> VideoDataModule:
-    """The data module of a stage."""
+def build_data(settings: Settings) -> VideoDataModule:
+    """The data module of a run; its first stage holds a part of train out."""
     data = settings.data
     return DATA_MODULES[data.name](
         data_folder(settings),
@@ -108,10 +108,11 @@ def build_data(settings: Settings, train_on_all: bool) -> VideoDataModule:
         data.fps,
         data.stride,
         data.batch_size,
-        train_on_all,
+        False,
         settings.seed,
         data.resident,
         int(data.gpu_budget * 2**30),
+        None if data.ram_budget is None else int(data.ram_budget * 2**30),
         data.skip_bad,
     )
 
@@ -139,7 +140,7 @@ def run(settings: Settings, annotation: Annotation, folder: RunFolder) -> dict[s
 
 def _run(settings: Settings, folder: RunFolder) -> dict[str, Any]:
     started = time.perf_counter()
-    data = build_data(settings, train_on_all=False)
+    data = build_data(settings)
     if is_first_process():
         folder.write_config(to_yaml(settings))
     logger = None
@@ -150,13 +151,14 @@ def _run(settings: Settings, folder: RunFolder) -> dict[str, Any]:
     goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
 
     recognizer = build_recognizer(settings, data)
+    data.inputs = recognizer.network.inputs  # type: ignore[assignment]
     fit_stage(settings, folder, "holdout", recognizer, data, history, goal, None, logger)
     best = history.best("holdout", goal)
     checkpoint = folder.stage("holdout") / "best.ckpt"
     figures = {key: best[key] for key in best if key.startswith("val/")}
     figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
     if settings.protocol == "retrain":
-        data = build_data(settings, train_on_all=True)
+        data.train_on_all = True  # the frames stay where they are
         recognizer = build_recognizer(settings, data)
         second = tracking.retrain_logger(logger)
         fit_stage(settings, folder, "retrain", recognizer, data, history, None, best["train/loss"], second)
@@ -188,7 +190,7 @@ def _about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
         "split": annotation.split,
         "miniature": annotation.miniature,
         "multi_label": annotation.multi_label,
-        "notes": [*annotation.notes, *data.store.notes],
+        "notes": [*annotation.notes, *data.store.notes, *data.notes],
         "stride": settings.data.stride,
         "train_videos": len(annotation.train),
         "test_videos": len(annotation.test),

@@ -1,0 +1,95 @@
+"""Frames that do not fit into memory at once: whole videos come in turns, two turns at a time, each once an epoch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Rotation:
+    """The turns of the running epoch that are in memory; the next one is read while this one is used.
+
+    Args:
+        read: (F, K, D) float16 cubes of a video, by number.
+        num_frames: (V,) frames of each video.
+        device: where the frames lie while it is their turn.
+
+    Attributes:
+        frames_read: frames that have been brought into memory so far.
+    """
+
+    def __init__(self, read: Callable[[int], np.ndarray], num_frames: np.ndarray, device: torch.device) -> None:
+        self.read, self.num_frames, self.device = read, num_frames, device
+        self.frames_read = 0
+        self._turns: np.ndarray | None = None  # (V,) of the running epoch
+        self._offsets = np.zeros_like(num_frames)  # (V,) first frame of each video within its turn
+        self._held: dict[int, Future[Tensor]] = {}
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation")
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def gather(self, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> Tensor:
+        """Blocks (B, T, K, D) by index; an epoch asks for its turns in order, for two at a time at most.
+
+        Args:
+            videos: (B,) numbers of the videos.
+            frames: (B, T) frame indices within the videos.
+            turns: (V,) turn of each video, -1 for those that have none; another array begins another epoch.
+        """
+        if turns is not self._turns:
+            self._begin(turns)
+        wanted = turns[videos]  # (B,)
+        first, last = int(wanted.min()), int(wanted.max())
+        for turn in [turn for turn in self._held if turn < first]:
+            self._held.pop(turn)
+        for turn in (first, first + 1):  # the following one is read ahead
+            if turn not in self._held and turn <= turns.max():
+                self._held[turn] = self._reader.submit(self._bring, turn)
+        blocks = None
+        for turn in range(first, last + 1):
+            here = np.flatnonzero(wanted == turn)
+            if not len(here):
+                continue
+            rows = torch.from_numpy((self._offsets[videos[here]][:, None] + frames[here]).ravel()).to(self.device)
+            chunk = self._held[turn].result()
+            found = chunk.index_select(0, rows).unflatten(0, (len(here), frames.shape[1]))
+            if self._stream is not None:
+                chunk.record_stream(torch.cuda.current_stream(self.device))
+            if len(here) == len(videos):
+                return found
+            if blocks is None:
+                blocks = found.new_empty(len(videos), *found.shape[1:])
+            blocks[torch.from_numpy(here).to(self.device)] = found
+        assert blocks is not None
+        return blocks
+
+    def _begin(self, turns: np.ndarray) -> None:
+        for future in self._held.values():
+            future.cancel()
+            with contextlib.suppress(Exception):  # of an epoch that is over; also CancelledError
+                future.result()
+        self._held.clear()
+        self._turns = turns
+        for turn in range(int(turns.max()) + 1):
+            mine = np.flatnonzero(turns == turn)
+            self._offsets[mine] = np.cumsum(self.num_frames[mine]) - self.num_frames[mine]
+
+    def _bring(self, turn: int) -> Tensor:
+        """A turn's frames, one after the other, on the device; runs in the reading thread."""
+        mine = np.flatnonzero(self._turns == turn)
+        if not len(mine):  # another rank's videos have more turns
+            return torch.empty(0, device=self.device)
+        with torch.cuda.stream(self._stream) if self._stream is not None else contextlib.nullcontext():
+            shape = self.read(int(mine[0])).shape[1:]
+            frames = torch.empty(int(self.num_frames[mine].sum()), *shape, dtype=torch.float16, device=self.device)
+            for video in mine:
+                begin, count = int(self._offsets[video]), int(self.num_frames[video])
+                frames[begin : begin + count] = torch.from_numpy(np.array(self.read(int(video))))
+                self.frames_read += count
+            if self._stream is not None:
+                self._stream.synchronize()
+        return frames
