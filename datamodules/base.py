@@ -26,6 +26,7 @@ from datamodules.blocks import (
 )
 from datamodules.boxes import cell_coverage, read_boxes
 from datamodules.features import FeatureStore, usable
+from datamodules.folds import deal_folds
 from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
 from datamodules.videos import Annotation, DataError, Video, hold_out
 
@@ -179,6 +180,7 @@ class VideoDataModule(LightningDataModule):
         gpu_budget: bytes of each GPU's memory for features; at most 60 % of what is free are taken.
         ram_budget: bytes of each process's main memory for features; None for its part of half of what is free.
         skip_bad: leave out videos that are missing or do not decode, and say so, instead of raising.
+        fold: (i, n) to validate on the i-th of n group-aware folds of train, from 1, and to train on the others.
 
     Raises:
         DataError: what is on disk is not the data set, or the feature store lacks videos.
@@ -201,6 +203,7 @@ class VideoDataModule(LightningDataModule):
         gpu_budget: int = 60 * 2**30,
         ram_budget: int | None = None,
         skip_bad: bool = False,
+        fold: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if stride < 1 or batch_size < 1:
@@ -208,7 +211,7 @@ class VideoDataModule(LightningDataModule):
         self.skip, self.stride, self.batch_size = skip_of(fps), stride, batch_size
         if resident not in RESIDENT:
             raise ValueError(f"resident={resident!r} is none of {', '.join(RESIDENT)}")
-        self.train_on_all, self.seed = train_on_all, seed
+        self.train_on_all, self.fold, self.seed = train_on_all, fold, seed
         self.inputs: tuple[str, ...] = INPUTS
         """What the network needs of each frame: some of ``cube``, ``mean`` and ``max``; nothing else is read."""
         self.resident, self.gpu_budget, self.ram_budget = resident, gpu_budget, ram_budget
@@ -217,7 +220,7 @@ class VideoDataModule(LightningDataModule):
         self.annotation = usable(annotation, self.store, skip_bad)
         self.capacity: int | None = None
         """Frames that rotate through memory at a time; None where all of them fit."""
-        self._subsets: dict[tuple[str, bool], _Subset] = {}
+        self._subsets: dict[tuple, _Subset] = {}
         self._pools: dict[str, tuple[np.ndarray, FramePool]] = {}  # with the rank that owns each video
         path = Path(root) / BOXES
         self._boxes = read_boxes(path) if path.is_file() else {}
@@ -240,6 +243,10 @@ class VideoDataModule(LightningDataModule):
             return self.annotation.test
         if self.train_on_all:
             return self.annotation.train if which == "train" else ()
+        if self.fold is not None:
+            number, folds = self.fold
+            dealt = deal_folds(self.annotation.train, folds, self.annotation.classes) == number - 1
+            return tuple(v for v, held in zip(self.annotation.train, dealt, strict=True) if held == (which == "val"))
         kept, held = hold_out(self.annotation.train, HOLDOUT_FRACTION, HOLDOUT_SEED)
         if not held:
             raise DataError(
@@ -267,7 +274,7 @@ class VideoDataModule(LightningDataModule):
         ]
 
     def _subset(self, which: str) -> _Subset:
-        key = which, self.train_on_all
+        key = which, self.train_on_all, self.fold
         if key not in self._subsets:
             side = "test" if which == "test" else "train"
             videos: tuple[Video, ...] = getattr(self.annotation, side)
@@ -293,19 +300,28 @@ class VideoDataModule(LightningDataModule):
         """Where the frames of train go; the same on all ranks, because the order of blocks depends on it."""
         strategy = getattr(self.trainer, "strategy", None)
         _, world_size = self._ranks()
-        size = frame_bytes(self.store, self.inputs)
-        needed = size * sum(self.store.frames(video.name) for video in videos) / world_size
+        num_frames = np.asarray([self.store.frames(video.name) for video in videos])
+        share = num_frames.sum() / world_size + num_frames.max()  # of a rank, at most
+        needed = share * frame_bytes(self.store, self.inputs)
         on_gpu = strategy is not None and strategy.root_device.type == "cuda"
-        if on_gpu:
+        if strategy is not None and on_gpu:
             budget = int(min(self.gpu_budget, GPU_SHARE * torch.cuda.mem_get_info(strategy.root_device)[0]))
+        elif self.ram_budget is not None:
+            budget = self.ram_budget
         else:
-            budget = self.ram_budget or int(RAM_SHARE * free_memory() / getattr(self.trainer, "num_devices", 1))
+            budget = int(RAM_SHARE * free_memory() / getattr(self.trainer, "num_devices", 1))
         place = self.resident
         if place == "auto":
             fits = needed <= budget or "cube" not in self.inputs
             place = ("gpu" if on_gpu else "ram") if fits else "rotate"
         if place == "rotate" and "cube" in self.inputs:
-            self.capacity = max(1, budget // size)
+            pooled = share * frame_bytes(self.store, [name for name in self.inputs if name != "cube"])  # stay in memory
+            self.capacity = max(1, int((budget - pooled) // frame_bytes(self.store, ["cube"])))
+            try:
+                rotation(num_frames, np.zeros(len(videos), dtype=np.int64), self.capacity, self.seed, 0)
+            except ValueError as error:
+                where = "data.gpu_budget" if on_gpu else "data.ram_budget"
+                raise DataError(f"{self.annotation.data}: {error}; set {where} higher, or data.resident=mmap") from error
         if strategy is not None:
             place, self.capacity = strategy.broadcast((place, self.capacity))
         return place
@@ -327,14 +343,14 @@ class VideoDataModule(LightningDataModule):
         def shares() -> Iterator[Share]:
             # Not trainer.current_epoch: when a run resumes, the first batch is fetched before Lightning has counted on.
             epoch = self.trainer.global_step // steps if self.trainer else 0
+            turns = None
+            if self.capacity is not None:
+                turns = rotation(subset.num_frames, subset.owners, self.capacity, self.seed, epoch)
+            order = training_order(subset.index, self.seed, epoch, turns)
             try:
-                turns = None
-                if self.capacity is not None:
-                    turns = rotation(subset.num_frames, subset.owners, self.capacity, self.seed, epoch)
-                order = training_order(subset.index, self.seed, epoch, turns)
                 yield from training_shares(order, self.batch_size, owners, rank, turns)
             except ValueError as error:
-                raise DataError(f"{self.annotation.data}: {error}; see trainer.devices and data.gpu_budget") from error
+                raise DataError(f"{self.annotation.data}: {error}; set trainer.devices lower") from error
 
         return DataLoader(_Stream(shares, steps), batch_size=None)
 

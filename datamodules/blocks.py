@@ -103,7 +103,7 @@ class BlockIndex:
         start, skip, stride = span.first * self.stride, self.skip, self.stride
         if self.num_frames[span.video] < self.length * skip:
             return block_frames(np.asarray([start]), self.num_frames[[span.video]], skip, self.length)[0], 1, 1
-        step = math.gcd(skip, stride) if span.count > 1 else skip  # what no block holds is not read
+        step = math.gcd(skip, stride) if span.count > 1 else skip  # at 6 fps a block's own frames are read, not all
         last = start + (span.count - 1) * stride + (self.length - 1) * skip
         return np.arange(start, last + 1, step), skip // step, max(1, stride // step)
 

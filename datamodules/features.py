@@ -341,10 +341,10 @@ class VideoWriter:
         """
         if features.shape[1:] != self._shape:
             raise FeatureStoreError(f"{self.name}: features of shape {features.shape[1:]}, the store has {self._shape}")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             half = np.ascontiguousarray(features, dtype=DTYPE)
-        single = half.astype(np.float32)
-        pooled = np.stack([single.mean(axis=1), single.max(axis=1)], axis=1)
+            single = half.astype(np.float32)
+            pooled = np.stack([single.mean(axis=1), single.max(axis=1)], axis=1)
         if not np.isfinite(pooled).all():  # a cell that is not finite leaves no finite mean
             frame = self.frames + int(np.argmin(np.isfinite(pooled).all(axis=(1, 2))))
             raise FeatureStoreError(f"{self.name}: features of frame {frame} are not finite in half precision")

@@ -128,7 +128,3 @@ class FrameDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=2 if self.num_workers else None,
         )
-
-    def transfer_batch_to_device(self, batch: FramePacket, device: torch.device, dataloader_idx: int) -> FramePacket:
-        """Move the frames; what says whose they are stays."""
-        return batch._replace(frames=batch.frames.to(device, non_blocking=True))

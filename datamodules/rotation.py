@@ -33,7 +33,7 @@ class Rotation:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def gather(self, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> Tensor:
-        """Blocks (B, T, K, D) by index; an epoch asks for its turns in order, for two at a time at most.
+        """Blocks (B, T, K, D) by index; an epoch asks for its turns in order.
 
         Args:
             videos: (B,) numbers of the videos.
@@ -44,16 +44,16 @@ class Rotation:
             self._begin(turns)
         wanted = turns[videos]  # (B,)
         first, last = int(wanted.min()), int(wanted.max())
-        for turn in [turn for turn in self._held if turn < first]:
-            self._held.pop(turn)
-        for turn in (first, first + 1):  # the following one is read ahead
-            if turn not in self._held and turn <= turns.max():
-                self._held[turn] = self._reader.submit(self._bring, turn)
         blocks = None
         for turn in range(first, last + 1):
             here = np.flatnonzero(wanted == turn)
             if not len(here):
                 continue
+            for past in [held for held in self._held if held < turn]:
+                self._held.pop(past)
+            for near in (turn, turn + 1):  # the following one is read ahead
+                if near not in self._held and near <= turns.max():
+                    self._held[near] = self._reader.submit(self._bring, near)
             rows = torch.from_numpy((self._offsets[videos[here]][:, None] + frames[here]).ravel()).to(self.device)
             chunk = self._held[turn].result()
             found = chunk.index_select(0, rows).unflatten(0, (len(here), frames.shape[1]))

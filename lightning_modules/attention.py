@@ -117,7 +117,7 @@ class Head(nn.Module):
 
 
 class LocationAttention(nn.Module):
-    """Eq. 4 as printed: ``l_t = softmax(W h_{t-1})``. It does not see X_t.
+    """W of Eq. 4 as printed: ``l_t = softmax(W h_{t-1})``, h of the top layer. It does not see X_t.
 
     Args:
         hidden_dim: H.
@@ -128,13 +128,9 @@ class LocationAttention(nn.Module):
         super().__init__()
         self.locations = initialised_linear(hidden_dim, locations, bias=False, orthogonal_if_square=False)
 
-    def forward(self, h: Tensor) -> Tensor:
-        """h_{t-1} of the top layer (B, H) -> l_t (B, K)."""
-        return torch.softmax(self.locations(h), dim=-1)
-
 
 class ContentAttention(nn.Module):
-    """The released code's attention (Show, Attend and Tell): ``e_i = u·tanh(g(X_{t,i}) + W_d h_{t-1}) + c``.
+    """What the released code's attention (Show, Attend and Tell) learns: ``e_i = u·tanh(g(X_{t,i}) + W_d h_{t-1}) + c``.
 
     ``g(x) = W_c x + b``; each of n extra layers continues ``a ← W_l a + b_l``, with a tanh after all but the last extra
     layer and none between W_c and W_1. ``l_t = softmax_i(e)``.
@@ -162,11 +158,6 @@ class ContentAttention(nn.Module):
             if number < len(self.extra):
                 a = torch.tanh(a)
         return a
-
-    def forward(self, h: Tensor, context: Tensor) -> Tensor:
-        """h_{t-1} (B, H) and g(X_t) (B, K, D) -> l_t (B, K)."""
-        e = self.score(torch.tanh(context + self.state(h)[:, None, :])).squeeze(-1)  # (B, K)
-        return torch.softmax(e, dim=-1)
 
 
 class SoftAttentionLSTM(nn.Module):
@@ -235,6 +226,7 @@ class SoftAttentionLSTM(nn.Module):
         precision = self.head.hidden.weight.dtype
         if torch.is_autocast_enabled(X.device.type):
             precision = torch.get_autocast_dtype(X.device.type)
+        mean = mean.to(self.head.hidden.weight.dtype)
         h_0, c_0 = (state.to(mean.dtype) for state in self.initial_state(mean))  # Eq. 6
         layers = [self._layer(number, X, mean, precision) for number in range(self.lstm.num_layers)]
         if isinstance(self.attention, LocationAttention):

@@ -54,9 +54,10 @@ class PooledLSTM(nn.Module):
     def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
         """x (B, T, D) and x̄ (B, D) -> logits (B, T, C), no attention."""
         assert mean is not None
+        dtype = self.head.hidden.weight.dtype
         (x,) = evidence
-        h_0, c_0 = self.initial_state(mean)  # Eq. 6
-        h, _ = self.lstm(self.dropout(x), (h_0, c_0))
+        h_0, c_0 = self.initial_state(mean.to(dtype))  # Eq. 6
+        h, _ = self.lstm(self.dropout(x.to(dtype)), (h_0, c_0))
         return Output(self.head(h), None)
 
 

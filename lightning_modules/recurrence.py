@@ -77,11 +77,17 @@ def product(weight: Tensor, uses: int) -> Product:
 
     On the CPU, oneDNN multiplies the few rows of a step about twice as fast once it has the weight in its own layout.
     """
-    packable = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16) and uses > 1
-    if not (packable and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+    if weight.device.type != "cpu" or uses < 2 or not _packs(weight.dtype):
         return lambda x: F.linear(x, weight)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a layout of its own for weights of this precision on this CPU."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):  # type: ignore[attr-defined]
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class _Buffers(NamedTuple):

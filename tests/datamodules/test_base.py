@@ -1,67 +1,43 @@
-"""The LightningDataModule on a small store written by hand: X[b, t] is the frame that the block index names."""
+"""The LightningDataModule on a small store written by hand: every block is the frames that the block index names."""
 
 import csv
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from handmade import (
+    CPU,
+    FRAMES,
+    GRID,
+    ROWS,
+    batches,
+    blocks_of,
+    dense_blocks,
+    features_of,
+    fill,
+    inputs_of,
+    lay_out,
+    module,
+    naive_blocks,
+    stage,
+)
 
 import datamodules
-from datamodules.base import BOXES, HMDB51DataModule, VideoFolderDataModule, targets_of
+from datamodules import base
+from datamodules.base import BOXES, Batch, DenseBatch, HMDB51DataModule, targets_of
 from datamodules.blocks import num_blocks
 from datamodules.boxes import cell_coverage
-from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
+from datamodules.features import FeatureStoreError
 from datamodules.videos import Annotation, DataError, Video
 
-GRID, CHANNELS = (2, 3), 4
-LENGTHS = (1, 19, 30, 31, 34, 42)
-CPU = torch.device("cpu")
 
-
-def features_of(name: str, frames: int) -> np.ndarray:
-    seed = list(name.encode())
-    return np.random.default_rng(seed).normal(size=(frames, GRID[0] * GRID[1], CHANNELS)).astype(np.float16)
-
-
-def lay_out(root: Path, rows: list[tuple[str, str, str, str]]) -> Path:
-    """Placeholders and a list; the data module never decodes."""
-    for path, *_ in rows:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(path.encode())
-    with (root / "videos.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "class", "group", "split"), *rows])
-    return root
-
-
-def fill(path: Path, lengths: dict[str, int]) -> FeatureStore:
-    store = FeatureStore(path)
-    store.create(FeatureSpec("googlenet", "random:0", None, 224), GRID, CHANNELS, {"notes": []})
-    for name, frames in lengths.items():
-        writer = store.writer(name)
-        writer.append(features_of(name, frames))
-        writer.close(fps=30.0, width=64, height=48, declared_frames=frames)
-    store.merge()
-    return store
-
-
-ROWS = [
-    (f"{name}/{side}{n}.mp4", name, f"{side} source {n // 2}", side)
-    for name in ("jump", "run", "walk")
-    for side, number in (("train", 12), ("test", 4))
-    for n in range(number)
-]
-FRAMES = {row[0]: LENGTHS[n % len(LENGTHS)] for n, row in enumerate(ROWS)}
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Three classes of twelve train and four test videos; a source gives two videos of each class."""
     return lay_out(tmp_path_factory.mktemp("base") / "videos", ROWS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def features(tmp_path_factory) -> Path:
     return fill(tmp_path_factory.mktemp("base") / "features", FRAMES).path
 
@@ -82,90 +58,67 @@ def boxed(root) -> dict[str, np.ndarray]:
     (root / BOXES).unlink()
 
 
-def stage(which: str, rank: int = 0, world_size: int = 1, epoch: int = 0) -> SimpleNamespace:
-    """What the data module asks a Trainer."""
-    return SimpleNamespace(
-        training=which == "train",
-        testing=which == "test",
-        global_rank=rank,
-        world_size=world_size,
-        current_epoch=epoch,
-        global_step=0,
-    )
-
-
-def batches(module: VideoFolderDataModule, which: str, **trainer) -> list:
-    module.trainer = stage(which, **trainer)
-    loader = getattr(module, f"{which}_dataloader")()
-    module.trainer.global_step = module.trainer.current_epoch * len(loader)
-    return [module.transfer_batch_to_device(share, CPU, 0) for share in loader]
-
-
-def module(root: Path, features: Path, **settings) -> VideoFolderDataModule:
-    return VideoFolderDataModule(root, features, **{"batch_size": 16, "resident": "ram", **settings})
-
-
-def naive_block(name: str, start: int, skip: int) -> np.ndarray:
-    """(T, K, D) by protocol §4, the last frame repeated."""
-    cube = features_of(name, FRAMES[name])
-    picked = list(range(start, FRAMES[name], skip))[:30]
-    return cube[picked + [picked[-1]] * (30 - len(picked))]
+rates = pytest.mark.parametrize(("fps", "stride"), [(30, 1), (6, 1), (30, 4), (6, 5), (15, 3)])
 
 
 @pytest.mark.parametrize("which", ["train", "val", "test"])
-@pytest.mark.parametrize(("fps", "stride"), [(30, 1), (6, 1), (30, 4)])
-def test_every_block_is_the_frames_that_the_protocol_names(root, features, which, fps, stride):
+@pytest.mark.parametrize("kind", ["cube", "max"])
+@rates
+def test_every_block_is_the_frames_that_the_protocol_names(root, features, which, fps, stride, kind):
     data = module(root, features, fps=fps, stride=stride)
-    skip = int(30 / fps)
-    expected = [
-        naive_block(video.name, start * stride, skip)
-        for video in data.videos(which)
-        for start in range(num_blocks(FRAMES[video.name], skip, stride))
-    ]
-    found = [block for batch in batches(data, which) for block in batch.X.numpy()]
-    assert len(found) == len(expected)
-    assert sorted(block.tobytes() for block in found) == sorted(block.tobytes() for block in expected)
+    expected = naive_blocks([video.name for video in data.videos(which)], int(30 / fps), stride, kind)
+    assert sorted(blocks_of(batches(data, which), kind)) == sorted(expected)
 
 
 @pytest.mark.parametrize("which", ["val", "test"])
-def test_evaluation_goes_video_by_video_and_block_by_block(root, features, which):
-    data = module(root, features)
-    seen = 0
-    for batch in batches(data, which):
-        (number,) = set(batch.video.tolist())
-        name = data.videos(which)[number].name
-        for block in batch.X.numpy():
-            assert np.array_equal(block, naive_block(name, seen, 1))
-            seen += 1
-        assert batch.weight.tolist() == [1.0] * len(batch.X)
-        if seen == data.block_counts(which)[number]:
-            seen = 0
-    assert seen == 0
+@pytest.mark.parametrize("at_once", [512, 7])
+@rates
+def test_evaluation_goes_video_by_video_and_block_by_block(root, features, which, at_once, fps, stride, monkeypatch):
+    monkeypatch.setattr(base, "DENSE_BLOCKS", at_once)
+    data = module(root, features, fps=fps, stride=stride)
+    found = batches(data, which)
+    assert blocks_of(found) == naive_blocks([video.name for video in data.videos(which)], int(30 / fps), stride)
+    assert all(isinstance(batch, DenseBatch) and 1 <= batch.blocks <= at_once and batch.steps == 30 for batch in found)
+    seen = np.zeros(len(data.videos(which)), dtype=int)
+    for batch in found:
+        seen[batch.video] += batch.blocks
+    assert seen.tolist() == data.block_counts(which).tolist()
+
+
+def test_a_dense_batch_holds_the_frames_that_its_blocks_share_once(root, features):
+    for fps, stride, held in ((30, 1, range(153)), (6, 5, range(0, 150, 5)), (6, 1, range(149))):
+        data = module(root, features, fps=fps, stride=stride)
+        name = next(video.name for video in data.videos("test") if FRAMES[video.name] == 153)
+        (batch,) = (batch for batch in batches(data, "test") if data.videos("test")[batch.video].name == name)
+        for kind, frames in inputs_of(name, 153).items():
+            assert np.allclose(getattr(batch, kind).numpy(), frames[list(held)], atol=1e-6)
 
 
 @pytest.mark.parametrize("which", ["train", "val", "test"])
-@pytest.mark.parametrize("resident", ["mmap", "gpu", "auto"])
-def test_batches_are_the_same_wherever_the_features_lie(root, features, which, resident):
-    reference = batches(module(root, features, resident="ram"), which)
-    found = batches(module(root, features, resident=resident), which)
-    assert len(reference) == len(found) > 1
-    for ours, theirs in zip(reference, found, strict=True):
-        assert ours.X.dtype == theirs.X.dtype == torch.float16 and ours.X.shape[1:] == (30, 6, 4)
-        assert torch.equal(ours.X, theirs.X)
-        assert torch.equal(ours.target, theirs.target) and torch.equal(ours.video, theirs.video)
+def test_means_and_maxima_are_those_of_the_cubes(root, features, which):
+    for batch in batches(module(root, features), which):
+        assert batch.cube.dtype == torch.float16 and batch.mean.dtype == batch.max.dtype == torch.float32
+        assert torch.allclose(batch.mean, batch.cube.float().mean(-2), atol=1e-6)
+        assert torch.equal(batch.max, batch.cube.float().amax(-2))
 
 
-def test_an_unknown_place_for_the_features_is_refused(root, features):
-    with pytest.raises(ValueError, match="resident='disk' is none of auto, gpu, ram, mmap"):
-        module(root, features, resident="disk").block_counts("train")
+def test_a_training_batch_has_so_many_blocks_of_weight_one(root, features):
+    data = module(root, features, batch_size=50)
+    found = batches(data, "train")
+    total = int(data.block_counts("train").sum())
+    assert [batch.batch_size for batch in found] == [50] * (total // 50) + [total % 50]
+    for batch in found:
+        assert isinstance(batch, Batch) and batch.cube.shape == (batch.batch_size, 30, 6, 4)
+        assert batch.mean.shape == batch.max.shape == (batch.batch_size, 30, 4)
+        assert batch.weight.tolist() == [1.0] * batch.batch_size
 
 
-@pytest.mark.parametrize("which", ["train", "val", "test"])
-def test_targets_are_the_classes_of_the_videos(root, features, which):
+def test_the_target_of_a_training_block_is_the_class_of_its_video(root, features):
     data = module(root, features)
-    for batch in batches(data, which):
+    owner = {block: name for name in FRAMES for block in naive_blocks([name])}
+    for batch in batches(data, "train"):
         named = [data.annotation.classes[target] for target in batch.target.tolist()]
-        assert named == [data.videos(which)[video].name.split("/")[0] for video in batch.video.tolist()]
+        assert named == [owner[block].split("/")[0] for block in blocks_of([batch])]
         assert batch.target.dtype == torch.int64
 
 
@@ -196,7 +149,7 @@ def test_training_on_all_has_all_of_train_and_validates_on_nothing(root, feature
     assert {v.name for v in data.videos("train")} == {row[0] for row in ROWS if row[3] == "train"}
     assert data.videos("val") == () and len(data.val_dataloader()) == 0
     total = sum(num_blocks(FRAMES[row[0]]) for row in ROWS if row[3] == "train")
-    assert sum(len(batch.X) for batch in batches(data, "train")) == total == data.block_counts("train").sum()
+    assert len(blocks_of(batches(data, "train"))) == total == data.block_counts("train").sum()
 
 
 def test_the_test_set_is_the_same_in_both_stages(root, features):
@@ -213,56 +166,6 @@ def test_counts_and_targets_of_a_set_are_those_of_its_videos(root, features, whi
     videos = data.videos(which)
     assert data.block_counts(which).tolist() == [num_blocks(FRAMES[v.name], 2, 2) for v in videos]
     assert data.targets(which).tolist() == [v.labels[0] for v in videos]
-
-
-# epochs and ranks
-
-
-def order(data, **trainer) -> list[bytes]:
-    return [block.tobytes() for batch in batches(data, "train", **trainer) for block in batch.X.numpy()]
-
-
-def test_each_epoch_and_each_seed_has_its_own_order_and_the_same_blocks(root, features):
-    data = module(root, features, seed=1)
-    first = order(data, epoch=0)
-    assert order(module(root, features, seed=1), epoch=0) == first
-    for other in (order(data, epoch=1), order(module(root, features, seed=2), epoch=0)):
-        assert other != first and sorted(other) == sorted(first)
-
-
-def test_the_first_batch_after_a_resume_is_of_the_new_epoch_before_lightning_has_counted_it(root, features):
-    data = module(root, features)
-    second = order(data, epoch=1)
-    data.trainer = stage("train", epoch=0)
-    loader = data.train_dataloader()
-    data.trainer.global_step = len(loader)
-    resumed = [data.transfer_batch_to_device(share, CPU, 0) for share in loader]
-    assert [block.tobytes() for batch in resumed for block in batch.X.numpy()] == second
-
-
-@pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_ranks_share_each_global_batch_of_training(root, features, world_size):
-    alone = batches(module(root, features, batch_size=7), "train")
-    ranks = [
-        batches(module(root, features, batch_size=7), "train", rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
-    for whole, *shares in zip(alone, *ranks, strict=True):
-        united = [block.tobytes() for share in shares for block in share.X[share.weight > 0].numpy()]
-        assert sorted(united) == sorted(block.tobytes() for block in whole.X.numpy())
-        assert {share.batch_size for share in shares} == {whole.batch_size} == {len(whole.X)}
-
-
-@pytest.mark.parametrize("world_size", [2, 5])
-def test_ranks_share_the_test_videos_whole(root, features, world_size):
-    seen = {}
-    for rank in range(world_size):
-        for batch in batches(module(root, features), "test", rank=rank, world_size=world_size):
-            for video in batch.video.tolist():
-                seen.setdefault((video, rank), 0)
-                seen[video, rank] += 1
-    data = module(root, features)
-    assert {video: count for (video, _), count in seen.items()} == dict(enumerate(data.block_counts("test").tolist()))
-    assert len(seen) == len(data.videos("test"))
 
 
 def test_the_loader_of_every_set_knows_its_length(root, features):
@@ -288,28 +191,32 @@ def test_other_batches_pass_untouched(root, features):
 # boxes
 
 
-def test_coverage_comes_with_test_batches_and_belongs_to_the_frames_of_the_block(root, features, boxed):
-    data = module(root, features)
+@rates
+def test_coverage_comes_with_test_batches_and_belongs_to_their_frames(root, features, boxed, fps, stride):
+    data = module(root, features, fps=fps, stride=stride)
     assert data.has_boxes
     checked = 0
     for batch in batches(data, "test"):
-        name = data.videos("test")[int(batch.video[0])].name
-        assert batch.coverage.shape == batch.X.shape[:3]
+        name = data.videos("test")[batch.video].name
+        assert batch.coverage.shape == batch.cube.shape[:2]
         if name not in boxed:
             assert batch.coverage.isnan().all()
             continue
         cells = cell_coverage(boxed[name], GRID)
         cubes = features_of(name, FRAMES[name])
-        for block, covered in zip(batch.X.numpy(), batch.coverage.numpy(), strict=True):
+        blocks, covered = (dense_blocks(batch, frames).numpy() for frames in (batch.cube, batch.coverage))
+        for block, found in zip(blocks, covered, strict=True):
             frames = [int((cubes == cube).all(axis=(1, 2)).argmax()) for cube in block]
-            assert np.allclose(covered, cells[frames], atol=1e-6)
+            assert np.allclose(found, cells[frames], atol=1e-6)
             checked += 1
-    assert checked > len(boxed) / 4
+    assert checked >= data.block_counts("test")[:-1].sum() > 0
 
 
 @pytest.mark.parametrize("which", ["train", "val"])
 def test_there_is_no_coverage_but_when_testing(root, features, boxed, which):
-    assert all(batch.coverage is None for batch in batches(module(root, features), which))
+    data = module(root, features)
+    assert data.has_boxes
+    assert not any(getattr(batch, "coverage", None) is not None for batch in batches(data, which))
 
 
 def test_without_boxes_there_is_no_coverage(root, features):
@@ -326,7 +233,7 @@ def test_a_table_of_fewer_or_more_boxes_than_frames_leaves_the_rest_without(root
         data = module(root, features)
         by_name = {}
         for batch in batches(data, "test"):
-            by_name.setdefault(data.videos("test")[int(batch.video[0])].name, batch.coverage[0])
+            by_name[data.videos("test")[batch.video].name] = batch.coverage
     finally:
         (root / BOXES).unlink()
     assert (by_name[long][:10] == 1).all() and by_name[long][10:].isnan().all()
@@ -352,7 +259,7 @@ def test_a_bad_video_is_refused_and_left_out_under_skip_bad(root, tmp_path):
         module(root, store.path)
     data = module(root, store.path, skip_bad=True)
     assert len(data.videos("test")) == 11 and bad not in {v.name for v in data.videos("test")}
-    assert len({int(batch.video[0]) for batch in batches(data, "test")}) == 11
+    assert {batch.video for batch in batches(data, "test")} == set(range(11))
 
 
 @pytest.mark.parametrize("settings", [{"stride": 0}, {"batch_size": 0}, {"fps": 0}, {"fps": 31}, {"stride": -1}])
@@ -380,8 +287,6 @@ def test_a_train_side_of_one_group_has_nothing_to_hold_out_and_says_so_or_valida
 
 
 def test_data_modules_are_found_by_name_in_the_package():
-    from datamodules import base
-
     for name in datamodules.DATA_MODULES:
         assert getattr(datamodules, name) is getattr(base, name)
     with pytest.raises(AttributeError, match="no attribute 'Kinetics'"):

@@ -2,19 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from datamodules.blocks import (
-    BLOCK_LENGTH,
-    BlockIndex,
-    block_frames,
-    deal,
-    evaluation_shares,
-    num_blocks,
-    skip_of,
-    training_shares,
-)
+from datamodules.blocks import BLOCK_LENGTH, BlockIndex, Span, block_frames, deal, evaluation_spans, num_blocks, skip_of
 
 T = 30
 QUICK = settings(deadline=None, max_examples=80)
@@ -132,96 +123,102 @@ def test_a_video_shorter_than_30_skips_gives_one_block_of_every_skipth_frame_and
     assert found.tolist() == [[5 * step for step in range(real)] + [5 * (real - 1)] * (T - real)]
 
 
-@given(st.lists(frame_counts, min_size=1, max_size=8), strides)
-@QUICK
-def test_the_blocks_of_all_videos_partition_all_blocks(counts, stride):
-    index = BlockIndex(np.array(counts), stride=stride)
-    parts = [index.of_video(video) for video in range(len(counts))]
-    assert np.concatenate(parts).tolist() == list(range(len(index)))
-    for video, part in enumerate(parts):
-        assert set(index.locate(part)[0].tolist()) == {video}
-
-
 def test_no_videos_have_no_blocks():
     assert len(BlockIndex(np.array([], dtype=np.int64))) == 0
 
 
-def epoch(total, batch_size, seed, number, world_size):
-    """For each rank the list of its shares."""
-    return [list(training_shares(total, batch_size, seed, number, rank, world_size)) for rank in range(world_size)]
+# stretches
 
 
-@given(st.integers(1, 120), st.integers(1, 40), st.integers(0, 2**31), st.integers(0, 14), st.integers(1, 9))
-@example(9, 8, 0, 0, 4)  # the last batch leaves three ranks without a block
+def some_span(index: BlockIndex, video: int, data) -> Span:
+    count = int(index.counts[video])
+    first = data.draw(st.integers(0, count - 1))
+    return Span(video, first, data.draw(st.integers(1, min(count - first, 40))))
+
+
+def read_and_needed(index: BlockIndex, span: Span) -> tuple[np.ndarray, np.ndarray]:
+    """The frames of a stretch, and (N, T) those that the blocks name one by one."""
+    before = int(index.counts[: span.video].sum())
+    videos, frames = index.locate(before + span.first + np.arange(span.count))
+    assert set(videos.tolist()) == {span.video}
+    return index.stretch(span)[0], frames
+
+
+@given(frame_counts, skips, strides, st.data())
 @QUICK
-def test_the_shares_of_any_number_of_ranks_unite_to_the_same_global_batches(total, batch_size, seed, number, world_size):
-    alone = epoch(total, batch_size, seed, number, 1)[0]
-    ranks = epoch(total, batch_size, seed, number, world_size)
-    assert {len(shares) for shares in ranks} == {len(alone)} == {-(-total // batch_size)}
-    for step, whole in enumerate(alone):
-        shares = [ranks[rank][step] for rank in range(world_size)]
-        counted = [block for share in shares for block in share.blocks[share.weights > 0].tolist()]
-        assert sorted(counted) == sorted(whole.blocks.tolist())
-        assert {share.batch_size for share in shares} == {len(whole.blocks)} == {whole.batch_size}
-        assert all(len(share.blocks) == len(share.weights) >= 1 for share in shares)
-        sizes = [int(share.weights.sum()) for share in shares]
-        assert max(sizes) - min(sizes) <= 1
+def test_step_t_of_block_m_is_frame_m_strides_and_t_skips_of_a_stretch(frames, skip, stride, data):
+    index = BlockIndex([40, frames, 200], skip, stride)
+    span = some_span(index, 1, data)
+    read, needed = read_and_needed(index, span)
+    _, step, shift = index.stretch(span)
+    assert step >= 1 and shift >= 1
+    places = np.arange(span.count)[:, None] * shift + np.arange(T) * step
+    assert read[places].tolist() == needed.tolist()
+    assert places.max() == len(read) - 1
 
 
-@given(st.integers(1, 150), st.integers(1, 40), st.integers(0, 99), st.integers(0, 14), st.integers(1, 6))
+@given(st.one_of(st.integers(30, 70), st.integers(300, 400)), st.integers(1, 10), st.integers(1, 60), st.data())
 @QUICK
-def test_every_block_counts_exactly_once_an_epoch(total, batch_size, seed, number, world_size):
-    shares = [share for rank in epoch(total, batch_size, seed, number, world_size) for share in rank]
-    counted = np.concatenate([share.blocks[share.weights > 0] for share in shares])
-    assert sorted(counted.tolist()) == list(range(total))
+def test_a_stretch_reads_a_frame_at_most_once_and_none_before_between_or_after_its_blocks(frames, skip, stride, data):
+    assume(frames >= T * skip)
+    index = BlockIndex([40, frames, 200], skip, stride)
+    span = some_span(index, 1, data)
+    read, needed = read_and_needed(index, span)
+    assert (np.diff(read) > 0).all() and read[0] == needed.min() and read[-1] == needed.max() < frames
+    assert not ((read - read[0]) % np.gcd(skip, stride)).any()
+    without_gaps = stride % skip == 0 and stride <= T * skip or skip % stride == 0 and span.count * stride >= skip
+    if without_gaps or span.count == 1:
+        assert sorted(set(needed.ravel().tolist())) == read.tolist()
 
 
-def test_a_rank_that_a_batch_leaves_empty_gets_a_block_of_weight_zero():
-    shares = [rank[-1] for rank in epoch(9, 8, seed=3, number=0, world_size=3)]
-    assert [share.weights.tolist() for share in shares] == [[1.0], [0.0], [0.0]]
-    assert all(0 <= share.blocks[0] < 9 and share.batch_size == 1 for share in shares)
+@pytest.mark.parametrize(
+    ("skip", "stride", "count", "expected"),
+    [
+        (1, 1, 3, (np.arange(7, 39), 1, 1)),
+        (5, 5, 4, (np.arange(35, 200, 5), 1, 1)),
+        (5, 10, 3, (np.arange(70, 240, 5), 1, 2)),
+        (6, 4, 3, (np.arange(28, 212, 2), 3, 2)),
+        (5, 1, 3, (np.arange(7, 155), 5, 1)),
+    ],
+)
+def test_a_stretch_leaves_out_the_frames_between_those_of_its_blocks(skip, stride, count, expected):
+    frames, step, shift = BlockIndex([400], skip, stride).stretch(Span(0, 7, count))
+    assert frames.tolist() == expected[0].tolist() and (step, shift) == expected[1:]
 
 
-@given(st.integers(0, 1000), st.integers(0, 14), st.integers(1, 33), st.integers(1, 33))
+@pytest.mark.parametrize(("skip", "stride"), [(1, 1), (5, 1), (5, 3), (5, 7), (2, 30)])
+def test_a_stretch_of_one_block_is_its_thirty_frames_alone(skip, stride):
+    index = BlockIndex([400], skip, stride)
+    read, needed = read_and_needed(index, Span(0, 4, 1))
+    assert read.tolist() == needed[0].tolist() and len(read) == T and index.stretch(Span(0, 4, 1))[1] == 1
+
+
+@pytest.mark.parametrize(("frames", "skip"), [(1, 1), (19, 1), (29, 1), (12, 5), (146, 5), (149, 5)])
+def test_the_stretch_of_a_short_video_comes_with_its_repeated_frame(frames, skip):
+    read, step, shift = BlockIndex([50, frames], skip, 3).stretch(Span(1, 0, 1))
+    assert [read.tolist()] == naive_blocks(frames, skip, 3) and (step, shift) == (1, 1)
+
+
+# evaluation
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=12), st.integers(1, 20), strides, st.randoms(use_true_random=False))
 @QUICK
-def test_the_order_of_blocks_depends_on_seed_and_epoch_alone(seed, number, one_size, other_size):
-    def order(batch_size, a_seed, an_epoch):
-        return np.concatenate([s.blocks for s in training_shares(100, batch_size, a_seed, an_epoch)]).tolist()
-
-    reference = order(one_size, seed, number)
-    np.random.seed(seed)  # the global generator has no say
-    assert order(other_size, seed, number) == reference
-    assert order(one_size, seed, number + 1) != reference
-    assert order(one_size, seed + 1, number) != reference
-    assert reference != sorted(reference)
+def test_evaluation_spans_give_every_block_of_their_videos_once_in_order_and_so_many_at_most(counts, blocks, stride, random):
+    index = BlockIndex(counts, stride=stride)
+    videos = sorted(random.sample(range(len(counts)), k=random.randint(0, len(counts))))
+    spans = list(evaluation_spans(index, videos, blocks))
+    seen = [(span.video, span.first + number) for span in spans for number in range(span.count)]
+    assert seen == [(video, block) for video in videos for block in range(index.counts[video])]
+    assert all(1 <= span.count <= blocks for span in spans)
+    assert len(spans) == sum(-(-int(index.counts[video]) // blocks) for video in videos)
 
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 20), st.integers(1, 5))
-@QUICK
-def test_evaluation_gives_every_block_once_in_batches_of_one_video_and_each_video_to_one_rank(counts, batch_size, world_size):
-    index = BlockIndex(np.array(counts))
-    rank_of, seen = {}, []
-    for rank in range(world_size):
-        for share in evaluation_shares(index, batch_size, rank, world_size):
-            videos = set(index.locate(share.blocks)[0].tolist())
-            assert len(videos) == 1
-            assert rank_of.setdefault(videos.pop(), rank) == rank
-            assert 1 <= len(share.blocks) <= batch_size
-            assert share.weights.tolist() == [1.0] * len(share.blocks) and share.batch_size == len(share.blocks)
-            seen += share.blocks.tolist()
-    assert sorted(seen) == list(range(len(index)))
-
-
-def test_evaluation_on_one_process_goes_through_the_blocks_in_order():
+def test_evaluation_spans_go_video_by_video():
     index = BlockIndex(np.array([40, 5, 31]))
-    shares = list(evaluation_shares(index, 4))
-    assert np.concatenate([share.blocks for share in shares]).tolist() == list(range(11 + 1 + 2))
-    assert [len(share.blocks) for share in shares] == [4, 4, 3, 1, 2]
-
-
-def test_more_ranks_than_videos_leave_ranks_without_evaluation_blocks():
-    index = BlockIndex(np.array([30, 30]))
-    assert [len(list(evaluation_shares(index, 8, rank, 3))) for rank in range(3)] == [1, 1, 0]
+    assert list(evaluation_spans(index, [0, 1, 2], 4)) == [(0, 0, 4), (0, 4, 4), (0, 8, 3), (1, 0, 1), (2, 0, 2)]
+    assert list(evaluation_spans(index, [2, 0], 512)) == [(2, 0, 2), (0, 0, 11)]
+    assert list(evaluation_spans(index, [], 4)) == []
 
 
 @given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 8))

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.features import FORMAT, FeatureSpec, FeatureStore, FeatureStoreError, usable, write_atomically
-from datamodules.videos import Annotation, DataError, Video
+from datamodules.features import FORMAT, FeatureSpec, FeatureStore, FeatureStoreError, write_atomically
 
 SPEC = FeatureSpec(backbone="googlenet", weights="random:0", layer=None, size=224)
 GRID, CHANNELS = (2, 3), 4
@@ -31,6 +30,23 @@ def write(store: FeatureStore, name: str, frames: int = 5, seed: int = 0, rank: 
     writer.append(features)
     writer.close(fps=30.0, width=64, height=48, declared_frames=frames)
     return features.astype(np.float16)
+
+
+def pooled(half: np.ndarray) -> np.ndarray:
+    """(F, 2, D) mean and maximum of (F, K, D) cubes over locations, from what half precision left of them."""
+    exact = half.astype(np.float64)
+    return np.stack([exact.mean(axis=1), exact.max(axis=1)], axis=1).astype(np.float32)
+
+
+def file_of(store: FeatureStore, kind: str, name: str) -> Path:
+    return {"cubes": store.file, "pooled": store.pooled_file}[kind](name)
+
+
+def read_of(store: FeatureStore, kind: str, name: str) -> np.ndarray:
+    return {"cubes": store.read, "pooled": store.pooled}[kind](name)
+
+
+both = pytest.mark.parametrize("kind", ["cubes", "pooled"])
 
 
 @pytest.fixture
@@ -58,15 +74,39 @@ def test_features_are_read_as_written_in_half_precision(store, pieces):
     assert (entry["fps"], entry["width"], entry["height"], entry["declared_frames"]) == (29.97, 320, 240, 9)
 
 
-def test_features_are_memory_mapped_and_cannot_be_changed_by_readers(store):
+@pytest.mark.parametrize("pieces", [[1], [7], [3, 1, 3], [1] * 5])
+def test_pooled_features_are_mean_and_maximum_of_the_cubes_in_half_precision(store, pieces):
+    features = cubes(sum(pieces), seed=1) * 30
+    writer = store.writer("run/a.avi")
+    for part in np.split(features, np.cumsum(pieces)[:-1]):
+        writer.append(part)
+    assert writer.frames == sum(pieces)
+    writer.close()
+    found = FeatureStore(store.path).pooled("run/a.avi")
+    half = features.astype(np.float16)
+    assert found.shape == (sum(pieces), 2, CHANNELS) and found.dtype == np.float32
+    assert np.allclose(found[:, 0], pooled(half)[:, 0], rtol=1e-6, atol=1e-6)
+    assert np.array_equal(found[:, 1], half.max(axis=1).astype(np.float32)), "a maximum is one of the values"
+
+
+def test_the_mean_of_the_largest_values_of_half_precision_is_finite(store):
+    writer = store.writer("a.avi")
+    writer.append(np.full((2, GRID[0] * GRID[1], CHANNELS), 65504.0))
+    writer.close()
+    assert (store.pooled("a.avi") == 65504.0).all()
+
+
+@both
+def test_features_are_memory_mapped_and_cannot_be_changed_by_readers(store, kind):
     write(store, "a.avi")
-    features = store.read("a.avi")
+    features = read_of(store, kind, "a.avi")
     assert isinstance(features, np.memmap) and not features.flags.writeable
 
 
-def test_a_store_is_a_plain_npy_file_a_video(store):
+def test_a_store_is_two_plain_npy_files_a_video(store):
     written = write(store, ODD_NAME)
     assert np.array_equal(np.load(store.path / "videos" / f"{ODD_NAME}.npy"), written)
+    assert np.allclose(np.load(store.path / "pooled" / f"{ODD_NAME}.npy"), pooled(written), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [ODD_NAME, "-v.avi", "two\nlines.avi", "a\u2028b.avi", "a\x85b.avi", "deep/er/still/a.avi"])
@@ -74,6 +114,7 @@ def test_odd_names_survive_journal_and_manifest(store, name):
     written = write(store, name)
     journalled = FeatureStore(store.path)
     assert np.array_equal(journalled.read(name), written)
+    assert np.allclose(journalled.pooled(name), pooled(written), atol=1e-6)
     journalled.merge()
     assert list(FeatureStore(store.path).videos) == [name]
 
@@ -81,10 +122,10 @@ def test_odd_names_survive_journal_and_manifest(store, name):
 def test_nothing_is_seen_of_a_video_before_it_is_closed(store):
     writer = store.writer("a.avi")
     writer.append(cubes(3))
-    assert not store.file("a.avi").exists()
+    assert not store.file("a.avi").exists() and not store.pooled_file("a.avi").exists()
     assert FeatureStore(store.path).missing(["a.avi"]) == ["a.avi"]
     writer.close()
-    assert store.file("a.avi").exists()
+    assert store.file("a.avi").exists() and store.pooled_file("a.avi").exists()
     assert FeatureStore(store.path).missing(["a.avi"]) == []
 
 
@@ -92,7 +133,7 @@ def test_a_discarded_video_leaves_nothing(store):
     writer = store.writer("a.avi")
     writer.append(cubes(3))
     writer.discard()
-    assert list((store.path / "videos").iterdir()) == []
+    assert [path for path in store.path.rglob("*") if path.is_file()] == [store.path / "manifest.json"]
     assert FeatureStore(store.path).missing(["a.avi"]) == ["a.avi"]
 
 
@@ -114,10 +155,11 @@ def test_a_killed_writer_leaves_no_final_file_and_the_video_can_be_written_again
     run = subprocess.run([sys.executable, "-c", script, str(store.path)], env=environment, timeout=60)
     assert run.returncode == -signal.SIGKILL
     again = FeatureStore(store.path)
-    assert not again.file("cut.avi").exists()
+    assert not again.file("cut.avi").exists() and not again.pooled_file("cut.avi").exists()
     assert again.missing(["done.avi", "cut.avi"]) == ["cut.avi"]
     written = write(again, "cut.avi")
     assert np.array_equal(FeatureStore(store.path).read("cut.avi"), written)
+    assert np.allclose(FeatureStore(store.path).pooled("cut.avi"), pooled(written), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, CHANNELS), (2, 6, CHANNELS + 1), (6, CHANNELS), (2, 2, 3, CHANNELS)])
@@ -135,6 +177,16 @@ def test_a_value_that_is_not_finite_in_half_precision_is_refused_and_its_frame_n
     features = cubes(8)
     features[3, 2, 1] = features[6, 0, 0] = value
     with pytest.raises(FeatureStoreError, match=r"a\.avi: features of frame 13 are not finite"):
+        writer.append(features)
+    assert writer.frames == 10
+    writer.discard()
+
+
+def test_infinities_of_both_signs_in_a_frame_are_refused(store):
+    writer = store.writer("a.avi")
+    features = cubes(4)
+    features[2, :2, 3] = np.inf, -np.inf
+    with pytest.raises(FeatureStoreError, match=r"a\.avi: features of frame 2 are not finite"):
         writer.append(features)
     writer.discard()
 
@@ -194,10 +246,11 @@ def test_a_damaged_manifest_is_named(store, text):
     assert str(store.path / "manifest.json") in str(error.value)
 
 
-def test_a_manifest_of_another_format_is_refused(store):
+@pytest.mark.parametrize("other", [1, FORMAT + 1])
+def test_a_manifest_of_another_format_is_refused(store, other):
     manifest = json.loads((store.path / "manifest.json").read_text())
-    (store.path / "manifest.json").write_text(json.dumps(manifest | {"format": FORMAT + 1}))
-    with pytest.raises(FeatureStoreError, match=f"format {FORMAT + 1}, this version reads {FORMAT}"):
+    (store.path / "manifest.json").write_text(json.dumps(manifest | {"format": other}))
+    with pytest.raises(FeatureStoreError, match=f"format {other}, this version reads {FORMAT}. Extract again"):
         FeatureStore(store.path)
 
 
@@ -322,43 +375,48 @@ def test_any_order_of_entries_and_merges_ends_with_the_last_word_on_each_video(t
 # damaged files
 
 
+@both
 @pytest.mark.parametrize("keep", [0, 3, 60, -1])
-def test_a_truncated_file_is_missing_and_cannot_be_read(store, keep):
+def test_a_truncated_file_is_missing_and_cannot_be_read(store, kind, keep):
     write(store, "a.avi")
-    path = store.file("a.avi")
+    path = file_of(store, kind, "a.avi")
     path.write_bytes(path.read_bytes()[:keep])
     again = FeatureStore(store.path)
     assert again.missing(["a.avi"]) == ["a.avi"]
     with pytest.raises(FeatureStoreError) as error:
-        again.read("a.avi")
+        read_of(again, kind, "a.avi")
     assert str(path) in str(error.value) and "prepare.py" in str(error.value)
 
 
-def test_a_removed_file_is_missing_and_cannot_be_read(store):
+@both
+def test_a_removed_file_is_missing_and_cannot_be_read(store, kind):
     write(store, "a.avi")
-    store.file("a.avi").unlink()
+    file_of(store, kind, "a.avi").unlink()
     assert store.missing(["a.avi"]) == ["a.avi"]
     with pytest.raises(FeatureStoreError, match=r"a\.avi\.npy: not readable"):
-        store.read("a.avi")
+        read_of(store, kind, "a.avi")
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("kind", "other"),
     [
-        np.zeros((5, 6, 4), dtype=np.float32),
-        np.zeros((5, 6, 4), dtype=">f2"),
-        np.zeros((4, 6, 4), dtype=np.float16),
-        np.zeros((5, 4, 6), dtype=np.float16),
-        np.zeros((5, 24), dtype=np.float16),
+        pytest.param("cubes", np.zeros((5, 6, 4), dtype=np.float32), id="float32"),
+        pytest.param("cubes", np.zeros((5, 6, 4), dtype=">f2"), id="big-endian"),
+        pytest.param("cubes", np.zeros((4, 6, 4), dtype=np.float16), id="one frame less"),
+        pytest.param("cubes", np.zeros((5, 4, 6), dtype=np.float16), id="axes swapped"),
+        pytest.param("cubes", np.zeros((5, 24), dtype=np.float16), id="flat"),
+        pytest.param("pooled", np.zeros((5, 2, 4), dtype=np.float16), id="pooled float16"),
+        pytest.param("pooled", np.zeros((5, 4, 2), dtype=np.float32), id="pooled axes swapped"),
+        pytest.param("pooled", np.zeros((6, 2, 4), dtype=np.float32), id="pooled one frame more"),
     ],
-    ids=["float32", "big-endian", "one frame less", "axes swapped", "flat"],
 )
-def test_a_file_of_another_dtype_or_shape_cannot_be_read(store, other):
+def test_a_file_of_another_dtype_or_shape_cannot_be_read(store, kind, other):
     write(store, "a.avi", frames=5)
-    np.save(store.file("a.avi"), other)
+    path = file_of(store, kind, "a.avi")
+    np.save(path, other)
     with pytest.raises(FeatureStoreError, match="the manifest says") as error:
-        store.read("a.avi")
-    assert str(store.file("a.avi")) in str(error.value)
+        read_of(store, kind, "a.avi")
+    assert str(path) in str(error.value)
 
 
 def test_pickled_objects_are_refused_and_never_run(store, tmp_path):
@@ -371,41 +429,3 @@ def test_pickled_objects_are_refused_and_never_run(store, tmp_path):
     with pytest.raises(FeatureStoreError, match=r"a\.avi\.npy: not readable"):
         store.read("a.avi")
     assert not (tmp_path / "sprung").exists()
-
-
-# usable
-
-
-@pytest.fixture
-def annotation(tmp_path: Path) -> Annotation:
-    train = tuple(Video(f"{n}.avi", (n % 2,), str(n)) for n in range(6))
-    test = tuple(Video(f"{n}.avi", (n % 2,), str(n)) for n in range(6, 9))
-    return Annotation("demo", "1", tmp_path, tmp_path, ("a", "b"), False, train, test)
-
-
-def test_a_complete_store_is_usable_as_it_is(store, annotation):
-    for video in annotation.videos:
-        write(store, video.name)
-    assert usable(annotation, store, skip_bad=False) is annotation
-
-
-def test_missing_features_are_counted_one_is_named_and_the_remedy(store, annotation):
-    for video in annotation.train:
-        write(store, video.name)
-    with pytest.raises(FeatureStoreError) as error:
-        usable(annotation, store, skip_bad=True)
-    message = str(error.value)
-    assert "3 of 9" in message and "'6.avi'" in message and "python reproduce/prepare.py" in message
-    assert str(store.path.resolve()) in message
-
-
-def test_bad_videos_are_refused_unless_they_are_to_be_left_out(store, annotation):
-    for video in annotation.videos[:-2]:
-        write(store, video.name)
-    for video in annotation.videos[-2:]:
-        store.enter_bad(video.name, "no frame")
-    with pytest.raises(DataError, match=r"2 videos do not decode: '7\.avi', '8\.avi'.*data\.skip_bad=true"):
-        usable(annotation, store, skip_bad=False)
-    left = usable(annotation, store, skip_bad=True)
-    assert [v.name for v in left.test] == ["6.avi"] and left.train == annotation.train
-    assert left.notes == ("demo: 2 videos left out (0 train, 2 test): do not decode",)

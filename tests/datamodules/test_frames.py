@@ -11,7 +11,7 @@ import torch
 
 from datamodules import frames as frames_module
 from datamodules.decoding import VideoError, read_chunks
-from datamodules.frames import FrameDataModule, FramePacket, FrameStream
+from datamodules.frames import FrameDataModule, FrameStream
 
 SIZE = 20
 STRIPES = 10
@@ -163,13 +163,6 @@ def test_a_video_that_breaks_in_the_middle_has_no_end_and_the_next_ones_are_comp
     assert set(received.errors) == {broken} and "frame 32 does not decode" in received.errors[broken]
     assert set(received.ends) == set(range(len(paths))) - {broken}
     assert {v: n for v, n in received.stamps.items() if v != broken} == {v: n for v, n in complete().items() if v != broken}
-
-
-def test_a_packet_moves_to_a_device_with_its_segments(paths):
-    data = FrameDataModule(paths[:1], SIZE, 8)
-    (packet,) = data.predict_dataloader()
-    moved = data.transfer_batch_to_device(packet, torch.device("meta"), 0)
-    assert isinstance(moved, FramePacket) and moved.frames.device.type == "meta" and moved.segments == packet.segments
 
 
 def test_packets_do_not_share_memory(paths):

@@ -79,6 +79,8 @@ def test_every_imported_cube_equals_the_row_major_grid_of_its_video(folder, stor
         features = again.read(name)
         assert features.shape == (len(grid), 49, 1024) and features.dtype == np.float16
         assert np.array_equal(features, grid.reshape(len(grid), 49, 1024).astype(np.float16))
+        mean, maximum = again.pooled(name).transpose(1, 0, 2)
+        assert np.allclose(mean, grid.mean(axis=(1, 2)), atol=1e-4) and np.array_equal(maximum, grid.max(axis=(1, 2)))
 
 
 def test_imported_features_say_what_they_are(folder, store, content):
@@ -202,7 +204,8 @@ def test_a_value_that_is_not_finite_is_refused_with_video_and_frame_and_leaves_n
         file["features"][2, 77] = np.nan  # run/b has the first row
     with pytest.raises(FeatureStoreError, match=r"run/a\.avi: features of frame 1 are not finite"):
         import_features(folder, store, set(content))
-    assert not store.file("run/a.avi").exists()
+    assert not store.file("run/a.avi").exists() and not store.pooled_file("run/a.avi").exists()
+    assert not list(store.path.rglob("*.part"))
     assert FeatureStore(store.path).missing(content) == ["run/a.avi", "walk/c.avi"]
 
 

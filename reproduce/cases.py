@@ -1,0 +1,526 @@
+"""What the benchmark measures: each case gives lines of its table, on one device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from datamodules.base import VideoFolderDataModule
+from datamodules.blocks import BLOCK_LENGTH
+from datamodules.features import FeatureSpec, FeatureStore
+from lightning_modules.attention import SoftAttentionLSTM
+from lightning_modules.backbone import build_backbone
+from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.frames import Frames, pool_frames, run_blocks, run_dense, window_means, windows
+from lightning_modules.objective import Objective
+from lightning_modules.optim import build_optimizer
+from lightning_modules.recognizer import Recognizer
+from reproduce import plain
+from reproduce.benchmark import BenchmarkSettings
+from reproduce.extraction import extract_into, has_bf16, packet_and_workers
+from reproduce.measure import Line, Work, exponent, in_bytes, medians, peak_memory
+
+CLASSES = 11
+FRAME_RATE = 30
+GPU_RATE = 20_000.0  # frames/s of extraction on a GPU at which nobody asks for more
+GPU_SHARE = 0.6  # of the card's matrix rate
+
+
+def startup(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
+    """``--help`` and a refused key, of every script."""
+    here = Path(__file__).resolve().parent
+    for word, what in (("--help", "--help"), ("no.such.key=1", "a refused key")):
+        slowest: tuple[float, str] = (0.0, "")
+        for script in SCRIPTS:
+            took = []
+            for _ in range(settings.repeats):
+                begun = time.perf_counter()
+                subprocess.run([sys.executable, str(here / script), word], capture_output=True, check=False)
+                took.append(time.perf_counter() - begun)
+            slowest = max(slowest, (float(np.median(took)), script))
+        yield Line(
+            f"{what}, the slowest of {len(SCRIPTS)} scripts",
+            "",
+            "cpu",
+            "–",
+            f"{slowest[0]:.2f} s ({slowest[1]})",
+            slowest[0],
+            limit="at most 1",
+        )
+
+
+def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
+    """Frames a second from MPEG-4 files to the store; and the network alone."""
+    clips = folder / "clips"
+    paths = [clips / f"clip{number}.avi" for number in range(settings.clips)]
+    for number, path in enumerate(paths):
+        if not path.is_file():
+            encode_clip(path, settings.clip_frames, number)
+    options = settings.backbone
+    backbone = build_backbone(options.name, "random", options.layer, options.size).to(device)
+    with torch.no_grad():
+        _, channels, rows, columns = backbone.map(
+            torch.zeros(1, 3, options.size, options.size, dtype=torch.uint8, device=device)
+        ).shape
+    bf16 = has_bf16(device.type == "cuda")
+
+    some = paths[: settings.plain_clips]
+    next(plain.extract(some, device))  # the first batch does not count
+    begun = time.perf_counter()
+    baseline = sum(len(cubes) for cubes in plain.extract(some, device)) / (time.perf_counter() - begun)
+
+    store = FeatureStore(folder / f"store-{device.type}")
+    store.create(FeatureSpec(options.name, "random:0", options.layer, options.size), (rows, columns), channels, {"notes": []})
+    ran = dataclasses.replace(settings, trainer=dataclasses.replace(settings.trainer, accelerator=accelerator(device)))
+    names = [path.name for path in paths]
+    with quiet():
+        stopwatch = extract_into(ran, store, backbone, names, paths, bf16, False)
+    ours = settings.clips * settings.clip_frames / sum(stopwatch.seconds.values())
+    what = f"extraction, {options.name}, {settings.clips} MPEG-4 clips of 320x240 (ours: {stopwatch.summary()})"
+    yield Line(
+        what,
+        "GoogLeNet in fp32, batch 32, one process",
+        str(device),
+        f"{baseline:.0f} frames/s",
+        f"{ours:.0f} frames/s",
+        ours / baseline,
+        limit="at least 4" if options.name == "googlenet" else "",
+    )
+
+    packet, _ = packet_and_workers(ran)
+    images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def run(network: Callable[[torch.Tensor], Any], half: bool) -> Work:
+        def work() -> Any:
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+                return network(images)
+
+        return work
+
+    works = {"fp32": run(backbone, False), "half": run(backbone, bf16)}
+    if options.compile != "false":
+        works["compiled"] = run(torch.compile(backbone), bf16)
+    seconds = medians(works, device, settings.repeats)
+    rates = {name: packet / taken for name, taken in seconds.items()}
+    best = max(rates, key=lambda name: rates[name])
+    words = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+    line = Line(
+        f"{options.name} alone, {packet} frames a batch, frames/s: {words}",
+        "the same in fp32",
+        str(device),
+        f"{rates['fp32']:.0f} frames/s",
+        f"{rates[best]:.0f} frames/s",
+        rates[best] / rates["fp32"],
+    )
+    yield line
+    if device.type == "cuda":
+        share = rates[best] * flops_of(backbone, images[:1]) / matrix_rate(device)
+        yield Line(
+            f"{options.name} alone: {share:.0%} of the card's bf16 matrix rate",
+            "60 % of it, or 20 000 frames/s",
+            str(device),
+            "–",
+            f"{rates[best]:.0f} frames/s",
+            max(share / GPU_SHARE, rates[best] / GPU_RATE),
+            limit="at least 1",
+        )
+
+
+def testing(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
+    """All stride-1 blocks of one video: as windows on its frames, against stacked blocks; and their inputs alone."""
+    X = features(settings, settings.frames, device)
+    frames = pool_frames(X, ("cube", "mean", "max"))  # the store has them so
+    blocks = len(X) - BLOCK_LENGTH + 1
+    network = attention_network(settings).to(device).eval()
+    by_cell = plain.CellByCell(
+        settings.locations, settings.channels, CLASSES, settings.model.hidden_dim, settings.model.num_layers
+    )
+    by_cell = by_cell.to(device).eval()
+    works: dict[str, Work] = {
+        "plain": lambda: by_cell(plain.stacked_blocks(X)),
+        "stacked": lambda: network(plain.stacked_blocks(X)),
+        "dense": lambda: run_dense(network, frames, blocks, BLOCK_LENGTH),
+    }
+    with torch.no_grad():
+        seconds = medians(works, device, settings.repeats)
+        memory = {name: peak_memory(work, device) for name, work in works.items()}
+    what = f"testing {settings.frames} frames ({blocks} blocks), {describe(settings)}"
+    for name, against, limit in (
+        ("plain", "stacked blocks, nn.LSTMCells in a loop", "at least 2"),
+        ("stacked", "stacked blocks, this suite's network", ""),
+    ):
+        peaks = f"{in_bytes(memory['dense'])} against {in_bytes(memory[name])}"
+        yield Line(
+            what,
+            against,
+            str(device),
+            f"{seconds[name]:.3f} s",
+            f"{seconds['dense']:.3f} s",
+            seconds[name] / seconds["dense"],
+            peaks,
+            limit,
+        )
+        there, here = memory[name], memory["dense"]
+        if there and here:
+            yield Line(
+                "… its peak memory",
+                against,
+                str(device),
+                in_bytes(memory[name]),
+                in_bytes(memory["dense"]),
+                there / here,
+                limit="at least 5" if limit else "",
+            )
+
+    softmax = SoftmaxRegression(settings.locations, settings.channels, CLASSES).to(device).eval()
+    paths: dict[str, dict[str, Work]] = {
+        "softmax regression": {
+            "plain": lambda: softmax.classes(plain.stacked_blocks(X).float().flatten(2)),
+            "ours": lambda: run_dense(softmax, Frames(X), blocks, BLOCK_LENGTH),
+        },
+        "average-pooled LSTM's inputs": {
+            "plain": lambda: plain.stacked_blocks(X).float().mean(dim=2).mean(dim=1),
+            "ours": lambda: dense_inputs(X, "mean", blocks),
+        },
+        "max-pooled LSTM's inputs": {
+            "plain": lambda: (plain.stacked_blocks(X).float().amax(dim=2), plain.stacked_blocks(X).float().mean(dim=(1, 2))),
+            "ours": lambda: dense_inputs(X, "max", blocks),
+        },
+    }
+    for what, pair in paths.items():
+        with torch.no_grad():
+            seconds = medians(pair, device, settings.repeats)
+        yield Line(
+            f"testing {settings.frames} frames, {what}",
+            "stacked blocks",
+            str(device),
+            f"{1e3 * seconds['plain']:.1f} ms",
+            f"{1e3 * seconds['ours']:.1f} ms",
+            seconds["plain"] / seconds["ours"],
+            limit="at least 10",
+        )
+
+
+def dense_inputs(X: torch.Tensor, pooling: str, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a pooled LSTM is given for all blocks of a video: x (N, T, D), a view, and x̄ (N, D)."""
+    frames = pool_frames(X, ("mean", pooling))
+    pooled = frames.mean if pooling == "mean" else frames.max
+    assert pooled is not None and frames.mean is not None
+    return windows(pooled, blocks, BLOCK_LENGTH), window_means(frames.mean, blocks, BLOCK_LENGTH)
+
+
+def training(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
+    """One optimiser step: forward, Eq. 7, backward, Adam."""
+    B = settings.data.batch_size
+    X = features(settings, B * BLOCK_LENGTH, device).unflatten(0, (B, BLOCK_LENGTH))
+    frames = pool_frames(X, ("cube", "mean"))  # the store has them so
+    sizes = (settings.locations, settings.channels, CLASSES, settings.model.hidden_dim, settings.model.num_layers)
+    by_cell = plain.CellByCell(*sizes).to(device)
+    attention = attention_network(settings).to(device)
+    pooled = PooledLSTM(settings.channels, CLASSES, "mean", *sizes[3:]).to(device)
+    works = {
+        "cells": step(by_cell, lambda: by_cell(X), B, device),
+        "attention": step(attention, lambda: run_blocks(attention, frames), B, device),
+        "pooled": step(pooled, lambda: run_blocks(pooled, frames), B, device),
+        "attention bf16": step(attention, lambda: run_blocks(attention, frames), B, device, bf16=True),
+        "pooled bf16": step(pooled, lambda: run_blocks(pooled, frames), B, device, bf16=True),
+    }
+    seconds = medians(works, device, settings.repeats)
+    memory = {name: in_bytes(peak_memory(works[name], device)) for name in ("attention", "cells")}
+    words = {name: f"{1e3 * taken:.1f} ms" for name, taken in seconds.items()}
+    what = f"training step, B={B}, {describe(settings)}"
+    yield Line(
+        f"{what}, fp32",
+        "three nn.LSTMCells in a loop, under autograd",
+        str(device),
+        words["cells"],
+        words["attention"],
+        seconds["cells"] / seconds["attention"],
+        f"{memory['attention']} against {memory['cells']}",
+        "at least 1.1",
+    )
+    yield Line(
+        f"{what}, fp32: its duration over the pooled one's",
+        "average-pooled nn.LSTM",
+        str(device),
+        words["pooled"],
+        words["attention"],
+        seconds["attention"] / seconds["pooled"],
+        limit="at most 1.6",
+    )
+    yield Line(
+        f"{what}, bf16-mixed",
+        "the same in fp32",
+        str(device),
+        words["attention"],
+        words["attention bf16"],
+        seconds["attention"] / seconds["attention bf16"],
+        limit="at least 1.5",
+    )
+    if device.type == "cuda":
+        yield Line(
+            f"{what}, bf16-mixed: blocks/s over the pooled one's",
+            "average-pooled nn.LSTM (cuDNN)",
+            str(device),
+            f"{B / seconds['pooled bf16']:.0f} blocks/s",
+            f"{B / seconds['attention bf16']:.0f} blocks/s",
+            seconds["pooled bf16"] / seconds["attention bf16"],
+            limit="at least 0.5",
+        )
+
+
+def step(network: torch.nn.Module, forward: Work, B: int, device: torch.device, bf16: bool = False) -> Work:
+    """One training step of a network on a batch that ``forward`` knows."""
+    optimizer = build_optimizer(network.parameters(), "adam", 2e-4, (0.9, 0.999), 1e-8)
+    target = torch.randint(0, CLASSES, (B,), generator=torch.Generator().manual_seed(0)).to(device)
+    objective = Objective(attention_penalty=1.0)
+
+    def work() -> None:
+        network.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            output = forward()
+        cost = objective(output.logits, output.attention, target, network.parameters())
+        optimizer.zero_grad()
+        cost.loss.backward()
+        optimizer.step()
+
+    return work
+
+
+def epoch(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
+    """Lightning's training epoch, fed from the store, against the same steps on batches that lie in memory."""
+    for resident in ("ram", "mmap", "rotate") if device.type == "cpu" else ("gpu", "ram", "rotate"):
+        data = random_data(settings, folder, resident)
+        recognizer = Recognizer(attention_network(settings), CLASSES, False, Objective(), lr=1e-5)
+        data.inputs = ("cube", "mean")
+        limit = settings.epoch_batches
+        fit(data, recognizer, device, 1, limit)  # reads the store, and lays the frames where they are to lie
+        data.trainer = None  # type: ignore[assignment]
+        place = torch.device("cpu") if device.type == "cpu" else device
+        shares = [share for _, share in zip(range(limit), data.train_dataloader(), strict=False)]
+        batches = [data.transfer_batch_to_device(share, place, 0) for share in shares]
+        held = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        taken: dict[str, list[float]] = {"store": [], "memory": []}
+        for _ in range(settings.repeats):
+            taken["memory"].append(fit(held, recognizer, device, 1, limit))
+            taken["store"].append(fit(data, recognizer, device, 1, limit))
+        seconds = {name: float(np.median(values)) for name, values in taken.items()}
+        what = f"an epoch of {limit} batches of {settings.data.batch_size} blocks from the store, resident={resident}"
+        yield Line(
+            what,
+            "the same batches, in memory",
+            str(device),
+            f"{seconds['memory']:.2f} s",
+            f"{seconds['store']:.2f} s",
+            seconds["memory"] / seconds["store"],
+            limit="" if resident == "mmap" else "at least 0.9",
+        )
+
+
+def scaling(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
+    """Exponents of time over frames tested, blocks trained on, and processes."""
+    network = attention_network(settings).to(device).eval()
+    sizes = [settings.frames * factor for factor in (1, 2, 4)]
+    frames = {size: pool_frames(features(settings, size, device), ("cube", "mean")) for size in sizes}
+    works: dict[str, Work] = {
+        str(size): lambda size=size: run_dense(network, frames[size], size - BLOCK_LENGTH + 1, BLOCK_LENGTH) for size in sizes
+    }
+    with torch.no_grad():
+        seconds = medians(works, device, settings.repeats)
+    blocks = [float(size - BLOCK_LENGTH + 1) for size in sizes]
+    slope = exponent(blocks, list(seconds.values()))
+    words = ", ".join(f"{count:.0f}: {taken:.2f} s" for count, taken in zip(blocks, seconds.values(), strict=True))
+    yield Line("testing: time over blocks of a video, exponent", "1, linear", str(device), words, f"{slope:.2f}", slope)
+
+    data = random_data(settings, folder, "ram" if device.type == "cpu" else "gpu")
+    recognizer = Recognizer(attention_network(settings), CLASSES, False, Objective(), lr=1e-5)
+    data.inputs = ("cube", "mean")
+    fit(data, recognizer, device, 1, 1)
+    counts = [settings.epoch_batches * factor for factor in (1, 2, 4)]
+    took = [fit(data, recognizer, device, 1, count) for count in counts]
+    slope = exponent([float(count) for count in counts], took)
+    words = ", ".join(f"{count * settings.data.batch_size}: {taken:.2f} s" for count, taken in zip(counts, took, strict=True))
+    yield Line("training: time over blocks, exponent", "1, linear", str(device), words, f"{slope:.2f}", slope)
+
+    threads = torch.get_num_threads()
+    available = torch.cuda.device_count() if device.type == "cuda" else settings.processes
+    numbers = [number for number in (1, 2, 4) if number <= available]
+    if len(numbers) > 1 and device.index in (None, 0):
+        took = []
+        torch.set_num_threads(1)
+        for number in numbers:  # everything anew, for the processes get copies; in the second epoch the frames lie in place
+            data = random_data(settings, folder, "ram" if device.type == "cpu" else "gpu")
+            data.inputs = ("cube", "mean")
+            recognizer = Recognizer(attention_network(settings), CLASSES, False, Objective(), lr=1e-5)
+            took.append(fit(data, recognizer, device, number, settings.epoch_batches, epochs=2))
+        torch.set_num_threads(threads)
+        slope = exponent([float(number) for number in numbers], took)
+        words = ", ".join(f"{number}: {taken:.2f} s" for number, taken in zip(numbers, took, strict=True))
+        yield Line(
+            "training: time over devices, one thread each, exponent", "-1, linear", str(device), words, f"{slope:.2f}", slope
+        )
+
+
+CASES: dict[str, Callable[[BenchmarkSettings, Path, torch.device], Iterator[Line]]] = {
+    "startup": startup,
+    "extraction": extraction,
+    "testing": testing,
+    "training": training,
+    "epoch": epoch,
+    "scaling": scaling,
+}
+SCRIPTS = sorted(
+    path.name
+    for path in Path(__file__).resolve().parent.glob("*.py")
+    if "__main__" in path.read_text(encoding="utf-8") and path.name != Path(__file__).name
+)
+
+
+def describe(settings: BenchmarkSettings) -> str:
+    """The sizes in words."""
+    model = settings.model
+    return f"{model.num_layers} layers, H={model.hidden_dim}, D={settings.channels}, K={settings.locations}"
+
+
+def attention_network(settings: BenchmarkSettings) -> SoftAttentionLSTM:
+    """The soft attention model at the benchmark's sizes."""
+    model = settings.model
+    return SoftAttentionLSTM(settings.locations, settings.channels, CLASSES, model.hidden_dim, model.num_layers)
+
+
+def features(settings: BenchmarkSettings, frames: int, device: torch.device) -> torch.Tensor:
+    """Random cubes (F, K, D) float16."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (frames, settings.locations, settings.channels)
+    return torch.rand(shape, generator=generator, device=device).half()
+
+
+def random_data(settings: BenchmarkSettings, folder: Path, resident: str) -> VideoFolderDataModule:
+    """A data module on a store of random features: enough videos for the benchmark's epochs, placeholders for their files."""
+    needed = 4 * settings.epoch_batches * settings.data.batch_size
+    each = settings.frames - BLOCK_LENGTH + 1
+    count = max(8, -(-needed * 2 // each))  # 15 % of train are held out, and some are test videos
+    root, features_path = folder / f"videos-{count}", folder / f"features-{count}"
+    names = [f"{'ab'[number % 2]}/video{number}.mp4" for number in range(count)]
+    store = FeatureStore(features_path)
+    if not store.exists():
+        grid = (1, settings.locations)
+        store.create(FeatureSpec("random", "random:0", None, 224), grid, settings.channels, {"notes": []})
+        for number, name in enumerate(names):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(b"no video")
+            writer = store.writer(name)
+            shape = (settings.frames, settings.locations, settings.channels)
+            writer.append(np.random.default_rng(number).random(shape, dtype=np.float32))
+            writer.close(fps=30.0, width=320, height=240, declared_frames=settings.frames)
+        store.merge()
+    budget = None
+    if resident == "rotate":
+        frame = settings.channels * (settings.locations * 2 + 4)
+        budget = frame * settings.frames * max(5, count // 3)
+    return VideoFolderDataModule(
+        root,
+        features_path,
+        batch_size=settings.data.batch_size,
+        resident=resident,
+        ram_budget=budget,
+        gpu_budget=budget or 2**50,
+    )
+
+
+class _Clock(Callback):
+    """Seconds of the training batches of the last epoch, on the first process; kept in a file, for it may be another one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.begun = path, 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure."""
+        self.begun = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the seconds."""
+        if trainer.is_global_zero:
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize(pl_module.device)
+            self.path.write_text(str(time.perf_counter() - self.begun))
+
+
+def fit(data: Any, recognizer: Recognizer, device: torch.device, devices: int, batches: int, epochs: int = 1) -> float:
+    """Epochs of some batches by Lightning; returns the last one's seconds, start and end of the Trainer left out."""
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        clock = Path(folder) / "seconds"
+        trainer = Trainer(
+            accelerator=accelerator(device),
+            devices=devices if devices > 1 or device.type == "cpu" else [device.index or 0],
+            strategy="ddp_spawn" if devices > 1 else "auto",
+            max_epochs=epochs,
+            limit_train_batches=batches,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[_Clock(clock)],
+        )
+        if isinstance(data, DataLoader):
+            trainer.fit(recognizer, train_dataloaders=data)
+        else:
+            trainer.fit(recognizer, datamodule=data)
+        return float(clock.read_text())
+
+
+def accelerator(device: torch.device) -> str:
+    """Lightning's word for a device."""
+    return "gpu" if device.type == "cuda" else "cpu"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress of what is measured."""
+    with contextlib.redirect_stdout(StringIO()):
+        yield
+
+
+def encode_clip(path: Path, frames: int, seed: int) -> None:
+    """An MPEG-4 clip of 320x240 pixels: a textured picture that drifts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.random.default_rng(seed).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FRAME_RATE)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 240, "yuv420p", 800_000
+        for t in range(frames):
+            image = np.kron(np.roll(picture, (t // 2, t // 3), (0, 1)), np.ones((8, 8, 1), dtype=np.uint8))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def flops_of(network: torch.nn.Module, frame: torch.Tensor) -> float:
+    """Operations of one frame, two for a multiplication with its addition."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(frame)
+    return float(counter.get_total_flops())
+
+
+def matrix_rate(device: torch.device, size: int = 8192) -> float:
+    """Operations a second of a large bf16 matrix product on a GPU."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / medians({"product": lambda: a @ b}, device, 10)["product"]

@@ -1,0 +1,52 @@
+"""Which videos of an annotation a feature store has."""
+
+from pathlib import Path
+
+import pytest
+from handmade import fill
+
+from datamodules.features import FeatureStoreError, usable
+from datamodules.videos import Annotation, DataError, Video
+
+
+@pytest.fixture
+def annotation(tmp_path: Path) -> Annotation:
+    train = tuple(Video(f"{n}.avi", (n % 2,), str(n)) for n in range(6))
+    test = tuple(Video(f"{n}.avi", (n % 2,), str(n)) for n in range(6, 9))
+    return Annotation("demo", "1", tmp_path, tmp_path, ("a", "b"), False, train, test)
+
+
+def store_of(tmp_path: Path, videos: tuple[Video, ...]):
+    return fill(tmp_path / "store", {video.name: 5 for video in videos})
+
+
+def test_a_complete_store_is_usable_as_it_is(tmp_path, annotation):
+    store = store_of(tmp_path, annotation.videos)
+    assert usable(annotation, store, skip_bad=False) is annotation
+
+
+def test_missing_features_are_counted_one_is_named_and_the_remedy(tmp_path, annotation):
+    store = store_of(tmp_path, annotation.train)
+    with pytest.raises(FeatureStoreError) as error:
+        usable(annotation, store, skip_bad=True)
+    message = str(error.value)
+    assert "3 of 9" in message and "'6.avi'" in message and "python reproduce/prepare.py" in message
+    assert str(store.path.resolve()) in message
+
+
+def test_a_video_that_lacks_its_pooled_frames_counts_as_missing(tmp_path, annotation):
+    store = store_of(tmp_path, annotation.videos)
+    store.pooled_file("4.avi").unlink()
+    with pytest.raises(FeatureStoreError, match=r"1 of 9 videos are missing, '4\.avi'"):
+        usable(annotation, store, skip_bad=True)
+
+
+def test_bad_videos_are_refused_unless_they_are_to_be_left_out(tmp_path, annotation):
+    store = store_of(tmp_path, annotation.videos[:-2])
+    for video in annotation.videos[-2:]:
+        store.enter_bad(video.name, "no frame")
+    with pytest.raises(DataError, match=r"2 videos do not decode: '7\.avi', '8\.avi'.*data\.skip_bad=true"):
+        usable(annotation, store, skip_bad=False)
+    left = usable(annotation, store, skip_bad=True)
+    assert [v.name for v in left.test] == ["6.avi"] and left.train == annotation.train
+    assert left.notes == ("demo: 2 videos left out (0 train, 2 test): do not decode",)

@@ -1,0 +1,75 @@
+"""Dropout: masks of zeros with probability p, kept values scaled to the same mean, the identity outside of training."""
+
+import pytest
+import torch
+
+from lightning_modules import attention as module
+from lightning_modules.attention import Dropout, dropout_mask
+
+LIKE = torch.zeros(1)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_zeros_come_with_probability_p_and_the_mean_stays(p, seed):
+    torch.manual_seed(seed)
+    mask = dropout_mask((200, 500), p, LIKE)
+    deviation = (p * (1 - p) / mask.numel()) ** 0.5
+    assert abs(float((mask == 0).double().mean()) - p) < 4 * deviation
+    assert abs(float(mask.double().mean()) - 1) < 4 * deviation / (1 - p)
+
+
+def test_zeros_do_not_come_in_rows_columns_or_pairs():
+    torch.manual_seed(0)
+    zero = (dropout_mask((300, 400), 0.5, LIKE) == 0).double()
+    for dim, number in [(0, 300), (1, 400)]:
+        assert zero.mean(dim=dim).sub(0.5).abs().max() < 5 * 0.5 / number**0.5
+    for shifted in (zero.roll(1, 0), zero.roll(1, 1)):
+        assert float((zero == shifted).double().mean()) == pytest.approx(0.5, abs=4 * 0.5 / zero.numel() ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
+def test_kept_values_are_scaled_in_the_precision_asked_for(p, dtype):
+    mask = dropout_mask((7, 50), p, LIKE.to(dtype))
+    assert mask.dtype == dtype and mask.shape == (7, 50)
+    assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p), dtype=dtype).item()}
+
+
+@pytest.mark.parametrize(("p", "value"), [(0.0, 1.0), (1.0, 0.0)])
+def test_nothing_or_everything_is_dropped(p, value):
+    assert (dropout_mask((100, 100), p, LIKE) == value).all()
+
+
+def test_masks_follow_the_seed_and_differ_between_draws():
+    torch.manual_seed(3)
+    first, second = dropout_mask((20, 20), 0.5, LIKE), dropout_mask((20, 20), 0.5, LIKE)
+    torch.manual_seed(3)
+    assert torch.equal(dropout_mask((20, 20), 0.5, LIKE), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
+def test_dropout_multiplies_by_a_fresh_mask_forward_and_backward(shape):
+    x = torch.arange(1.0, 1 + torch.Size(shape).numel()).reshape(shape).requires_grad_()
+    torch.manual_seed(0)
+    mask = dropout_mask(shape, 0.5, x)
+    torch.manual_seed(0)
+    result = Dropout(0.5)(x)
+    assert torch.equal(result, x * mask)
+    (slope,) = torch.autograd.grad(result.sum(), x)
+    assert torch.equal(slope, mask)
+
+
+def test_dropping_everything_gives_zeros_and_a_gradient_of_zero():
+    x = torch.ones(4, requires_grad=True)
+    result = Dropout(1.0)(x)
+    (slope,) = torch.autograd.grad(result.sum(), x)
+    assert (result == 0).all() and (slope == 0).all()
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.5, False), (1.0, False), (0.0, True), (0.0, False)])
+def test_dropout_is_the_identity_in_evaluation_and_at_p_0(p, training, monkeypatch):
+    monkeypatch.setattr(module, "dropout_mask", None)  # nothing is drawn: the stream of random numbers does not move
+    x = torch.randn(3, 4)
+    assert Dropout(p).train(training)(x) is x
