@@ -40,8 +40,9 @@ class Batch(NamedTuple):
     """One rank's share of a global batch of training blocks; what the network does not need is None.
 
     Args:
-        cube: X (b, T, K, D) float16 feature cubes.
-        mean: (b, T, D) their means over locations, float32.
+        cube: X (b, T, K, D) float16 feature cubes; or, with ``rows``, a pool (N, K, D) of cubes.
+        rows: (b, T) number of each cube in the pool: where it lies on the device already, nothing is copied.
+        mean: (b, T, D) means of the cubes over locations, float32.
         max: (b, T, D) their maxima.
         target: (b,) class ids, or (b, C) zeros and ones for multi-label.
         weight: (b,) 1, or 0 for a block that does not count.
@@ -49,6 +50,7 @@ class Batch(NamedTuple):
     """
 
     cube: Tensor | None
+    rows: Tensor | None
     mean: Tensor | None
     max: Tensor | None
     target: Tensor
@@ -120,6 +122,7 @@ class _Subset:
         inputs = self.pool.gather(self.in_pool[videos], frames, device, self._turns_in_pool(share.turns))
         return Batch(
             **_all_inputs(inputs),
+            rows=inputs.get("rows"),
             target=torch.from_numpy(self.targets[videos]).to(device),
             weight=torch.from_numpy(share.weights).to(device),
             batch_size=share.batch_size,

@@ -64,7 +64,8 @@ class FramePool:
             turns: (V,) of this epoch, with ``resident="rotate"``.
 
         Returns:
-            Each input (B, T, …) on the device.
+            Each input (B, T, …) on the device; but where the cubes lie on the device already, all of them (N, K, D) as
+            ``cube``, and as ``rows`` (B, T) which of them the blocks hold.
         """
         rows = torch.from_numpy((self.offsets[videos][:, None] + frames).ravel())  # (B · T,)
         found = {}
@@ -73,7 +74,9 @@ class FramePool:
                 found[name] = self._gather_mapped(videos, frames).to(device, non_blocking=True)
             elif name == "cube" and self.resident == "rotate":
                 assert turns is not None
-                found[name] = self._rotating(device).gather(videos, frames, turns)
+                found[name], found["rows"] = self._rotating(device).locate(videos, frames, turns)
+            elif name == "cube" and self._load(name, device).device == device:
+                found[name], found["rows"] = self._load(name, device), rows.view(frames.shape).to(device)
             else:
                 found[name] = _select(self._load(name, device), rows, device).unflatten(0, frames.shape)
         return found

@@ -32,40 +32,40 @@ class Rotation:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def gather(self, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> Tensor:
-        """Blocks (B, T, K, D) by index; an epoch asks for its turns in order.
+    def locate(self, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Blocks by index; an epoch asks for its turns in order.
 
         Args:
             videos: (B,) numbers of the videos.
             frames: (B, T) frame indices within the videos.
             turns: (V,) turn of each video, -1 for those that have none; another array begins another epoch.
+
+        Returns:
+            Cubes (N, K, D) on the device: a whole turn, or those of a batch that spans several; and (B, T) which of them
+            the blocks hold.
         """
         if turns is not self._turns:
             self._begin(turns)
         wanted = turns[videos]  # (B,)
-        first, last = int(wanted.min()), int(wanted.max())
-        blocks = None
-        for turn in range(first, last + 1):
-            here = np.flatnonzero(wanted == turn)
-            if not len(here):
-                continue
+        chunks, rows, before = [], np.empty(frames.shape, dtype=np.int64), 0
+        several = len(np.unique(wanted)) > 1
+        for turn in np.unique(wanted).tolist():
             for past in [held for held in self._held if held < turn]:
                 self._held.pop(past)
             for near in (turn, turn + 1):  # the following one is read ahead
                 if near not in self._held and near <= turns.max():
                     self._held[near] = self._reader.submit(self._bring, near)
-            rows = torch.from_numpy((self._offsets[videos[here]][:, None] + frames[here]).ravel()).to(self.device)
             chunk = self._held[turn].result()
-            found = chunk.index_select(0, rows).unflatten(0, (len(here), frames.shape[1]))
             if self._stream is not None:
                 chunk.record_stream(torch.cuda.current_stream(self.device))
-            if len(here) == len(videos):
-                return found
-            if blocks is None:
-                blocks = found.new_empty(len(videos), *found.shape[1:])
-            blocks[torch.from_numpy(here).to(self.device)] = found
-        assert blocks is not None
-        return blocks
+            here = wanted == turn
+            rows[here] = self._offsets[videos[here]][:, None] + frames[here]
+            if several:
+                chunk = chunk.index_select(0, torch.from_numpy(rows[here].ravel()).to(self.device))
+                rows[here] = before + np.arange(len(chunk)).reshape(-1, frames.shape[1])
+                before += len(chunk)
+            chunks.append(chunk)
+        return chunks[0] if not several else torch.cat(chunks), torch.from_numpy(rows).to(self.device)
 
     def _begin(self, turns: np.ndarray) -> None:
         for future in self._held.values():

@@ -6,10 +6,12 @@ Locations are numbered row by row. Plain ``nn.Module`` mathematics: nothing here
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.frames import Frames, Output, pool_frames, run_blocks
+from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
 from lightning_modules.recurrence import Layer, attend_over_time
 
 WEIGHT_STD = 0.01  # released code: N(0, 0.01²) for matrices that are not square
@@ -212,34 +214,36 @@ class SoftAttentionLSTM(nn.Module):
         """X (B, T, K, D), any float precision -> logits (B, T, C), attention (B, T, K)."""
         return run_blocks(self, pool_frames(X, self.inputs))
 
-    def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
+    def per_frame(self, frames: Frames) -> tuple[Tensor | Rows, ...]:
         """X (…, K, D), and with content attention g(X), which sees no other frame."""
-        assert frames.cube is not None
         if isinstance(self.attention, LocationAttention):
+            assert frames.cube is not None
             return (frames.cube,)
-        return frames.cube, self.attention.context(frames.cube.to(self.head.hidden.weight.dtype))
+        X = frames.all_cubes()
+        return X, self.attention.context(X.to(self.head.hidden.weight.dtype))
 
-    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+    def over_time(self, evidence: tuple[Tensor | Rows, ...], mean: Tensor | None) -> Output:
         """X (B, T, K, D), with content attention g(X) too, and x̄ (B, D) -> logits (B, T, C), attention (B, T, K)."""
         assert mean is not None
         X, *g = evidence
-        precision = self.head.hidden.weight.dtype
-        if torch.is_autocast_enabled(X.device.type):
-            precision = torch.get_autocast_dtype(X.device.type)
+        precision, device = self.head.hidden.weight.dtype, mean.device.type
+        if torch.is_autocast_enabled(device):
+            precision = torch.get_autocast_dtype(device)
         mean = mean.to(self.head.hidden.weight.dtype)
         h_0, c_0 = (state.to(mean.dtype) for state in self.initial_state(mean))  # Eq. 6
-        layers = [self._layer(number, X, mean, precision) for number in range(self.lstm.num_layers)]
+        steps = (X.rows if isinstance(X, Rows) else X).shape[1]
+        layers = [self._layer(number, steps, mean, precision) for number in range(self.lstm.num_layers)]
         if isinstance(self.attention, LocationAttention):
             weight = self.attention.locations.weight.to(precision)
             hidden, attention = attend_over_time(X, h_0, c_0, layers, location=weight)
         else:
             # The bias c of the scores moves all locations alike: the softmax does not see it, nor does its gradient.
             state, score = self.attention.state.weight.to(precision), self.attention.score.weight[0].to(precision)
-            content = (g[0].to(precision), state, score)
+            content = (cast(Tensor, g[0]).to(precision), state, score)
             hidden, attention = attend_over_time(X, h_0, c_0, layers, content=content)
         return Output(self.head(hidden), attention)
 
-    def _layer(self, number: int, X: Tensor, like: Tensor, precision: torch.dtype) -> Layer:
+    def _layer(self, number: int, steps: int, like: Tensor, precision: torch.dtype) -> Layer:
         """One layer's M, with torch's gates i, f, g, o in the order i, f, o, g: three sigmoids, then the tanh."""
         matrices = (getattr(self.lstm, f"weight_{kind}_l{number}") for kind in ("ih", "hh"))
         i, f, g, o = torch.cat(tuple(matrices), dim=1).to(precision).chunk(4)
@@ -247,6 +251,6 @@ class SoftAttentionLSTM(nn.Module):
         weight, bias = torch.cat([i, f, o, g]), torch.cat([bias_i, bias_f, bias_o, bias_g])
         mask = None
         if self.training and self.dropout > 0:
-            shape = (X.shape[1], X.shape[0], weight.shape[1] - self.lstm.hidden_size)
+            shape = (steps, len(like), weight.shape[1] - self.lstm.hidden_size)
             mask = dropout_mask(shape, self.dropout, like)
         return Layer(weight, bias, mask)

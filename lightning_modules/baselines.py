@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from lightning_modules.attention import Dropout, Head, InitialState, build_lstm, initialised_linear
-from lightning_modules.frames import Frames, Output, pool_frames, run_blocks
+from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
 
 
 class PooledLSTM(nn.Module):
@@ -51,11 +53,11 @@ class PooledLSTM(nn.Module):
         assert pooled is not None
         return (pooled,)
 
-    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+    def over_time(self, evidence: tuple[Tensor | Rows, ...], mean: Tensor | None) -> Output:
         """x (B, T, D) and x̄ (B, D) -> logits (B, T, C), no attention."""
         assert mean is not None
         dtype = self.head.hidden.weight.dtype
-        (x,) = evidence
+        x = cast(Tensor, evidence[0])
         h_0, c_0 = self.initial_state(mean.to(dtype))  # Eq. 6
         h, _ = self.lstm(self.dropout(x.to(dtype)), (h_0, c_0))
         return Output(self.head(h), None)
@@ -82,9 +84,8 @@ class SoftmaxRegression(nn.Module):
 
     def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
         """Class scores of each frame (…, C): all there is to do."""
-        assert frames.cube is not None
-        return (self.classes(frames.cube.flatten(-2).to(self.classes.weight.dtype)),)
+        return (self.classes(frames.all_cubes().flatten(-2).to(self.classes.weight.dtype)),)
 
-    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+    def over_time(self, evidence: tuple[Tensor | Rows, ...], mean: Tensor | None) -> Output:
         """Class scores (B, T, C), as they are; a frame that several blocks hold was scored once."""
-        return Output(evidence[0], None)
+        return Output(cast(Tensor, evidence[0]), None)

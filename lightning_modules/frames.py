@@ -5,7 +5,7 @@ Shapes: F frames, K locations, D feature channels, N blocks, T time steps.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,18 +23,39 @@ class Output(NamedTuple):
     attention: Tensor | None
 
 
+class Rows(NamedTuple):
+    """Cubes by reference: [b, t] is ``pool[rows[b, t]]``, so that a step's cubes are copied when the step needs them.
+
+    Args:
+        pool: (N, K, D).
+        rows: (B, T) int64.
+    """
+
+    pool: Tensor
+    rows: Tensor
+
+    def gather(self) -> Tensor:
+        """(B, T, K, D)."""
+        return self.pool.index_select(0, self.rows.flatten()).unflatten(0, self.rows.shape)
+
+
 class Frames(NamedTuple):
     """Feature cubes and their pooled forms, each with the same leading axes; None where a network does not need it.
 
     Args:
-        cube: X (…, K, D), any float precision.
+        cube: X (…, K, D), any float precision; or, in blocks, ``Rows``.
         mean: (…, D) mean over locations, float32.
         max: (…, D) maximum over locations, float32.
     """
 
-    cube: Tensor | None = None
+    cube: Tensor | Rows | None = None
     mean: Tensor | None = None
     max: Tensor | None = None
+
+    def all_cubes(self) -> Tensor:
+        """X (…, K, D), gathered where it is not."""
+        assert self.cube is not None
+        return self.cube.gather() if isinstance(self.cube, Rows) else self.cube
 
 
 def pool_frames(X: Tensor, inputs: tuple[str, ...]) -> Frames:
@@ -52,11 +73,11 @@ class Network(Protocol):
 
     inputs: tuple[str, ...]
 
-    def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
+    def per_frame(self, frames: Frames) -> tuple[Tensor | Rows, ...]:
         """What the steps need of frames (F, …), each (F, …); nothing in it depends on other frames."""
         ...
 
-    def over_time(self, evidence: tuple[Tensor, ...], mean: Tensor | None) -> Output:
+    def over_time(self, evidence: tuple[Tensor | Rows, ...], mean: Tensor | None) -> Output:
         """Blocks (B, T, …) of ``per_frame``, which may be views, and x̄ (B, D) of Eq. 6 -> ``Output``."""
         ...
 
@@ -81,7 +102,7 @@ def run_dense(network: Network, frames: Frames, blocks: int, steps: int, skip: i
         skip: frames between two steps of a block.
         stride: frames between the beginnings of two blocks.
     """
-    evidence = tuple(windows(part, blocks, steps, skip, stride) for part in network.per_frame(frames))
+    evidence = tuple(windows(cast(Tensor, part), blocks, steps, skip, stride) for part in network.per_frame(frames))
     mean = None if frames.mean is None else window_means(frames.mean, blocks, steps, skip, stride)
     return network.over_time(evidence, mean)
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lightning_modules.frames import Frames, Network, run_blocks, run_dense, windows
+from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense, windows
 from lightning_modules.metrics import VideoMetric, VideoScores, block_scores, summarise
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
@@ -79,7 +79,8 @@ class Recognizer(LightningModule):
         # Masks that depend on nothing that happened before: Lightning skips the epoch's first hook when it resumes.
         entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-        output = run_blocks(self._network, Frames(batch.cube, batch.mean, batch.max))
+        cube = batch.cube if batch.rows is None else Rows(batch.cube, batch.rows)
+        output = run_blocks(self._network, Frames(cube, batch.mean, batch.max))
         cost = self.objective(
             output.logits,
             output.attention,

@@ -6,7 +6,7 @@ automatic differentiation, each of them allocates a dozen tensors and adds to th
 * a layer's gates, and its x_t and h_{t-1}, are one matrix product, with weights packed once for all steps;
 * gates, states and inputs live in buffers made once for all steps;
 * the gradient of a layer's weights is one product over all steps, after the loop;
-* features stay in half precision and are converted a step at a time.
+* features stay where they lie, in half precision; a step's are fetched and converted when the step needs them.
 
 ``tests/lightning_modules/readable.py`` has the same equations as one reads them in the paper; the tests hold the two
 together, forward and backward.
@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from lightning_modules.frames import Rows
 
 Product = Callable[[Tensor], Tensor]
 
@@ -42,7 +44,7 @@ class Layer(NamedTuple):
 
 
 def attend_over_time(
-    X: Tensor,
+    X: Tensor | Rows,
     h_0: Tensor,
     c_0: Tensor,
     layers: list[Layer],
@@ -52,7 +54,7 @@ def attend_over_time(
     """Eqs. 1-5 for all steps of some blocks, with either attention.
 
     Args:
-        X: (B, T, K, D), any float precision, any strides.
+        X: (B, T, K, D), any float precision, any strides; or by reference.
         h_0, c_0: (L, B, H).
         layers: of the LSTM; the weights' precision is that of the products.
         location: W (K, H) of ``l_t = softmax(W h_{t-1})`` (Eq. 4).
@@ -65,9 +67,10 @@ def attend_over_time(
     biases = [layer.bias for layer in layers]
     masks = [layer.mask for layer in layers]
     g, state, score = (None, None, None) if content is None else content
-    with torch.autocast(X.device.type, enabled=False):
+    cubes, rows = X if isinstance(X, Rows) else (X, None)
+    with torch.autocast(cubes.device.type, enabled=False):
         h, attention = _Recurrence.apply(  # type: ignore[misc]
-            torch.is_grad_enabled(), X, h_0, c_0, location, g, state, score, masks, *weights, *biases
+            torch.is_grad_enabled(), rows, cubes, h_0, c_0, location, g, state, score, masks, *weights, *biases
         )
     return h.transpose(0, 1), attention.transpose(0, 1)
 
@@ -98,7 +101,22 @@ class _Buffers(NamedTuple):
     cells: list[Tensor]  # (T + 1, B, H), c_0 first
 
 
-def _buffers(X: Tensor, h_0: Tensor, c_0: Tensor, weights: tuple[Tensor, ...], steps: int) -> _Buffers:
+class _Fetch:
+    """The cubes X_t (B, K, D) of a step, in h_0's precision, in memory that the next step takes again."""
+
+    def __init__(self, X: Tensor, rows: Tensor | None, h_0: Tensor) -> None:
+        self.X, self.rows = X, None if rows is None else rows.t().contiguous()  # (T, B)
+        shape = (h_0.shape[1], *X.shape[-2:])
+        self.found = None if rows is None else X.new_empty(shape)
+        self.X_t = h_0.new_empty(shape)
+
+    def __call__(self, t: int) -> Tensor:
+        if self.rows is None or self.found is None:
+            return self.X_t.copy_(self.X[:, t])
+        return self.X_t.copy_(torch.index_select(self.X, 0, self.rows[t], out=self.found))
+
+
+def _buffers(h_0: Tensor, c_0: Tensor, weights: tuple[Tensor, ...], steps: int) -> _Buffers:
     (layers, B, H), T = h_0.shape, steps
     made = _Buffers(
         [h_0.new_empty(T, B, weight.shape[1], dtype=weight.dtype) for weight in weights],
@@ -115,22 +133,23 @@ class _Recurrence(torch.autograd.Function):
     """``attend_over_time`` in time-major order; states and gates in the precision of h_0, products in the weights'."""
 
     @staticmethod
-    def forward(ctx: Any, training, X, h_0, c_0, location, g, state, score, masks, *parameters):
+    def forward(ctx: Any, training, rows, X, h_0, c_0, location, g, state, score, masks, *parameters):
         """Returns h (T, B, H) and l (T, B, K)."""
         layers = len(parameters) // 2
         weights, biases = parameters[:layers], parameters[layers:]
-        (B, T, K, D), H = X.shape, h_0.shape[2]
+        B, T = X.shape[:2] if rows is None else rows.shape
+        H = h_0.shape[2]
         keep = T if training else 2  # steps whose buffers are kept: without a backward pass only this and the next
-        buffers = _buffers(X, h_0, c_0, weights, keep)
+        buffers = _buffers(h_0, c_0, weights, keep)
         products = [product(weight, T) for weight in weights]
         to_state = None if state is None else product(state, T)
         hidden = h_0.new_empty(T, B, H, dtype=weights[0].dtype)
-        attention = h_0.new_empty(T, B, K)
-        X_t = h_0.new_empty(B, K, D)
+        attention = h_0.new_empty(T, B, X.shape[-2])
+        fetch = _Fetch(X, rows, h_0)
         h = h_0[-1].to(hidden.dtype)
         for t in range(T):
             now, following = t % keep, (t + 1) % keep
-            X_t.copy_(X[:, t])
+            X_t = fetch(t)
             if location is not None:
                 e = F.linear(h, location).to(attention.dtype)  # (B, K)
             else:
@@ -163,7 +182,19 @@ class _Recurrence(torch.autograd.Function):
         if training:
             ctx.masks, ctx.layers = masks, layers
             ctx.save_for_backward(
-                X, h_0, location, g, state, score, hidden, attention, *weights, *buffers.inputs, *buffers.gates, *buffers.cells
+                rows,
+                X,
+                h_0,
+                location,
+                g,
+                state,
+                score,
+                hidden,
+                attention,
+                *weights,
+                *buffers.inputs,
+                *buffers.gates,
+                *buffers.cells,
             )
         return hidden, attention
 
@@ -171,18 +202,19 @@ class _Recurrence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_hidden, d_attention):
         """Gradients of every input but the masks; that of X only where it is asked for."""
-        X, h_0, location, g, state, score, hidden, attention, *rest = ctx.saved_tensors
+        rows, X, h_0, location, g, state, score, hidden, attention, *rest = ctx.saved_tensors
         layers, masks = ctx.layers, ctx.masks
         weights, inputs, gates, cells = (rest[part * layers : (part + 1) * layers] for part in range(4))
-        (B, T, K, D), H = X.shape, h_0.shape[2]
+        B, T = X.shape[:2] if rows is None else rows.shape
+        H = h_0.shape[2]
         products = [product(weight.t(), T) for weight in weights]
         d_gates = [z.new_empty(T, B, 4 * H) for z in inputs]  # in the products' precision
         d_e = torch.empty_like(attention)
         d_h, d_c = torch.zeros_like(h_0), torch.zeros_like(h_0)
-        X_t = h_0.new_empty(B, K, D)
-        d_X = h_0.new_empty(X.shape) if ctx.needs_input_grad[1] else None
+        fetch = _Fetch(X, rows, h_0)
+        d_X = h_0.new_empty(X.shape) if ctx.needs_input_grad[2] else None
         d_g = None if g is None else torch.empty_like(g, memory_format=torch.contiguous_format)
-        d_state = None if g is None else g.new_empty(T, B, D)
+        d_state = None if g is None else g.new_empty(T, B, g.shape[-1])
         d_score = None if score is None else torch.zeros_like(score)
         for t in reversed(range(T)):
             d_x = d_hidden[t].to(h_0.dtype)
@@ -205,7 +237,7 @@ class _Recurrence(torch.autograd.Function):
                     d_x = d_x * masks[layer][t]
             if d_X is not None:
                 torch.mul(attention[t][:, :, None], d_x[:, None], out=d_X[:, t])
-            X_t.copy_(X[:, t])
+            X_t = fetch(t)
             d_l = torch.bmm(d_x[:, None], X_t.transpose(1, 2))[:, 0]  # (B, K)
             if d_attention is not None:
                 d_l = d_l + d_attention[t]
@@ -229,4 +261,4 @@ class _Recurrence(torch.autograd.Function):
         d_location = None if location is None else d_e.flatten(0, 1).to(before.dtype).t() @ before
         d_state = None if d_state is None else d_state.flatten(0, 1).t() @ before
         d_X = None if d_X is None else d_X.to(X.dtype)
-        return (None, d_X, d_h, d_c, d_location, d_g, d_state, d_score, None, *d_weights, *d_biases)
+        return (None, None, d_X, d_h, d_c, d_location, d_g, d_state, d_score, None, *d_weights, *d_biases)

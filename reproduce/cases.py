@@ -21,19 +21,20 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from datamodules.base import VideoFolderDataModule
+from datamodules.base import Batch, VideoFolderDataModule
 from datamodules.blocks import BLOCK_LENGTH
 from datamodules.features import FeatureSpec, FeatureStore
 from lightning_modules.attention import SoftAttentionLSTM
-from lightning_modules.backbone import build_backbone
+from lightning_modules.backbone import build_backbone, folded
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
-from lightning_modules.frames import Frames, pool_frames, run_blocks, run_dense, window_means, windows
+from lightning_modules.frames import Frames, Rows, pool_frames, run_blocks, run_dense, window_means, windows
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
 from lightning_modules.recognizer import Recognizer
 from reproduce import plain
 from reproduce.benchmark import BenchmarkSettings
-from reproduce.extraction import extract_into, has_bf16, packet_and_workers
+from reproduce.extraction import best_precision, extract_into, packet_and_workers
+from reproduce.extractor import PRECISIONS
 from reproduce.measure import Line, Work, exponent, in_bytes, medians, peak_memory
 
 CLASSES = 11
@@ -78,7 +79,7 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
         _, channels, rows, columns = backbone.map(
             torch.zeros(1, 3, options.size, options.size, dtype=torch.uint8, device=device)
         ).shape
-    bf16 = has_bf16(device.type == "cuda")
+    precision = best_precision(device.type == "cuda")
 
     some = paths[: settings.plain_clips]
     next(plain.extract(some, device))  # the first batch does not count
@@ -90,7 +91,7 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
     ran = dataclasses.replace(settings, trainer=dataclasses.replace(settings.trainer, accelerator=accelerator(device)))
     names = [path.name for path in paths]
     with quiet():
-        stopwatch = extract_into(ran, store, backbone, names, paths, bf16, False)
+        stopwatch = extract_into(ran, store, backbone, names, paths, precision, False)
     ours = settings.clips * settings.clip_frames / sum(stopwatch.seconds.values())
     what = f"extraction, {options.name}, {settings.clips} MPEG-4 clips of 320x240 (ours: {stopwatch.summary()})"
     yield Line(
@@ -107,16 +108,21 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
     images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
 
-    def run(network: Callable[[torch.Tensor], Any], half: bool) -> Work:
+    def run(network: Callable[[torch.Tensor], Any], name: str) -> Work:
+        dtype = PRECISIONS[name]
+
         def work() -> Any:
-            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            with torch.no_grad(), torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
                 return network(images)
 
         return work
 
-    works = {"fp32": run(backbone, False), "half": run(backbone, bf16)}
+    fast = folded(backbone)
+    works = {"fp32": run(backbone, "fp32"), "batch norm folded": run(fast, "fp32")}
+    half = "fp16" if device.type == "cuda" else "bf16"
+    works[half] = run(fast, half)
     if options.compile != "false":
-        works["compiled"] = run(torch.compile(backbone), bf16)
+        works |= {f"{name} compiled": run(torch.compile(fast), name) for name in dict.fromkeys((precision, half))}
     seconds = medians(works, device, settings.repeats)
     rates = {name: packet / taken for name, taken in seconds.items()}
     best = max(rates, key=lambda name: rates[name])
@@ -133,7 +139,7 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
     if device.type == "cuda":
         share = rates[best] * flops_of(backbone, images[:1]) / matrix_rate(device)
         yield Line(
-            f"{options.name} alone: {share:.0%} of the card's bf16 matrix rate",
+            f"{options.name} alone: {share:.0%} of the card's half-precision matrix rate",
             "60 % of it, or 20 000 frames/s",
             str(device),
             "–",
@@ -315,7 +321,7 @@ def epoch(settings: BenchmarkSettings, folder: Path, device: torch.device) -> It
         data.trainer = None  # type: ignore[assignment]
         place = torch.device("cpu") if device.type == "cpu" else device
         shares = [share for _, share in zip(range(limit), data.train_dataloader(), strict=False)]
-        batches = [data.transfer_batch_to_device(share, place, 0) for share in shares]
+        batches = [gathered(data.transfer_batch_to_device(share, place, 0)) for share in shares]
         held = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
         taken: dict[str, list[float]] = {"store": [], "memory": []}
         for _ in range(settings.repeats):
@@ -332,6 +338,13 @@ def epoch(settings: BenchmarkSettings, folder: Path, device: torch.device) -> It
             seconds["memory"] / seconds["store"],
             limit="" if resident == "mmap" else "at least 0.9",
         )
+
+
+def gathered(batch: Batch) -> Batch:
+    """A batch that holds its own cubes."""
+    if batch.rows is None or batch.cube is None:
+        return batch
+    return batch._replace(cube=Rows(batch.cube, batch.rows).gather(), rows=None)
 
 
 def scaling(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
@@ -521,6 +534,6 @@ def flops_of(network: torch.nn.Module, frame: torch.Tensor) -> float:
 
 
 def matrix_rate(device: torch.device, size: int = 8192) -> float:
-    """Operations a second of a large bf16 matrix product on a GPU."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    """Operations a second of a large half-precision matrix product on a GPU."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.float16) for _ in range(2))
     return 2 * size**3 / medians({"product": lambda: a @ b}, device, 10)["product"]

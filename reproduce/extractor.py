@@ -16,9 +16,10 @@ from torch import Tensor
 
 from datamodules.features import FeatureStore, VideoWriter
 from datamodules.frames import FramePacket, Segment
-from lightning_modules.backbone import Backbone
+from lightning_modules.backbone import Backbone, folded
 from reproduce.progress import Progress
 
+PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 IN_FLIGHT = 4  # packets that may wait for the writer
 
 
@@ -63,17 +64,17 @@ class FeatureExtractor(LightningModule):
 
     Args:
         backbone: the network.
-        bf16: whether to compute in bfloat16.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
         compiled: whether to compile the network.
         packet: frames of a packet.
         stopwatch: told where the time goes.
     """
 
-    def __init__(self, backbone: Backbone, bf16: bool, compiled: bool, packet: int, stopwatch: Stopwatch) -> None:
+    def __init__(self, backbone: Backbone, precision: str, compiled: bool, packet: int, stopwatch: Stopwatch) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.bf16, self.packet, self.stopwatch = bf16, packet, stopwatch
-        self._run = torch.compile(backbone) if compiled else backbone
+        self.backbone = folded(backbone)
+        self.dtype_of_products, self.packet, self.stopwatch = PRECISIONS[precision], packet, stopwatch
+        self._run = torch.compile(self.backbone) if compiled else self.backbone
         self._copies: torch.cuda.Stream | None = None
 
     def on_predict_start(self) -> None:
@@ -104,7 +105,8 @@ class FeatureExtractor(LightningModule):
         if count < self.packet:
             frames = torch.cat([frames, frames[-1:].expand(self.packet - count, -1, -1, -1)])
             frames = frames.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        dtype = self.dtype_of_products
+        with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             features = self._run(frames)
         features = features[:count].to(torch.float16).contiguous()
         if self.device.type != "cuda":

@@ -12,12 +12,13 @@ import torch
 
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from datamodules.pool import GPU_SHARE
-from lightning_modules.backbone import build_backbone
-from lightning_modules.frames import Frames, Network, run_blocks, run_dense
+from lightning_modules.backbone import build_backbone, folded
+from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
 from reproduce.benchmark import BenchmarkSettings
 from reproduce.cases import step
-from reproduce.extraction import has_bf16
+from reproduce.extraction import best_precision
+from reproduce.extractor import PRECISIONS
 from reproduce.measure import Line, medians
 from reproduce.presets import ROWS
 from reproduce.training import build_network
@@ -96,13 +97,14 @@ def _line(what: str, device: torch.device, hours: float) -> Line:
 def _extraction_rate(settings: BenchmarkSettings, device: torch.device) -> float:
     """Frames a second of the network alone, in the precision that extraction takes."""
     options = settings.backbone
-    backbone = build_backbone(options.name, "random", options.layer, options.size).to(device)
+    backbone = folded(build_backbone(options.name, "random", options.layer, options.size)).to(device)
+    dtype = PRECISIONS[best_precision(device.type == "cuda")]
     packet = 64 if device.type == "cuda" else 16
     images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def work() -> None:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device.type == "cuda")):
+        with torch.no_grad(), torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             backbone(images)
 
     return packet / medians({"network": work}, device, settings.repeats)["network"]
@@ -131,12 +133,10 @@ def _step_seconds(settings: BenchmarkSettings, network: torch.nn.Module, pool: F
 
     def forward():
         starts = random.integers(0, held - BLOCK_LENGTH, size=batch)
-        rows = torch.from_numpy((starts[:, None] + np.arange(BLOCK_LENGTH)).ravel()).to(device)
-        gathered = {
-            name: getattr(pool, name).index_select(0, rows).unflatten(0, (batch, BLOCK_LENGTH))
-            for name in network.inputs  # type: ignore[union-attr]
-        }
-        return run_blocks(network, Frames(**gathered))  # type: ignore[arg-type]
+        rows = torch.from_numpy(starts[:, None] + np.arange(BLOCK_LENGTH)).to(device)
+        found = {name: Rows(getattr(pool, name), rows) for name in network.inputs}  # type: ignore[union-attr]
+        frames = {name: part if name == "cube" else part.gather() for name, part in found.items()}
+        return run_blocks(network, Frames(**frames))  # type: ignore[arg-type]
 
     work = step(network, forward, batch, device, bf16=settings.trainer.precision == "bf16-mixed")
     return medians({"step": work}, device, settings.steps)["step"]

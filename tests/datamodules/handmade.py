@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from datamodules.base import DenseBatch, VideoDataModule, VideoFolderDataModule
+from datamodules.base import Batch, DenseBatch, VideoDataModule, VideoFolderDataModule
 from datamodules.blocks import num_blocks
 from datamodules.features import FeatureSpec, FeatureStore
 
@@ -88,7 +88,15 @@ def batches(data: VideoDataModule, which: str, **trainer) -> list:
     data.trainer = stage(which, **trainer)
     loader = getattr(data, f"{which}_dataloader")()
     data.trainer.global_step = data.trainer.current_epoch * len(loader)
-    return [data.transfer_batch_to_device(share, CPU, 0) for share in loader]
+    return [transferred(data, share) for share in loader]
+
+
+def transferred(data: VideoDataModule, share):
+    """A batch on the CPU, its cubes gathered where they come by reference."""
+    batch = data.transfer_batch_to_device(share, CPU, 0)
+    if isinstance(batch, Batch) and batch.rows is not None:
+        return batch._replace(cube=batch.cube[batch.rows], rows=None)
+    return batch
 
 
 def module(root: Path, features: Path, **settings) -> VideoFolderDataModule:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from handmade import CPU, FRAMES, INPUTS, ROWS, batches, blocks_of, fill, lay_out, module, naive_blocks, stage
+from handmade import CPU, FRAMES, INPUTS, ROWS, batches, blocks_of, fill, lay_out, module, naive_blocks, stage, transferred
 
 from datamodules.pool import frame_bytes
 from datamodules.videos import DataError
@@ -148,7 +148,7 @@ def test_the_first_batch_after_a_resume_is_of_the_new_epoch_before_lightning_has
     data.trainer = stage("train", epoch=0)
     loader = data.train_dataloader()
     data.trainer.global_step = len(loader)
-    assert blocks_of([data.transfer_batch_to_device(share, CPU, 0) for share in loader]) == second
+    assert blocks_of([transferred(data, share) for share in loader]) == second
 
 
 # rotation

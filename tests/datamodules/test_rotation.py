@@ -33,6 +33,11 @@ class Videos:
         return torch.from_numpy(np.stack([self.cubes(int(v))[f] for v, f in zip(videos, frames, strict=True)]))
 
 
+def gather(rotating: Rotation, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> torch.Tensor:
+    cubes, rows = rotating.locate(videos, frames, turns)
+    return cubes[rows]
+
+
 def epoch_of(index: BlockIndex, owners: np.ndarray, rank: int, batch_size: int, capacity: int, epoch: int) -> list[Share]:
     turns = rotation(index.num_frames, owners, capacity, 7, epoch)
     order = training_order(index, 7, epoch, turns)
@@ -50,7 +55,7 @@ def run(rotating: Rotation, videos: Videos, index: BlockIndex, shares: list[Shar
     before = rotating.frames_read
     for share in shares:
         numbers, frames = index.locate(share.blocks)
-        found = rotating.gather(numbers, frames, turns)
+        found = gather(rotating, numbers, frames, turns)
         assert found.dtype == torch.float16 and torch.equal(found, videos.blocks(numbers, frames))
         held = [future.result() for future in rotating._held.values()]
         assert len(held) <= 2 and sum(len(frames) for frames in held) <= capacity
@@ -91,7 +96,7 @@ def test_batches_that_span_two_turns_hold_the_blocks_of_both_in_order():
     rotating = Rotation(videos.read, videos.num_frames, CPU)
     numbers = np.array([2, 0, 3, 1, 0, 2])
     frames = np.arange(6)[:, None] + np.arange(30)
-    found = rotating.gather(numbers, frames, np.array([0, 1, 1, 0]))
+    found = gather(rotating, numbers, frames, np.array([0, 1, 1, 0]))
     assert torch.equal(found, videos.blocks(numbers, frames))
 
 
@@ -130,7 +135,7 @@ def test_videos_without_a_turn_are_never_read():
     rotating = Rotation(videos.read, videos.num_frames, CPU)
     turns = np.array([1, -1, 0, -1, 0])
     for number in (4, 2, 0):
-        found = rotating.gather(np.array([number]), np.arange(30)[None], turns)
+        found = gather(rotating, np.array([number]), np.arange(30)[None], turns)
         assert torch.equal(found, videos.blocks(np.array([number]), np.arange(30)[None]))
     assert set(videos.reads) == {0, 2, 4} and rotating.frames_read == 40 + 50 + 60
 
@@ -138,10 +143,10 @@ def test_videos_without_a_turn_are_never_read():
 def test_an_epoch_that_is_left_in_its_midst_does_no_harm_to_the_next():
     videos = Videos([40, 45, 50, 55])
     rotating = Rotation(videos.read, videos.num_frames, CPU)
-    rotating.gather(np.array([0]), np.arange(30)[None], np.array([0, 1, 2, 3]))
+    gather(rotating, np.array([0]), np.arange(30)[None], np.array([0, 1, 2, 3]))
     other = np.array([1, 2, 0, 0])
     for number in (3, 2, 0, 1):
-        found = rotating.gather(np.array([number]), np.arange(30)[None] + number, other)
+        found = gather(rotating, np.array([number]), np.arange(30)[None] + number, other)
         assert torch.equal(found, videos.blocks(np.array([number]), np.arange(30)[None] + number))
 
 
@@ -150,7 +155,7 @@ def test_an_epoch_may_begin_in_its_midst():
     rotating = Rotation(videos.read, videos.num_frames, CPU)
     turns = np.arange(4)
     for number in (2, 3):
-        found = rotating.gather(np.array([number]), np.arange(30)[None], turns)
+        found = gather(rotating, np.array([number]), np.arange(30)[None], turns)
         assert torch.equal(found, videos.blocks(np.array([number]), np.arange(30)[None]))
     assert rotating.frames_read == 50 + 55, "turns that are over are not read"
 
@@ -167,6 +172,6 @@ def test_an_error_while_reading_reaches_whoever_asks_for_the_turn(damaged):
     rotating = Rotation(read, videos.num_frames, CPU)
     turns = np.array([0, 1])
     if damaged == 1:
-        assert rotating.gather(np.array([0]), np.arange(30)[None], turns).shape == (1, 30, GRID[0] * GRID[1], 4)
+        assert gather(rotating, np.array([0]), np.arange(30)[None], turns).shape == (1, 30, GRID[0] * GRID[1], 4)
     with pytest.raises(OSError, match=f"video {damaged} is gone"):
-        rotating.gather(np.array([damaged]), np.arange(30)[None], turns)
+        gather(rotating, np.array([damaged]), np.arange(30)[None], turns)

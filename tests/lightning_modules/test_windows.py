@@ -11,7 +11,7 @@ from torch import nn
 from datamodules.blocks import BlockIndex, Span
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
-from lightning_modules.frames import pool_frames, run_blocks, run_dense, window_means, windows
+from lightning_modules.frames import Rows, pool_frames, run_blocks, run_dense, window_means, windows
 
 torch.set_num_threads(1)
 
@@ -249,3 +249,17 @@ def test_a_video_of_the_wrong_length_is_refused(kind):
     network, video = network_of(kind), values(T + 5, K, D)
     with pytest.raises(ValueError, match="5 blocks at stride 1 and skip 1 span 10 frames, not 11"):
         run_dense(network, pool_frames(video, network.inputs), 5, T)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_cubes_by_reference_give_what_gathered_cubes_give(kind):
+    network = network_of(kind, torch.float32)
+    pool = values(50, K, D, dtype=torch.float16, seed=5)
+    rows = torch.randint(0, 50, (3, T), generator=torch.Generator().manual_seed(6))
+    gathered = pool_frames(pool[rows], network.inputs)
+    referred = gathered._replace(cube=None if gathered.cube is None else Rows(pool, rows))
+    outputs = [run_blocks(network, frames) for frames in (referred, gathered)]
+    assert_equal_outputs(*outputs, tolerance=0.0)
+    slopes = [torch.autograd.grad(output.logits.sum(), trainable(network), allow_unused=True) for output in outputs]
+    for one, other in zip(*slopes, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)

@@ -1,0 +1,147 @@
+"""The benchmark, small: every case gives its lines, files and limits; its arithmetic is right."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from conftest import script
+
+from datamodules.blocks import BLOCK_LENGTH, BlockIndex
+from lightning_modules.attention import SoftAttentionLSTM
+from reproduce import plain
+from reproduce.benchmark import ALL_CASES, SCALES, BenchmarkSettings
+from reproduce.cases import CASES, SCRIPTS
+from reproduce.measure import Line, exponent, medians, peak_memory
+from reproduce.rehearsal import SCALES as KNOWN_SCALES
+from reproduce.rehearsal import lengths
+
+CPU = torch.device("cpu")
+SMALL = [
+    "repeats=1",
+    "frames=40",
+    "locations=6",
+    "channels=16",
+    "clips=2",
+    "clip_frames=20",
+    "epoch_batches=1",
+    "steps=1",
+    "processes=1",
+    "data.batch_size=4",
+    "model.hidden_dim=8",
+    "backbone.name=mobilenet_v3_small",
+    "backbone.size=64",
+    "backbone.layer=features.3",
+    "backbone.compile=false",
+    "trainer.accelerator=cpu",
+]
+
+
+def test_every_case_gives_its_lines_and_both_files(tmp_path):
+    result = script("benchmark.py", *SMALL, cwd=tmp_path)
+    with (tmp_path / "results/benchmark.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    page = (tmp_path / "results/benchmark.md").read_text()
+    words = ("--help", "refused key", "extraction", "testing 40 frames", "training step", "resident=rotate", "exponent")
+    for word in words:
+        assert any(word in row["what"] for row in rows), word
+        assert word in page and word in result.stdout
+    assert len(page.splitlines()) == 2 + 2 + len(rows)
+    for row in rows:
+        assert float(row["ratio"]) == float(row["ratio"]) and "torch" in row["machine"]
+        assert (row["limit"] == "") == (row["reached"] == "")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_rehearsal_says_how_long_a_column_takes(tmp_path, scale):
+    words = [word for word in SMALL if not word.startswith("model.hidden_dim")]
+    result = script("benchmark.py", *words, f"scale={scale}", "data.ram_budget=0.0005", cwd=tmp_path)
+    with (tmp_path / "results/benchmark.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    hours = [float(row["ours"].removesuffix(" h")) for row in rows]
+    assert len(hours) == 6 and f"{scale}: Table 1's column" in rows[-1]["what"]
+    assert hours[-1] == pytest.approx(sum(hours[:-1]) + 2 * hours[-2], abs=0.05)  # three rows of attention
+    width = 1024 if scale == "hmdb51" else 512
+    assert f"B=4, H={width}" in result.stdout  # the paper's, where the command line says nothing
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("cases=[sleeping]", "cases: sleeping is none of"),
+        ("scale=ucf12", "choose from ucf11, hmdb51"),
+        ("frames=30", "must be at least 31"),
+        ("repeats=0", "must be at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path, word, answer):
+    result = script("benchmark.py", word, cwd=tmp_path, check=False)
+    assert result.returncode != 0 and answer in result.stderr and not list(tmp_path.iterdir())
+
+
+def test_all_cases_are_known_and_every_script_is_timed():
+    assert tuple(CASES) == ALL_CASES and set(KNOWN_SCALES) == set(SCALES)
+    assert {"train.py", "prepare.py", "table1.py"} <= set(SCRIPTS)
+    assert BenchmarkSettings().data.batch_size == 64
+
+
+def test_the_cell_by_cell_network_computes_what_the_fast_one_does():
+    torch.manual_seed(0)
+    fast, cells = SoftAttentionLSTM(4, 6, 3, 5, 2).eval(), plain.CellByCell(4, 6, 3, 5, 2).eval()
+    for parameter in fast.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape) / 2
+    cells.attention.weight = fast.attention.locations.weight
+    cells.initial_state, cells.head = fast.initial_state, fast.head
+    for number, cell in enumerate(cells.cells):
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            setattr(cell, kind, getattr(fast.lstm, f"{kind}_l{number}"))
+    X = torch.randn(2, 7, 4, 6)
+    for one, other in zip(fast(X), cells(X), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_stacked_blocks_are_all_blocks_of_stride_one():
+    frames = torch.arange(33.0)[:, None]
+    blocks = plain.stacked_blocks(frames)
+    index = BlockIndex([33])
+    _, expected = index.locate(np.arange(len(index)))
+    assert blocks.shape == (4, BLOCK_LENGTH, 1) and np.array_equal(blocks[..., 0].numpy(), expected)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_is_that_of_the_power_law(power):
+    sizes = [3.0, 6.0, 12.0]
+    assert exponent(sizes, [0.7 * size**power for size in sizes]) == pytest.approx(power)
+
+
+def test_medians_leave_the_first_time_out_and_alternate():
+    order: list[str] = []
+    found = medians({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, repeats=2)
+    assert order == ["a", "b"] * 3 and set(found) == {"a", "b"}
+
+
+def test_peak_memory_sees_what_is_freed_again():
+    def work() -> None:
+        torch.ones(2**24)  # 64 MiB, gone at once
+
+    peak = peak_memory(work, CPU)
+    if peak is None:
+        pytest.skip("this system does not tell its peak memory")
+    assert 60 * 2**20 < peak < 90 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("limit", "ratio", "reached"),
+    [("at least 2", 2.0, True), ("at least 2", 1.9, False), ("at most 1.6", 1.5, True), ("at most 1.6", 1.7, False)],
+)
+def test_a_limit_is_reached_or_not(limit, ratio, reached):
+    assert Line("", "", "cpu", "", "", ratio, limit=limit).reached is reached
+    assert Line("", "", "cpu", "", "", ratio).reached is None
+
+
+def test_drawn_lengths_have_the_data_sets_mean_and_bounds():
+    for scale in KNOWN_SCALES.values():
+        drawn = lengths(scale, 4000, 0)
+        assert drawn.min() >= scale.shortest and drawn.max() <= scale.longest
+        assert drawn.mean() == pytest.approx(scale.mean, rel=0.05)

@@ -1,0 +1,132 @@
+"""Extraction: features near single precision, the same whatever came with a frame, and errors of the writing thread."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED
+
+from datamodules.decoding import VideoInfo, read_frames
+from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
+from datamodules.frames import FramePacket, Segment
+from lightning_modules.backbone import build_backbone, calibrate, folded
+from reproduce.extractor import FeatureExtractor, FeatureWriter, Stopwatch
+
+CLIPS = SHARED / "data/clips"
+WEIGHTS = SHARED / "weights/mobilenet_v2_imagenet_fp16.pth"
+END = VideoInfo(30.0, 64, 48, 3)
+
+
+def images(count: int, size: int = 64, seed: int = 0) -> torch.Tensor:
+    """Smooth pictures; noise is what no network was made for."""
+    rough = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    smooth = torch.nn.functional.interpolate(rough, size, mode="bilinear")
+    return (255 * smooth).byte().contiguous(memory_format=torch.channels_last)
+
+
+def extractor(backbone, precision="fp32", compiled=False, packet=8) -> FeatureExtractor:
+    return FeatureExtractor(backbone, precision, compiled, packet, Stopwatch())
+
+
+def features_of(module: FeatureExtractor, frames: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return module.predict_step(FramePacket(frames, []), 0).features
+
+
+def cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cosine_similarity(one.flatten(1).float(), other.flatten(1).float())
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="../shared is absent")
+def test_half_precision_features_of_real_frames_stay_within_cosine_0_999_of_single_precision():
+    backbone = build_backbone("mobilenet_v2", str(WEIGHTS))
+    frames = np.stack(list(read_frames(CLIPS / "v_biking_01_01.mpg", 224)))[::50]
+    frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    single, half, brain = (
+        features_of(extractor(backbone, precision, packet=len(frames)), frames) for precision in ("fp32", "fp16", "bf16")
+    )
+    assert len(single) == 4 and cosines(single, half).min() > 0.999
+    assert 0.98 < cosines(single, brain).min() < 0.999  # why bfloat16 is not what auto takes
+
+
+def test_folding_batch_norms_changes_nothing():
+    for name in ("googlenet", "mobilenet_v2", "resnet18"):
+        backbone = build_backbone(name, "random", size=64)
+        calibrate(backbone, images(8))
+        fast = folded(backbone)
+        assert not [module for module in fast.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        with torch.no_grad():
+            torch.testing.assert_close(fast(images(2, seed=1)), backbone(images(2, seed=1)), rtol=1e-3, atol=1e-4)
+        assert [module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_a_frames_features_do_not_depend_on_the_frames_that_came_with_it():
+    module = extractor(build_backbone("mobilenet_v3_small", "random", "features.3", 64))
+    frames = images(8)
+    together = features_of(module, frames)
+    for count in (1, 3, 7):
+        assert torch.equal(features_of(module, frames[:count]), together[:count])
+
+
+def test_no_frames_give_no_features():
+    module = extractor(build_backbone("mobilenet_v3_small", "random", "features.3", 64))
+    assert len(features_of(module, images(1)[:0])) == 0
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_features():
+    backbone = build_backbone("mobilenet_v3_small", "random", "features.1", 32)
+    frames = images(5, 32)
+    plain, compiled = (features_of(extractor(backbone, compiled=flag), frames) for flag in (False, True))
+    torch.testing.assert_close(compiled.float(), plain.float(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A writer in the middle of a prediction, without a Trainer's loop around it."""
+    store = FeatureStore(tmp_path / "store")
+    store.create(FeatureSpec("googlenet", "random:0", None, 64), (2, 2), 3, {"notes": []})
+    made = FeatureWriter(store.path, ["a.mp4", "b.mp4"], [10, 10], Stopwatch())
+    trainer = type("Trainer", (), {"is_global_zero": False, "global_rank": 0, "world_size": 1})()
+    made.on_predict_start(trainer, None)
+    yield made, trainer
+    made.teardown(trainer, None, "predict")
+
+
+def hand_over(writer, trainer, features, segments) -> None:
+    prediction = type("P", (), {"features": torch.as_tensor(features), "ready": None})()
+    packet = FramePacket(torch.empty(0), segments)
+    writer.write_on_batch_end(trainer, None, prediction, None, packet, 0, 0)
+
+
+def test_videos_across_packets_are_written_whole_and_a_broken_one_is_entered_as_bad(writer):
+    made, trainer = writer
+    cubes = np.random.default_rng(0).random((5, 4, 3)).astype(np.float16)
+    hand_over(made, trainer, cubes[:2], [Segment(0, 2, True)])
+    hand_over(made, trainer, cubes[2:4], [Segment(0, 1, False, END), Segment(1, 1, True)])
+    hand_over(made, trainer, cubes[4:], [Segment(1, 1, False), Segment(1, 0, False, error="frame 2 does not decode")])
+    made.on_predict_end(trainer, None)
+    store = FeatureStore(made.path)
+    assert np.array_equal(store.read("a.mp4"), cubes[:3]) and store.frames("a.mp4") == 3
+    assert store.bad == {"b.mp4": "frame 2 does not decode"}
+    assert not list(made.path.rglob("*.part"))
+
+
+def test_an_error_of_the_writing_thread_reaches_the_main_one_and_leaves_no_part(writer):
+    made, trainer = writer
+    bad = np.full((2, 4, 3), np.nan, dtype=np.float16)
+    with pytest.raises(FeatureStoreError, match="a.mp4: features of frame 0 are not finite"):
+        hand_over(made, trainer, bad, [Segment(0, 2, True)])
+        made.on_predict_end(trainer, None)
+    made.teardown(trainer, None, "predict")
+    assert not list(made.path.rglob("*.part")) and not FeatureStore(made.path).videos
+
+
+def test_every_moment_belongs_to_one_part_of_the_work(monkeypatch):
+    moments = iter([5.0, 6.0, 8.0, 11.0, 15.0, 20.0])
+    stopwatch = Stopwatch()
+    monkeypatch.setattr("reproduce.extractor.time.perf_counter", lambda: next(moments))
+    stopwatch.start()
+    laps = [stopwatch.lap(name) for name in ("decode", "transfer", "network", "write", "network")]
+    assert laps == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert stopwatch.seconds == {"decode": 1.0, "transfer": 2.0, "network": 8.0, "write": 4.0}
+    assert stopwatch.summary() == "time went to decode 7%, transfer 13%, network 53%, write 27%"
