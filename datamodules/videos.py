@@ -203,7 +203,7 @@ def hold_out(
     members: dict[str, list[Video]] = defaultdict(list)
     for video in videos:
         members[group_of(video)].append(video)
-    touched = {group: Counter(_strata(vs)) for group, vs in members.items()}
+    touched = {group: Counter(strata(vs)) for group, vs in members.items()}
     total = sum(touched.values(), Counter())
     groups_left = Counter(label for labels in touched.values() for label in labels)
     quota = {label: max(1, round(fraction * number)) for label, number in total.items()}
@@ -226,7 +226,7 @@ def hold_out(
     return kept, tuple(v for v in videos if group_of(v) in chosen)
 
 
-def _strata(videos: Iterable[Video]) -> Iterable[int]:
+def strata(videos: Iterable[Video]) -> Iterable[int]:
     """Class ids to balance; -1 stands for a video without label."""
     for video in videos:
         yield from video.labels or (-1,)

@@ -159,6 +159,7 @@ def quiet_lightning() -> None:
         ".*does not have many workers.*",  # index arithmetic needs none
         ".*Couldn't infer the batch indices.*",  # packets carry their own
         ".*LeafSpec.*",
+        ".*`IterableDataset` has `__len__` defined.*",  # each rank's own length, which is right
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # where the time is measured
         ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run resumes
         ".*number of training batches .* is smaller than the logging interval.*",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from datamodules import hmdb51, hollywood2, ucf11, videofolder
 from datamodules.features import FeatureSpec, FeatureStore
+from datamodules.folds import deal_folds, parse_fold
 from datamodules.videos import Annotation, DataError
 from reproduce.settings import Settings, SettingsError, cores
 
@@ -36,12 +37,15 @@ def read_annotation(settings: Settings) -> Annotation:
     """Read and check a run's data set; with ``preset=miniature``, generate it first where there is none.
 
     Raises:
-        DataError: what is on disk is not the data set.
+        DataError: what is on disk is not the data set, or its train does not go into ``data.fold``.
     """
     root = data_folder(settings)
     if "miniature" in settings.preset and settings.data.name != "videofolder":
         make_miniature(settings, root)
-    return READERS[settings.data.name].read(root, split_of(settings), settings.data.skip_bad)
+    annotation = READERS[settings.data.name].read(root, split_of(settings), settings.data.skip_bad)
+    if settings.data.fold is not None:
+        deal_folds(annotation.train, parse_fold(settings.data.fold).folds, annotation.classes)
+    return annotation
 
 
 def make_miniature(settings: Settings, root: Path) -> None:

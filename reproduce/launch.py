@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -16,6 +16,8 @@ from reproduce.settings import cores
 
 HERE = Path(__file__).resolve().parent
 POLL = 0.2  # seconds
+MOST_ON_CPU = 8  # runs at a time: each holds its features in memory
+PATIENCE = 30.0  # seconds that a job which is told to stop may take to do so
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Job:
         script: file in ``reproduce/``.
         words: its ``key=value`` words.
         log: file that takes its output.
+        stopped: when it was told to stop (monotonic seconds), or None.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Job:
     words: list[str]
     log: Path
     returncode: int | None = None
+    stopped: float | None = None
     process: subprocess.Popen | None = field(default=None, repr=False)
 
     def last_lines(self, number: int = 3) -> list[str]:
@@ -50,28 +54,58 @@ def run_here(script: str, words: Sequence[str]) -> int:
     return subprocess.run([sys.executable, str(HERE / script), *words], check=False).returncode
 
 
-def run_all(jobs: Sequence[Job], workers: int, gpus: Sequence[int] = (), devices: int = 1) -> list[Job]:
+def workers_for(asked: int | None, accelerator: str, devices: int) -> tuple[int, list[int]]:
+    """How many jobs at a time, and the numbers of the GPUs to hand out to them.
+
+    Args:
+        asked: jobs at a time; None for one on each ``devices`` GPUs or, without GPUs, on each ``devices`` cores.
+        accelerator: ``trainer.accelerator``.
+        devices: ``trainer.devices``.
+    """
+    gpus = visible_gpus() if accelerator != "cpu" else []
+    gpus = gpus if len(gpus) >= devices else []  # a run itself says best that it asks for more than there are
+    workers = asked or (len(gpus) // devices if gpus else min(MOST_ON_CPU, cores() // devices))
+    return max(1, workers), gpus
+
+
+def run_all(
+    jobs: Iterable[Job],
+    workers: int,
+    gpus: Sequence[int] = (),
+    devices: int = 1,
+    total: int | None = None,
+    stop: Callable[[Job], bool] | None = None,
+    ended: Callable[[Job], None] | None = None,
+) -> list[Job]:
     """Run jobs, some at a time; a job that fails does not stop the others.
 
     Args:
-        jobs: in the order to start them.
+        jobs: in the order to start them; each is asked for when there is room for it.
         workers: processes at a time.
         gpus: numbers of GPUs to hand out, ``devices`` to a job; none on the CPU.
         devices: GPUs a job takes.
+        total: number of jobs, where ``jobs`` does not tell.
+        stop: whether a running job is to end now; asked again and again.
+        ended: told of each job that has ended.
 
     Returns:
         The jobs that failed.
     """
-    waiting, running, done = list(jobs), [], []
+    total = len(jobs) if total is None and isinstance(jobs, Sequence) else total or 0
+    waiting, more = iter(jobs), True
+    running: list[tuple[Job, list[int]]] = []
+    done: list[Job] = []
     free = list(gpus)
     progress = Progress("runs", "finished")
     try:
-        while waiting or running:
-            while waiting and len(running) < workers and (not gpus or len(free) >= devices):
-                job = waiting.pop(0)
-                mine, free = free[:devices], free[devices:]
-                _start(job, mine, workers)
-                running.append((job, mine))
+        while more or running:
+            while more and len(running) < workers and (not gpus or len(free) >= devices):
+                job = next(waiting, None)
+                more = job is not None
+                if job is not None:
+                    mine, free = free[:devices], free[devices:]
+                    _start(job, mine, workers)
+                    running.append((job, mine))
             time.sleep(POLL)
             for entry in list(running):
                 job, mine = entry
@@ -80,13 +114,30 @@ def run_all(jobs: Sequence[Job], workers: int, gpus: Sequence[int] = (), devices
                     running.remove(entry)
                     free += mine
                     done.append(job)
-                    _say(f"{'finished' if job.returncode == 0 else 'FAILED'}: {job.name} ({len(done)}/{len(jobs)})")
+                    _say(f"{_outcome(job)}: {job.name} ({len(done)}/{total})")
+                    if ended is not None:
+                        ended(job)
+                elif stop is not None:
+                    _stop(job, stop)
             now = "; ".join(f"{job.name}: {(job.last_lines(1) or ['starting'])[0][:60]}" for job, _ in running)
-            progress.update(len(done), len(jobs), now)
+            progress.update(len(done), total, now)
     finally:
         for job, _ in running:
             job.process.terminate()  # type: ignore[union-attr]
-    return [job for job in done if job.returncode != 0]
+    return [job for job in done if job.returncode != 0 and job.stopped is None]
+
+
+def _outcome(job: Job) -> str:
+    return "finished" if job.returncode == 0 else "FAILED" if job.stopped is None else "stopped early"
+
+
+def _stop(job: Job, stop: Callable[[Job], bool]) -> None:
+    assert job.process is not None
+    if job.stopped is None and stop(job):
+        job.stopped = time.monotonic()
+        job.process.terminate()
+    elif job.stopped is not None and time.monotonic() - job.stopped > PATIENCE:
+        job.process.kill()
 
 
 def _say(text: str) -> None:

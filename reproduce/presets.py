@@ -1,4 +1,4 @@
-"""What the presets and the rows of Table 1 set."""
+"""What the presets, the rows and the columns of the tables set."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ ROWS: dict[str, dict[str, Any]] = {
     "soft_attention_10": {"model.name": "soft_attention", "objective.attention_penalty": 10.0},
 }
 """The rows of Table 1: what a row sets."""
+
+COLUMNS: dict[str, dict[str, Any]] = {
+    "ucf11": {"data.name": "ucf11"},
+    "hmdb51_1": {"data.name": "hmdb51", "data.split": "1"},
+    "hmdb51_2": {"data.name": "hmdb51", "data.split": "2"},
+    "hmdb51_3": {"data.name": "hmdb51", "data.split": "3"},
+    "hollywood2": {"data.name": "hollywood2"},
+}
+"""Data set and split in one word, for sweeps whose grid is not the product of the two."""
 
 # What a preset sets: for every data set ("*"), then for one of them.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

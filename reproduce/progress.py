@@ -35,7 +35,7 @@ class Progress:
         now = time.perf_counter()
         share = done / total if total else 0.0
         elapsed = now - self.started
-        left = f", {_duration(elapsed * (1 - share) / share)} left" if 0 < share < 1 else ""
+        left = f", {duration(elapsed * (1 - share) / share)} left" if 0 < share < 1 else ""
         amount = f"{done:.0f}/{total:.0f} {self.unit}" if self.unit else f"{share:.0%}"
         self.line = f"{self.what}: {amount}{f', {extra}' if extra else ''}"
         if self.enabled and now - self.printed >= (TERMINAL_INTERVAL if self.terminal else PLAIN_INTERVAL):
@@ -45,7 +45,7 @@ class Progress:
     def close(self, extra: str = "") -> None:
         """Print the final state with the time taken."""
         if self.enabled and (self.line or extra):
-            took = _duration(time.perf_counter() - self.started)
+            took = duration(time.perf_counter() - self.started)
             self._print(f"{self.line or self.what}{f', {extra}' if extra else ''}, took {took}")
             if self.terminal:
                 print(flush=True)
@@ -57,7 +57,8 @@ class Progress:
             print(text, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

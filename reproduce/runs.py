@@ -31,10 +31,22 @@ from reproduce.settings import Settings
 
 ATTENTION_ONLY = ("attention", "attention_layers")
 NOT_IN_SOFTMAX = ("num_layers", "hidden_dim", "dropout", "input_dropout")
+# What tables and reports read; of a run without a test, not all are there.
+FILES = ("config.yaml", "history.csv", "predictions.csv", "run.json", "metrics.json")
+# The settings whose values ``identity`` lists without a name, in its order.
+LISTED = {
+    "data": ("data.name", "data.split", "data.fps", "data.stride", "data.batch_size", "data.skip_bad"),
+    "training": ("protocol", "trainer.max_epochs", "trainer.precision"),
+}
 
 
 def identity(settings: Settings, annotation: Annotation, spec: FeatureSpec) -> dict[str, Any]:
-    """Everything that a run's result depends on, and nothing else.
+    """Everything that a run's result depends on, and nothing else: the configuration and the videos."""
+    return {**configuration(settings, annotation.data, spec), "videos": annotation.fingerprint()}
+
+
+def configuration(settings: Settings, dataset: str, spec: FeatureSpec) -> dict[str, Any]:
+    """What settings say of a run's result.
 
     Settings that a model does not have are left out, so that λ does not tell two average-pooled LSTMs apart; paths,
     devices, logging and where features lie while training are left out too.
@@ -49,16 +61,36 @@ def identity(settings: Settings, annotation: Annotation, spec: FeatureSpec) -> d
         for key in NOT_IN_SOFTMAX:
             del model[key]
     data = settings.data
+    fold = {} if data.fold is None else {"data.fold": data.fold}
+    protocol = "holdout" if data.fold else settings.protocol  # of a fold there is no second stage
     return {
-        "data": [annotation.data, split_of(settings), data.fps, data.stride, data.batch_size, data.skip_bad],
-        "videos": annotation.fingerprint(),
+        "data": [dataset, split_of(settings), data.fps, data.stride, data.batch_size, data.skip_bad],
         "features": asdict(spec),
         "model": model,
         "objective": objective,
         "optim": asdict(settings.optim),
-        "training": [settings.protocol, settings.trainer.max_epochs, settings.trainer.precision],
+        "training": [protocol, settings.trainer.max_epochs, settings.trainer.precision],
         "seed": settings.seed,
+        **fold,
     }
+
+
+def named(found: dict[str, Any]) -> dict[str, Any]:
+    """What ``identity`` returned, by dotted keys as on the command line."""
+    flat: dict[str, Any] = {}
+    for part, values in found.items():
+        if part in LISTED:
+            flat |= dict(zip(LISTED[part], values, strict=True))
+        elif isinstance(values, dict):
+            flat |= {f"{part}.{key}": value for key, value in values.items()}
+        else:
+            flat[part] = values
+    return flat
+
+
+def run_folders(root: Path) -> list[RunFolder]:
+    """Every run folder below ``paths.runs``, finished or not, in the order of their names."""
+    return [RunFolder(path.parent) for path in sorted(root.glob("*/*/config.yaml"))]
 
 
 @dataclass(frozen=True)
@@ -70,6 +102,11 @@ class RunFolder:
     """
 
     path: Path
+
+    @property
+    def name(self) -> str:
+        """``<data set>/<model>-<hash>``, the same on every machine."""
+        return f"{self.path.parent.name}/{self.path.name}"
 
     @property
     def lock(self) -> Path:
@@ -89,6 +126,10 @@ class RunFolder:
     def stage(self, name: str) -> Path:
         """Folder of a stage's checkpoints."""
         return self.path / name
+
+    def files(self) -> list[Path]:
+        """What tables and reports read, ``metrics.json`` last."""
+        return [self.path / name for name in FILES if (self.path / name).is_file()]
 
     def metrics(self) -> dict[str, Any] | None:
         """The figures of a finished run, else None."""

@@ -21,7 +21,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reproduce.presets import PRESETS, RELEASED_MINIATURE, ROWS
+from datamodules.folds import parse_fold
+from reproduce.presets import COLUMNS, PRESETS, RELEASED_MINIATURE, ROWS
 
 DATA_NAMES = ("ucf11", "hmdb51", "hollywood2", "videofolder")
 
@@ -40,6 +41,8 @@ class DataSettings:
     """folder below paths.data; null for the data set's name. A videofolder needs it"""
     split: Optional[str] = None  # noqa: UP045
     """ucf11: paper_like, logo-1 … logo-25, random; hmdb51: 1, 2, 3; videofolder: default, seed-<n>; null for the first"""
+    fold: Optional[str] = None  # noqa: UP045
+    """i/n: train's first stage alone, validated on fold i of n folds of train by whole groups; all/n: each fold in its turn"""
     fps: float = 30.0
     """nominal sampling rate; frames are taken int(30 / fps) apart"""
     stride: int = 1
@@ -72,7 +75,9 @@ class BackboneSettings:
     seed: int = 0
     """of random weights"""
     precision: str = "auto"
-    """of extraction: fp32, bf16, or auto (bf16 on GPUs that have it)"""
+    """of extraction: fp32, fp16, bf16 (fast on some CPUs, coarser features), or auto (fp16 on GPUs, fp32 on the CPU)"""
+    compile: str = "auto"
+    """torch.compile the network: true, false, or auto (where the frames are so many that it repays)"""
     batch_size: Optional[int] = None  # noqa: UP045
     """frames a batch, for each device; null for 64 on a GPU, 16 on the CPU"""
     workers: Optional[int] = None  # noqa: UP045
@@ -188,6 +193,8 @@ class Settings:
     row: Optional[str] = None  # noqa: UP045
     """a row of Table 1, short for model.name and λ: softmax_regression, avg_pool_lstm, max_pool_lstm, soft_attention_0, \
 soft_attention_1, soft_attention_10"""
+    column: Optional[str] = None  # noqa: UP045
+    """data set and split in one word, short for data.name and data.split: ucf11, hmdb51_1, hmdb51_2, hmdb51_3, hollywood2"""
     protocol: str = "retrain"
     """retrain (hold 15 % of train out, note the cost at the best score, train on all of train down to it) or holdout"""
     seed: int = 1
@@ -202,12 +209,13 @@ soft_attention_1, soft_attention_10"""
     paths: PathsSettings = field(default_factory=PathsSettings)
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S")  # Settings, or those of a script that runs nothing
 
 CHOICES = {
     "data.name": DATA_NAMES,
     "data.resident": ("auto", "gpu", "ram", "mmap", "rotate"),
-    "backbone.precision": ("auto", "fp32", "bf16"),
+    "backbone.precision": ("auto", "fp32", "fp16", "bf16"),
+    "backbone.compile": ("auto", "true", "false"),
     "model.name": ("soft_attention", "avg_pool_lstm", "max_pool_lstm", "softmax_regression"),
     "model.attention": ("location", "content"),
     "objective.penalty_reduction": ("mean", "sum"),
@@ -247,16 +255,19 @@ def resolve(cls: type[S], overrides: list[str]) -> S:
         SettingsError: a word is no ``key=value``, a key is unknown, or a value is impossible.
     """
     given = dict(_parse(word, cls) for word in overrides)
-    presets = _presets(given.get("preset", "paper"))
+    if issubclass(cls, Settings):
+        presets = _presets(given.get("preset", "paper"))
+        column = _shorthand("column", COLUMNS, given)
+        data = {**column, **given}.get("data.name", DataSettings.name)
+        layers = {**_preset_layers(presets, str(data)), **column, **_shorthand("row", ROWS, given)}
+        given = {**layers, **given, "preset": presets}
     config = OmegaConf.structured(cls)
     OmegaConf.set_struct(config, True)
-    data = given.get("data.name", DataSettings.name)
-    layers = {**_preset_layers(presets, str(data)), **_row_layer(given), **given, "preset": presets}
-    for key, value in layers.items():
+    for key, value in given.items():
         _set(config, key, value)
-    settings = OmegaConf.to_object(config)
-    assert isinstance(settings, cls)
-    validate(settings)
+    settings: Any = OmegaConf.to_object(config)
+    if issubclass(cls, Settings):
+        validate(settings)
     return settings
 
 
@@ -278,19 +289,20 @@ def _preset_layers(presets: list[str], data: str) -> dict[str, Any]:
     return layers
 
 
-def _row_layer(given: dict[str, Any]) -> dict[str, Any]:
-    row = given.get("row")
-    if row is None:
+def _shorthand(key: str, meanings: dict[str, dict[str, Any]], given: dict[str, Any]) -> dict[str, Any]:
+    """What the word given for ``row`` or ``column`` sets."""
+    word = given.get(key)
+    if word is None:
         return {}
-    if row not in ROWS:
-        raise SettingsError(f"row={row}: {_not_among(str(row), list(ROWS))}")
-    for key, value in ROWS[row].items():
-        if key in given and given[key] != value:
-            raise SettingsError(f"row={row} sets {key}={value}; drop {key}={given[key]} or the row")
-    return ROWS[row]
+    if word not in meanings:
+        raise SettingsError(f"{key}={word}: {_not_among(str(word), list(meanings))}")
+    for name, value in meanings[word].items():
+        if name in given and given[name] != value:
+            raise SettingsError(f"{key}={word} sets {name}={value}; drop {name}={given[name]} or the {key}")
+    return meanings[word]
 
 
-def _parse(word: str, cls: type[Settings]) -> tuple[str, Any]:
+def _parse(word: str, cls: type) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
     if key.startswith("-"):
         raise SettingsError(f"{word}: write settings without dashes, as {word.lstrip('-') or 'key=value'}")
@@ -345,6 +357,11 @@ def validate(settings: Settings) -> None:
             raise SettingsError(f"{key}={value}: must be {bounds}")
     if settings.data.name == "videofolder" and not settings.data.folder:
         raise SettingsError("data.name=videofolder: say which folder below paths.data, as data.folder=<name>")
+    if settings.data.fold is not None:
+        try:
+            parse_fold(settings.data.fold)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
     if settings.trainer.threads is not None and settings.trainer.threads < 1:
         raise SettingsError(f"trainer.threads={settings.trainer.threads}: must be at least 1")
 
@@ -399,7 +416,7 @@ def _meanings(cls: type) -> dict[str, str]:
     return meanings
 
 
-def help_text(doc: str, cls: type[Settings]) -> str:
+def help_text(doc: str, cls: type) -> str:
     """A script's documentation and every key with meaning and default."""
     lines = [doc.strip(), "", "Settings, as key=value:", ""]
     for entry in entries(cls):

@@ -1,269 +1,298 @@
-"""Cells from run folders, and the same table as terminal text, Markdown, CSV and LaTeX."""
+"""A table as terminal text, Markdown, CSV, LaTeX and HTML."""
 
 from __future__ import annotations
 
 import csv
-import statistics as python_statistics
+import os
+import re
+import shutil
+import sys
+import textwrap
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from html import escape
 from io import StringIO
 from pathlib import Path
 
 from datamodules.features import write_atomically
-from reproduce import paper
-from reproduce.runs import Predictions, RunFolder
-from reproduce.uncertainty import interval
+from reproduce.cells import Cell, Table
 
-MINIATURE_TITLE = "on MINIATURE data: generated stand-ins, a demonstration and no benchmark"
+BOLD, DIM, GREEN = "1", "2", "32"  # of a terminal
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table, in percent.
-
-    Args:
-        figure: ``acc`` or ``mAP``.
-        values: one a seed.
-        interval: 95 % interval of their mean, or None without a finished run.
-        paper: what the paper prints, or None.
-        notes: what has to be said of the data and features.
-        focus: mean attention mass in the actor's box over the box's share of the frame, where it was measured.
-        miniature: whether the data are generated stand-ins.
-        data: the data set's name, for a reader.
-    """
-
-    figure: str
-    values: tuple[float, ...]
-    interval: tuple[float, float] | None
-    paper: float | None
-    notes: tuple[str, ...] = ()
-    focus: float | None = None
-    miniature: bool = False
-    data: str = ""
-
-    @property
-    def mean(self) -> float | None:
-        """Mean over seeds."""
-        return python_statistics.fmean(self.values) if self.values else None
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for fewer than two."""
-        return python_statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the paper's; None where either is missing."""
-        if self.mean is None or self.paper is None:
-            return None
-        return self.mean - self.paper
-
-    def ours(self) -> str:
-        """``84.9 ± 0.4``, or ``84.9`` for one seed, or ``–`` without a finished run."""
-        if self.mean is None:
-            return "–"
-        return f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
-
-    def bounds(self) -> str:
-        """``[82.1, 87.3]``."""
-        return f"[{self.interval[0]:.1f}, {self.interval[1]:.1f}]" if self.interval else "–"
+def _heads(table: Table, column: str) -> list[str]:
+    """What stands above a column's parts, in the formats that put all columns beside each other."""
+    return ["number"] if table.sources else ["ours [95 % interval]", "paper (difference)"]
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of rows (models) and columns (data sets).
+def _texts(table: Table, cell: Cell) -> list[str]:
+    """The parts of a cell that `_heads` names."""
+    ours = f"{cell.ours()} {cell.bounds()}" if cell.values else "–"
+    if not table.sources:
+        return [ours, cell.printed() + (f" ({cell.against_paper()})" if cell.difference is not None else "")]
+    if not cell.values:
+        return [f"{cell.printed(1)} quoted" if cell.paper is not None else "–"]
+    printed = f" (paper {cell.printed(1)}, {cell.against_paper()})" if cell.paper is not None else ""
+    return [f"{ours} measured{printed}"]
+
+
+def to_text(table: Table, terminal: bool = False) -> str:
+    """For reading as it is: a block for each column.
 
     Args:
-        name: ``Table 1``.
-        rows: names of the rows, as in ``rows=``.
-        columns: names of the data sets, as in ``datasets=``.
-        cells: by (row, column).
+        table: what to show.
+        terminal: in bold, dim and green, notes wrapped to the terminal's width; without, no escape codes.
     """
 
-    name: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    cells: dict[tuple[str, str], Cell]
+    def paint(text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if terminal else text
 
-    @property
-    def title(self) -> str:
-        """The table's name, and that the data are miniature ones where they are."""
-        miniature = any(cell.miniature for cell in self.cells.values())
-        return f"{self.name} {MINIATURE_TITLE}" if miniature else self.name
-
-    def heading(self, column: str) -> str:
-        """Data set and figure of a column."""
-        cell = next((cell for row in self.rows if (cell := self.cells[row, column]).values), self.cells[self.rows[0], column])
-        return f"{cell.data or column} ({cell.figure} %)"
-
-    def notes(self) -> list[str]:
-        """What has to be said under the table, each once."""
-        said = dict.fromkeys(note for cell in self.cells.values() for note in cell.notes)
-        seeds = sorted({len(cell.values) for cell in self.cells.values()})
-        counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        notes = [
-            f"Ours: mean over {counts} seed{'s' if seeds[-1] != 1 else ''}"
-            + (", ± their standard deviation" if seeds[-1] > 1 else "")
-            + "; in brackets the 95 % bootstrap interval over test videos (whole groups of them for UCF-11 and video folders).",
-            *(f"{note}." for note in said),
-        ]
-        for column in self.columns:
-            focus = [
-                f"{paper.ROW_NAMES[row].removeprefix('Soft attention model, ')} {cell.focus:.2f}"
-                for row in self.rows
-                if (cell := self.cells[row, column]).focus is not None
-            ]
-            if focus:
-                notes.append(
-                    f"{self.heading(column).rsplit(' (', 1)[0]}: attention inside the actor's box over the box's share of "
-                    f"the frame (uniform attention has 1): {', '.join(focus)}."
-                )
-        if self.title != self.name:
-            notes.append("The differences from the paper compare different data and mean nothing here.")
-        return notes
+    lines = [paint(table.title, BOLD), "=" * _width(table.title)]
+    indent = "  " if table.sections else ""
+    labels = max(_width(indent + table.labels[row]) for row in table.rows)
+    for column in table.columns:
+        cells = {row: table.cells[row, column] for row in table.rows}
+        marked = any(cell.significant for cell in cells.values())
+        block = {row: _block(table, cell, marked) for row, cell in cells.items() if not table.sources or cell.origin != "–"}
+        heads = [*(["number", "from"] if table.sources else ["ours"]), "95 % interval", "paper", "diff.", "seeds"]
+        widths = [max(map(_width, parts)) for parts in zip(heads, *block.values(), strict=True)]
+        first = max(labels, _width(table.heading(column)))
+        lines += ["", paint(_line(table.heading(column), heads, first, widths), BOLD)]
+        for section, rows in table.parts():
+            shown = [row for row in rows if row in block]
+            lines += [paint(section, BOLD)] if section and shown else []
+            for row in shown:
+                line = _line(indent + table.labels[row], block[row], first, widths)
+                lines.append(paint(line, GREEN) if cells[row].significant else line)
+        lines += [] if block else [f"{indent}nothing measured here, nothing quoted"]
+    if table.sources:
+        lines += ["", paint("Source", BOLD)]
+        lines += [f"{_line(indent + table.labels[row], [], labels, [])}  {table.sources[row]}" for row in table.rows]
+    notes = [f"- {note}" for note in table.notes()]
+    if terminal:
+        columns = shutil.get_terminal_size().columns
+        notes = [paint(line, DIM) for note in notes for line in textwrap.wrap(note, columns, subsequent_indent="  ")]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
-def cell_of(data: str, row: str, folders: Sequence[RunFolder]) -> Cell:
-    """A cell from the finished runs of its seeds."""
-    reference = paper.table1(data, row)
-    figure = "mAP" if data == "hollywood2" else "acc"
-    if not folders:
-        return Cell(
-            figure, (), None, reference, ("– marks cells without a finished run",), data=paper.DATA_NAMES.get(data, data)
-        )
-    abouts = [folder.about() for folder in folders]
-    about = abouts[0]
-    multi_label = bool(about["multi_label"])
-    figure = "mAP" if multi_label else "acc"
-    metrics = [folder.metrics() or {} for folder in folders]
-    key = "test/mAP" if multi_label else "test/accuracy"
-    predictions: list[Predictions] = [folder.predictions() for folder in folders]
-    by_group = data in ("ucf11", "videofolder")
-    groups = [about["groups"][name] if by_group else name for name in predictions[0].videos]
-    low, high = interval(predictions, multi_label, groups)
-    name = paper.DATA_NAMES.get(data) or str(about["data"])
-    sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
-    notes = [f"{name}: {sizes}, split {about['split']}"]
-    notes += [note for other in abouts for note in other["notes"]]
-    if about["stride"] != 1:
-        notes.append(f"{data}: blocks at stride {about['stride']}, the paper's is 1")
-    focus = [m["test/attention_in_box"] / m["test/box_area"] for m in metrics if "test/attention_in_box" in m]
-    return Cell(
-        figure,
-        tuple(100 * m[key] for m in metrics),
-        (100 * low, 100 * high),
-        reference,
-        tuple(notes),
-        python_statistics.fmean(focus) if focus else None,
-        bool(about["miniature"]),
-        name,
+def _block(table: Table, cell: Cell, marked: bool) -> list[str]:
+    """A cell's parts; a space stands where other cells of the column have the mark."""
+    number = cell.ours() if cell.values or not table.sources else cell.printed(1)
+    number += " " if marked and not cell.significant else ""
+    paper = [cell.printed(1 if table.sources else 2), cell.against_paper()]
+    return [number, *([cell.origin] if table.sources else []), cell.bounds(), *paper, str(len(cell.values))]
+
+
+def _line(label: str, parts: Sequence[str], first: int, widths: Sequence[int]) -> str:
+    """The label to the left, the parts to the right of their columns."""
+    words = [" " * (width - _width(part)) + part for part, width in zip(parts, widths, strict=True)]
+    return "  ".join([label + " " * (first - _width(label)), *words])
+
+
+def _width(text: str) -> int:
+    """Terminal cells that a text takes: two for wide characters, none for combining ones."""
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
     )
 
 
-def _difference(cell: Cell) -> str:
-    return "–" if cell.difference is None else f"{cell.difference:+.1f}".replace("-", "−")
-
-
-def _paper(cell: Cell) -> str:
-    return "–" if cell.paper is None else f"{cell.paper:.2f}"
-
-
-def to_text(table: Table) -> str:
-    """For a terminal: a block for each data set."""
-    lines = [table.title, "=" * len(table.title)]
-    width = max(len(paper.ROW_NAMES[row]) for row in table.rows)
-    for column in table.columns:
-        lines += [
-            "",
-            f"{table.heading(column):<{width}}  {'ours':>12}  {'95 % interval':>14}  {'paper':>6}  {'diff.':>6}  seeds",
-        ]
-        for row in table.rows:
-            cell = table.cells[row, column]
-            lines.append(
-                f"{paper.ROW_NAMES[row]:<{width}}  {cell.ours():>12}  {cell.bounds():>14}  {_paper(cell):>6}  "
-                f"{_difference(cell):>6}  {len(cell.values):>5}"
-            )
-    return "\n".join([*lines, "", *(f"* {note}" for note in table.notes())]) + "\n"
-
-
 def to_markdown(table: Table) -> str:
-    """For a repository page: two columns for each data set."""
+    """For a repository page."""
     head = ["Model"]
     for column in table.columns:
-        head += [f"{table.heading(column)}: ours [95 % interval]", "paper (difference)"]
-    lines = [f"## {table.title}", "", _bars(head), _bars(["---"] * len(head))]
-    for row in table.rows:
-        line = [paper.ROW_NAMES[row]]
-        for column in table.columns:
-            cell = table.cells[row, column]
-            line += [f"{cell.ours()} {cell.bounds()}", f"{_paper(cell)} ({_difference(cell)})"]
-        lines.append(_bars(line))
-    return "\n".join([*lines, "", *(f"* {note}" for note in table.notes())]) + "\n"
+        heads = _heads(table, column)
+        heading = table.heading(column)
+        head += [f"{heading}: {heads[0]}", *heads[1:]] if len(heads) > 1 else [heading]
+    head += ["Source"] if table.sources else []
+    rule = ["---"] + ["---:"] * (len(head) - 1 - bool(table.sources)) + ["---"] * bool(table.sources)
+    lines = [f"## {table.title}", "", _bars(head), "| " + " | ".join(rule) + " |"]
+    for section, rows in table.parts():
+        lines += [_bars([f"**{section}**", *[""] * (len(head) - 1)], escaped=False)] if section else []
+        for row in rows:
+            parts = [part for column in table.columns for part in _texts(table, table.cells[row, column])]
+            lines.append(_bars([table.labels[row], *parts, *([table.sources[row]] if table.sources else [])]))
+    return "\n".join([*lines, "", *(f"* {_markdown(note)}" for note in table.notes())]) + "\n"
 
 
-def _bars(words: Sequence[str]) -> str:
-    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+def _bars(words: Sequence[str], escaped: bool = True) -> str:
+    return "| " + " | ".join(_markdown(word) if escaped else word for word in words) + " |"
+
+
+def _markdown(text: str) -> str:
+    for character in "\\|*_<`":
+        text = text.replace(character, f"\\{character}")
+    return text
+
+
+CSV_HEAD = ["table", "data", "row", "figure", "mean", "std", "low", "high", "paper", "difference", "seeds", "miniature"]
+CSV_HEAD += ["origin", "source", "section", "from_baseline", "from_baseline_low", "from_baseline_high"]
+CSV_HEAD += ["test", "p", "p_corrected", "p_bootstrap", "significant"]
 
 
 def to_csv(table: Table) -> str:
     """For a program: a line for each cell."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["table", "data", "row", "figure", "mean", "std", "low", "high", "paper", "difference", "seeds", "miniature"]
-    )
+    writer.writerow(CSV_HEAD)
     for column in table.columns:
         for row in table.rows:
-            cell = table.cells[row, column]
+            cell, one = table.cells[row, column], table.cells[row, column].comparison
             low, high = cell.interval or (None, None)
-            numbers = [cell.mean, cell.std, low, high, cell.paper, cell.difference]
-            written = ["" if number is None else f"{number:.4f}" for number in numbers]
-            writer.writerow([table.name, column, row, cell.figure, *written, len(cell.values), cell.miniature])
+            numbers = _numbers([cell.mean, cell.std, low, high, cell.paper, cell.difference])
+            tested = [""] * 8
+            if one:
+                points = [100 * value for value in (one.difference, *one.interval)]
+                tested = [*_numbers(points), one.test, *(f"{p:.6g}" for p in (one.p, one.corrected, one.bootstrap_p))]
+                tested.append(str(one.significant))
+            origin = ["" if cell.origin == "–" else cell.origin] if table.sources else ["measured" if cell.values else ""]
+            origin += [table.sources.get(row, ""), table.sections.get(row, "")]
+            start = [table.name, column, row, cell.figure, *numbers, len(cell.values), cell.miniature]
+            writer.writerow([*start, *origin, *tested])
     return text.getvalue()
 
 
+def _numbers(values: Sequence[float | None]) -> list[str]:
+    return ["" if value is None else f"{value:.4f}" for value in values]
+
+
 def to_latex(table: Table) -> str:
-    """For a paper: booktabs."""
+    """For a paper: booktabs; scaled to the line's width where graphicx is loaded."""
+    heads = {column: _heads(table, column) for column in table.columns}
+    source = ["Source"] if table.sources else []
+    width = 1 + sum(map(len, heads.values())) + len(source)
+    above = [f"\\multicolumn{{{len(heads[column])}}}{{c}}{{{_tex(table.heading(column))}}}" for column in table.columns]
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs}; with \\usepackage{graphicx} it is scaled to the line's width",
+        "\\providecommand{\\resizebox}[3]{#3}",
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{_tex(table.title)}}}",
-        f"\\begin{{tabular}}{{l{'rr' * len(table.columns)}}}",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
+        f"\\begin{{tabular}}{{l{'r' * (width - 1 - len(source))}{'l' * len(source)}}}",
         "\\toprule",
-        "Model" + "".join(f" & \\multicolumn{{2}}{{c}}{{{_tex(table.heading(column))}}}" for column in table.columns) + " \\\\",
-        "" + " & ours & paper" * len(table.columns) + " \\\\",
-        "\\midrule",
+        " & ".join(["Model", *above, *source]) + " \\\\",
     ]
-    for row in table.rows:
-        line = [_tex(paper.ROW_NAMES[row])]
-        for column in table.columns:
-            cell = table.cells[row, column]
-            line += [_tex(f"{cell.ours()} {cell.bounds()}"), _tex(_paper(cell))]
-        lines.append(" & ".join(line) + " \\\\")
+    if not table.sources:
+        start = 2
+        for parts in heads.values():
+            lines.append(f"\\cmidrule(lr){{{start}-{start + len(parts) - 1}}}")
+            start += len(parts)
+        lines.append("".join(f" & {_tex(head)}" for parts in heads.values() for head in parts) + " \\\\")
+    for section, rows in table.parts():
+        lines.append("\\midrule")
+        lines += [f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_tex(section)}}}}} \\\\"] if section else []
+        for row in rows:
+            parts = [part for column in table.columns for part in _texts(table, table.cells[row, column])]
+            words = [table.labels[row], *parts, *([table.sources[row]] if source else [])]
+            lines.append(" & ".join(map(_tex, words)) + " \\\\")
     notes = "\\\\\n".join(_tex(note) for note in table.notes())
-    lines += [
-        "\\bottomrule",
-        "\\end{tabular}",
-        "",
-        "\\smallskip",
-        "\\begin{minipage}{\\linewidth}\\footnotesize",
-        notes,
-    ]
+    lines += ["\\bottomrule", "\\end{tabular}}", "", "\\smallskip", "\\begin{minipage}{\\linewidth}\\footnotesize", notes]
     return "\n".join([*lines, "\\end{minipage}", "\\end{table}"]) + "\n"
 
 
 def _tex(text: str) -> str:
     special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    special |= {"±": "$\\pm$", "λ": "$\\lambda$", "−": "$-$", "–": "--"}
+    special |= {"±": "$\\pm$", "λ": "$\\lambda$", "−": "$-$", "–": "--", "*": "$^{*}$", "<": "$<$", ">": "$>$"}
     return "".join(special.get(character, character) for character in text)
 
 
+STYLE = """
+:root { color-scheme: light dark; --line: #8886; --soft: #8882; }
+body { font: 16px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; }
+h1 { font-size: 1.4rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .6rem; text-align: right; }
+thead tr:first-child th { text-align: center; }
+thead tr:first-child th:first-child, th[scope=row], th[scope=rowgroup], th.source, td.source { text-align: left; }
+th[scope=row] { font-weight: 500; }
+th[scope=rowgroup] { font-style: italic; }
+td span, th span { white-space: nowrap; }
+thead { border-top: 2px solid; border-bottom: 1px solid; }
+tbody { border-bottom: 1px solid var(--line); }
+tbody tr:nth-child(even) { background: var(--soft); }
+.significant { font-weight: 700; }
+.notes { font-size: .9rem; padding-left: 1.2rem; overflow-wrap: anywhere; }
+@media (max-width: 46rem) {
+  body { margin: 1rem auto; }
+  table, tbody, tr, th, td { display: block; }
+  thead { display: none; }
+  tbody tr { padding: .4rem 0; border-bottom: 1px solid var(--line); }
+  th[scope=row], th[scope=rowgroup] { font-weight: 700; padding: .2rem .4rem; }
+  td, td.source { display: flex; gap: 1rem; justify-content: space-between; padding: .1rem .4rem; text-align: right; }
+  td::before { content: attr(data-label); opacity: .75; text-align: left; }
+}
+""".strip()
+UNBROKEN = re.compile(r"[\d.]+ ± [\d.]+\*?|\[[^]]*\]|\([^)]*\)|λ = \d+")  # parts of a cell that stay on one line
+
+
+def to_html(table: Table) -> str:
+    """For a browser: one page without outside parts; on a phone every row becomes a card."""
+    title = escape(table.title)
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{title}</title>",
+            f"<style>\n{STYLE}\n</style></head>",
+            f"<body>\n<main>\n<h1>{title}</h1>",
+            html_table(table),
+            "</main>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def html_table(table: Table) -> str:
+    """The table and its notes as elements, for a page of its own or for a larger one."""
+    many = len(_heads(table, table.columns[0])) > 1
+    span = ' rowspan="2"' if many else ""
+    top = [f'<th scope="col"{span}>Model</th>']
+    for column in table.columns:
+        count = len(_heads(table, column))
+        top.append(f'<th scope="{"colgroup" if many else "col"}" colspan="{count}">{escape(table.heading(column))}</th>')
+    top += ['<th scope="col" class="source">Source</th>'] if table.sources else []
+    lines = ["<table>", f"<thead>\n<tr>{''.join(top)}</tr>"]
+    if many:
+        heads = [head for column in table.columns for head in _heads(table, column)]
+        lines.append("<tr>" + "".join(f'<th scope="col">{escape(head)}</th>' for head in heads) + "</tr>")
+    lines.append("</thead>")
+    width = 1 + sum(len(_heads(table, column)) for column in table.columns) + bool(table.sources)
+    for section, rows in table.parts():
+        lines.append("<tbody>")
+        lines += [f'<tr><th scope="rowgroup" colspan="{width}">{escape(section)}</th></tr>'] if section else []
+        lines += [f"<tr>{_html_row(table, row)}</tr>" for row in rows]
+        lines.append("</tbody>")
+    notes = [f"<li>{escape(note)}</li>" for note in table.notes()]
+    return "\n".join([*lines, "</table>", '<ul class="notes">', *notes, "</ul>"])
+
+
+def _html_row(table: Table, row: str) -> str:
+    words = [f'<th scope="row">{_html(table.labels[row])}</th>']
+    for column in table.columns:
+        cell, heading = table.cells[row, column], table.heading(column)
+        heads = _heads(table, column)
+        names = [f"{heading}: {heads[0]}", *heads[1:]] if len(heads) > 1 else [heading]
+        marks = [' class="significant"' if cell.significant else "", *[""] * (len(heads) - 1)]
+        for name, mark, text in zip(names, marks, _texts(table, cell), strict=True):
+            words.append(f'<td data-label="{escape(name)}"{mark}><div>{_html(text)}</div></td>')
+    if table.sources:
+        words.append(f'<td class="source" data-label="Source"><div>{_html(table.sources[row])}</div></td>')
+    return "".join(words)
+
+
+def _html(text: str) -> str:
+    return UNBROKEN.sub(r"<span>\g<0></span>", escape(text))
+
+
+FORMATS = {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html}
+
+
 def write_table(table: Table, folder: Path) -> None:
-    """Print a table and write ``table1.md``, ``.csv`` and ``.tex``."""
-    print("\n" + to_text(table), flush=True)
+    """Print a table and write it to ``table1.md``, ``.csv``, ``.tex`` and ``.html``."""
+    print("\n" + to_text(table, terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR")), flush=True)
     stem = table.name.lower().replace(" ", "")
-    for suffix, text in {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table)}.items():
-        write_atomically(folder / f"{stem}.{suffix}", text)
-    print(f"written: {folder.resolve() / stem}.md, .csv, .tex", flush=True)
+    for suffix, write in FORMATS.items():
+        write_atomically(folder / f"{stem}.{suffix}", write(table))
+    print(f"written: {folder.resolve() / stem}" + ", ".join(f".{suffix}" for suffix in FORMATS), flush=True)

@@ -10,9 +10,11 @@ the run folder.
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from datamodules.videos import DataError
+from reproduce import tracking
 from reproduce.inputs import fail, feature_spec, read_annotation
 from reproduce.runs import RunFolder, run_folder
 from reproduce.settings import Settings, SettingsError, command_line
@@ -28,11 +30,16 @@ def main(argv: list[str] | None = None) -> RunFolder:
     except (DataError, SettingsError, OSError) as error:
         raise fail(error) from error
     if metrics is None:
+        tracking.configure()
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
         from lightning_modules.backbone import BackboneError
         from reproduce.training import run
 
         try:
             metrics = run(settings, annotation, folder)
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own status is 0, as if the run were finished
         except (DataError, SettingsError, BackboneError, FloatingPointError) as error:
             raise fail(error) from error
         except OSError as error:
@@ -40,8 +47,10 @@ def main(argv: list[str] | None = None) -> RunFolder:
             raise fail(DataError(what)) from error
     else:
         print("finished before; remove the run folder to run it again")
+        tracking.report(settings, folder)
+    kinds = ("test/", "cv/") if settings.data.fold is None or "cv/score" in metrics else ("val/",)
     for name, value in metrics.items():
-        if name.startswith("test/"):
+        if name.startswith(kinds):
             print(f"{name} {value:.4f}")
     if "test/attention_in_box" in metrics:
         ratio = metrics["test/attention_in_box"] / metrics["test/box_area"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import platform
+import shutil
+import statistics as python_statistics
 import time
-from dataclasses import asdict
-from io import StringIO
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from datamodules.base import (
     VideoDataModule,
     VideoFolderDataModule,
 )
-from datamodules.features import write_atomically
+from datamodules.folds import Fold, parse_fold
 from datamodules.videos import Annotation
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
@@ -34,10 +34,14 @@ from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from reproduce import tracking
 from reproduce.extraction import ensure_features, is_first_process, quiet_lightning, strategy
-from reproduce.inputs import data_folder, feature_folder, split_of
+from reproduce.history import History
+from reproduce.inputs import data_folder, feature_folder, feature_spec, split_of
 from reproduce.progress import Progress
-from reproduce.runs import RunFolder
+from reproduce.provenance import provenance
+from reproduce.runs import RunFolder, identity
 from reproduce.settings import Settings, cores, to_yaml
+
+CV_SCORE = "cv/score"  # mean over folds of validation accuracy, or mAP for multi-label
 
 DATA_MODULES: dict[str, type[VideoDataModule]] = {
     "ucf11": UCF11DataModule,
@@ -99,8 +103,8 @@ def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
 
 
 def build_data(settings: Settings) -> VideoDataModule:
-    """The data module of a run; its first stage holds a part of train out."""
-    data = settings.data
+    """The data module of a run; its first stage holds a part of train, or a fold of it, out."""
+    data, fold = settings.data, fold_of(settings)
     return DATA_MODULES[data.name](
         data_folder(settings),
         feature_folder(settings),
@@ -114,18 +118,25 @@ def build_data(settings: Settings) -> VideoDataModule:
         int(data.gpu_budget * 2**30),
         None if data.ram_budget is None else int(data.ram_budget * 2**30),
         data.skip_bad,
+        fold and (fold.number or 1, fold.folds),
     )
+
+
+def fold_of(settings: Settings) -> Fold | None:
+    """What ``data.fold`` says."""
+    return None if settings.data.fold is None else parse_fold(settings.data.fold)
 
 
 def run(settings: Settings, annotation: Annotation, folder: RunFolder) -> dict[str, Any]:
     """Fit, test and write one run, from where an earlier call stopped; returns its metrics.
 
-    Another process that works on the same run is waited for, and its result taken.
+    Another process that works on the same run is waited for, and its result taken; so is that of another machine in the
+    same W&B sweep.
     """
     quiet_lightning()
     torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
-    ensure_features(settings, annotation)
     if not is_first_process():
+        ensure_features(settings, annotation)
         return _run(settings, folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.lock)
@@ -134,52 +145,110 @@ def run(settings: Settings, annotation: Annotation, folder: RunFolder) -> dict[s
     except Timeout:
         print(f"another process works on {folder.path}; waiting for it", flush=True)
         lock.acquire()
-    with lock:
-        return folder.metrics() or _run(settings, folder)
+    with lock:  # before the other processes of this run are started, which would wait for this one in vain
+        metrics = folder.metrics() or tracking.fetch(settings, folder)
+        if metrics is None:
+            ensure_features(settings, annotation)
+            return _run(settings, folder)
+    tracking.report(settings, folder)
+    return metrics
 
 
 def _run(settings: Settings, folder: RunFolder) -> dict[str, Any]:
     started = time.perf_counter()
+    origin = provenance()
     data = build_data(settings)
     if is_first_process():
         folder.write_config(to_yaml(settings))
     logger = None
     if is_first_process():
-        tags = [settings.data.name, settings.model.name, *settings.preset]
-        logger = tracking.start(settings, folder, asdict(settings), tags)
+        logger = tracking.start(settings, folder)
     history = History(folder.history)
     goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
 
     recognizer = build_recognizer(settings, data)
     data.inputs = recognizer.network.inputs  # type: ignore[assignment]
-    fit_stage(settings, folder, "holdout", recognizer, data, history, goal, None, logger)
-    best = history.best("holdout", goal)
-    checkpoint = folder.stage("holdout") / "best.ckpt"
-    figures = {key: best[key] for key in best if key.startswith("val/")}
-    figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
-    if settings.protocol == "retrain":
+    fold = fold_of(settings)
+    if fold is not None and fold.number is None:
+        figures = _each_fold(settings, folder, data, history, goal, fold.folds, logger)
+    else:
+        fit_stage(settings, folder, "holdout", recognizer, data, history, goal, None, logger)
+        best = history.best("holdout", goal)
+        checkpoint = folder.stage("holdout") / "best.ckpt"
+        figures = {key: best[key] for key in best if key.startswith("val/")}
+        figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
+    if fold is None and settings.protocol == "retrain":
         data.train_on_all = True  # the frames stay where they are
         recognizer = build_recognizer(settings, data)
-        second = tracking.retrain_logger(logger)
+        second = tracking.stage_logger(logger, "retrain")
         fit_stage(settings, folder, "retrain", recognizer, data, history, None, best["train/loss"], second)
         checkpoint = folder.stage("retrain") / "last.ckpt"
         last = history.rows("retrain")[-1]
         figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
-    figures |= test(settings, recognizer, data, checkpoint)
+    if fold is None:
+        figures |= test(settings, recognizer, data, checkpoint)
 
-    trainer_seconds = time.perf_counter() - started
+    figures["seconds"] = round(time.perf_counter() - started, 1)
     if is_first_process():
-        assert recognizer.scores is not None
-        target = torch.as_tensor(data.targets("test"))
-        scores = recognizer.scores
-        multi_label = data.annotation.multi_label
-        folder.write_predictions(data.annotation, scores.mean.numpy(), predictions(scores, multi_label).numpy())
-        folder.write_about(_about(settings, data))
-        confusion = None if multi_label else confusion_matrix(scores, target).tolist()
-        tracking.finish(logger, figures, data.annotation.classes, per_class(scores, target).tolist(), confusion)
-        figures["seconds"] = round(trainer_seconds, 1)
+        tested = {} if fold else _write_test(folder, recognizer, data)
+        folder.write_about(_about(settings, data) | tested | origin)
         folder.finish(figures)
+        tracking.finish(logger, folder)
     return figures
+
+
+def _write_test(folder: RunFolder, recognizer: Recognizer, data: VideoDataModule) -> dict[str, Any]:
+    """Write the predictions; returns each class's score and the confusion matrix."""
+    assert recognizer.scores is not None
+    scores, target = recognizer.scores, torch.as_tensor(data.targets("test"))
+    multi_label, classes = data.annotation.multi_label, data.annotation.classes
+    folder.write_predictions(data.annotation, scores.mean.numpy(), predictions(scores, multi_label).numpy())
+    figures = [None if math.isnan(figure) else figure for figure in per_class(scores, target).tolist()]
+    return {
+        "per_class": dict(zip(classes, figures, strict=True)),
+        "confusion": None if multi_label else confusion_matrix(scores, target).tolist(),
+    }
+
+
+def _each_fold(
+    settings: Settings,
+    folder: RunFolder,
+    data: VideoDataModule,
+    history: History,
+    goal: str,
+    folds: int,
+    logger: WandbLogger | None,
+) -> dict[str, Any]:
+    """Validate on each fold in its turn; returns the means over folds, ``cv/…``, of each one's best epoch.
+
+    ``cv/score``, the mean of the goal, is recorded at every epoch, over the folds so far: a sweep can end a poor run early.
+    """
+    stages = [f"fold-{number}" for number in range(1, folds + 1)]
+    for number, stage in enumerate(stages):
+
+        def score(figures: dict[str, float], number: int = number, stage: str = stage) -> dict[str, float]:
+            so_far = [history.best(earlier, goal)[goal] for earlier in stages[:number]]
+            so_far.append(max([figures[goal], *(row[goal] for row in history.rows(stage))]))
+            progress = {CV_SCORE: python_statistics.fmean(so_far)}
+            tracking.log(logger, {**progress, "cv/epoch": sum(len(history.rows(name)) for name in stages) + 1})
+            return progress
+
+        if len(history.rows(stage)) < settings.trainer.max_epochs:
+            data.fold = (number + 1, folds)  # the frames stay where they are
+            recognizer = build_recognizer(settings, data)
+            curves = tracking.stage_logger(logger, stage)
+            fit_stage(settings, folder, stage, recognizer, data, history, goal, None, curves, score)
+        if is_first_process():
+            shutil.rmtree(folder.stage(stage), ignore_errors=True)  # the checkpoints of a sweep's runs would fill disks
+    best = [history.best(stage, goal) for stage in stages]
+    names = [key.removeprefix("val/") for key in best[0] if key.startswith("val/")]
+    values = [epoch[goal] for epoch in best]
+    return {
+        CV_SCORE: python_statistics.fmean(values),
+        "cv/std": python_statistics.stdev(values),
+        **{f"cv/{name}": python_statistics.fmean(epoch[f"val/{name}"] for epoch in best) for name in names},
+        **{f"{stage}/{goal.removeprefix('val/')}": value for stage, value in zip(stages, values, strict=True)},
+    }
 
 
 def _about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
@@ -187,6 +256,7 @@ def _about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
     annotation = data.annotation
     return {
         "data": annotation.data,
+        "identity": identity(settings, annotation, feature_spec(settings)),
         "split": annotation.split,
         "miniature": annotation.miniature,
         "multi_label": annotation.multi_label,
@@ -203,6 +273,7 @@ def _about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
             "torch": torch.__version__,
             "lightning": lightning.__version__,
         },
+        "processes": settings.trainer.devices * settings.trainer.num_nodes,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
     }
 
@@ -234,19 +305,21 @@ def fit_stage(
     goal: str | None,
     target_cost: float | None,
     logger: WandbLogger | None,
+    score: Callable[[dict[str, float]], dict[str, float]] | None = None,
 ) -> None:
     """Fit one stage, or what is left of it.
 
     Args:
         settings: of the run.
         folder: of the run.
-        stage: ``holdout`` or ``retrain``.
+        stage: ``holdout``, ``retrain`` or ``fold-1`` ….
         recognizer: freshly initialised.
         data: of the stage.
         history: of the run.
         goal: validation figure whose best epoch is kept as ``best.ckpt``.
         target_cost: training cost (nats, Eq. 7) at which the stage ends, or None.
         logger: of the stage.
+        score: further figures of an epoch, from those it has.
     """
     checkpoints = folder.stage(stage)
     last = checkpoints / "last.ckpt"
@@ -254,7 +327,7 @@ def fit_stage(
     reached = target_cost is not None and any(row["train/loss"] <= target_cost for row in done)
     if reached or len(done) >= settings.trainer.max_epochs:
         return
-    callbacks: list[Any] = [EpochRecorder(stage, history, settings.trainer.max_epochs, target_cost, settings)]
+    callbacks: list[Any] = [EpochRecorder(stage, history, settings.trainer.max_epochs, target_cost, settings, score)]
     keep = {"monitor": goal, "mode": "max", "filename": "best", "save_top_k": 1} if goal else {"save_top_k": 0}
     callbacks.append(
         ModelCheckpoint(
@@ -291,72 +364,31 @@ def test(settings: Settings, recognizer: Recognizer, data: VideoDataModule, chec
     return dict(recognizer.figures)
 
 
-class History:
-    """``history.csv``: a row an epoch, with every figure of it; survives a kill and an epoch done twice.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._rows: list[dict[str, Any]] = []
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                self._rows = [
-                    {key: _number(value) for key, value in row.items() if value != ""} for row in csv.DictReader(file)
-                ]
-
-    def rows(self, stage: str) -> list[dict[str, Any]]:
-        """A stage's epochs in order."""
-        return [row for row in self._rows if row["stage"] == stage]
-
-    def resume(self, stage: str, epochs: int) -> list[dict[str, Any]]:
-        """Forget a stage's epochs that its last checkpoint does not have behind it; returns the others."""
-        self._rows = [row for row in self._rows if row["stage"] != stage or row["epoch"] < epochs]
-        return self.rows(stage)
-
-    def best(self, stage: str, goal: str) -> dict[str, Any]:
-        """The epoch with the highest figure, the earliest of equals."""
-        return max(self.rows(stage), key=lambda row: (row[goal], -row["epoch"]))
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append an epoch and write the file."""
-        self._rows.append(row)
-        columns = list(dict.fromkeys(key for row in self._rows for key in row))
-        text = StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_atomically(self.path, text.getvalue())
-
-
-def _number(text: str) -> Any:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
 class EpochRecorder(Checkpoint):
     """Writes each epoch's figures to the history, shows progress, and ends a stage at its target cost.
 
     A ``Checkpoint`` only because Lightning calls those after the module has logged the epoch.
 
     Args:
-        stage: ``holdout`` or ``retrain``.
+        stage: ``holdout``, ``retrain`` or ``fold-1`` ….
         history: of the run.
         max_epochs: of the stage.
         target_cost: training cost at which the stage ends, or None.
         settings: of the run.
+        score: further figures of an epoch, from those it has.
     """
 
-    def __init__(self, stage: str, history: History, max_epochs: int, target_cost: float | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        stage: str,
+        history: History,
+        max_epochs: int,
+        target_cost: float | None,
+        settings: Settings,
+        score: Callable[[dict[str, float]], dict[str, float]] | None = None,
+    ) -> None:
         super().__init__()
+        self.score = score
         self.stage, self.history, self.max_epochs, self.target_cost = stage, history, max_epochs, target_cost
         self.batch_size = settings.data.batch_size
         self.progress = Progress("", "")
@@ -382,6 +414,8 @@ class EpochRecorder(Checkpoint):
             for key, value in trainer.callback_metrics.items()
             if key != "train/step_loss" and math.isfinite(float(value))
         }
+        if self.score is not None:
+            figures |= self.score(figures)
         if trainer.is_global_zero:
             self.history.add({"stage": self.stage, "epoch": trainer.current_epoch, **figures})
             shown = ", ".join(f"{key} {value:.3f}" for key, value in figures.items() if key in _SHOWN)
@@ -392,4 +426,4 @@ class EpochRecorder(Checkpoint):
             trainer.should_stop = True
 
 
-_SHOWN = ("train/loss", "val/accuracy", "val/mAP", "attention/penalty")
+_SHOWN = ("train/loss", "val/accuracy", "val/mAP", "attention/penalty", CV_SCORE)

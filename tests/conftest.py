@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+LOOPBACK = SHARED / "tools/wandb_loopback/server.py"
+KEY = "0123456789012345678901234567890123456789"  # of W&B; no real one
 
 # A user's own W&B login must not make tests talk to a server.
 os.environ.pop("WANDB_API_KEY", None)
@@ -72,3 +76,22 @@ def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run").symlink_to(result.stdout.strip().splitlines()[-1])
     (folder / "stdout").write_text(result.stdout)
     return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A stand-in W&B server; yields its folder and the environment of a client."""
+    if not LOOPBACK.is_file():
+        pytest.skip(f"{LOOPBACK} is absent")
+    data = tmp_path / "server"
+    process = subprocess.Popen([sys.executable, str(LOOPBACK), "--data", str(data)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (data / "url").is_file() or not (data / "url").read_text().strip():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    yield data, {**environment, "WANDB_BASE_URL": (data / "url").read_text().strip(), "WANDB_API_KEY": KEY, "HOME": str(home)}
+    process.terminate()
+    process.wait()

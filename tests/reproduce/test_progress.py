@@ -1,12 +1,12 @@
 import pytest
 
 from reproduce import progress
-from reproduce.progress import Progress, _duration
+from reproduce.progress import Progress, duration
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (89.6, "90 s"), (120, "2 min"), (7200, "2.0 h")])
 def test_durations_are_read_at_a_glance(seconds, text):
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_the_time_left_follows_from_the_share_done(monkeypatch, capsys):

@@ -19,10 +19,24 @@ def folder_of(clips, *words, spec=SPEC):
 
 
 def test_what_changes_the_result_changes_the_folder(clips):
-    words = ["seed=2", "optim.lr=0.1", "model.hidden_dim=3", "data.fps=15", "protocol=holdout", "objective.attention_penalty=1"]
+    words = [
+        "data.fold=1/2",
+        "data.fold=all/2",
+        "seed=2",
+        "optim.lr=0.1",
+        "model.hidden_dim=3",
+        "data.fps=15",
+        "protocol=holdout",
+        "objective.attention_penalty=1",
+    ]
     folders = {folder_of(clips)} | {folder_of(clips, word) for word in words}
     folders.add(folder_of(clips, spec=replace(SPEC, size=112)))
     assert len(folders) == len(words) + 2
+
+
+def test_the_protocol_does_not_tell_folds_apart(clips):
+    """There is no second stage."""
+    assert folder_of(clips, "data.fold=1/2") == folder_of(clips, "data.fold=1/2", "protocol=holdout")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,25 @@
 import csv
 import json
+import re
 import shutil
 import subprocess
+import sys
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from conftest import TINY, script
+from finished import finished_run
 
 from reproduce import paper
+from reproduce.cells import Cell, Column, Table, cells_of, signed
 from reproduce.settings import SettingsError
 from reproduce.table1 import _words_of
-from reproduce.tables import Cell, Table, to_csv, to_latex, to_markdown, to_text
+from reproduce.tables import FORMATS, _width, to_csv, to_html, to_latex, to_markdown, to_text, write_table
+from reproduce.uncertainty import Comparison
 
 ROWS = ("avg_pool_lstm", "soft_attention_0")
 
@@ -27,31 +35,45 @@ def table():
     return Table("Table 1", ROWS, ("ucf11", "mine"), cells)
 
 
+def compared(table: Table, corrected: float, test: str = "McNemar") -> Table:
+    """The same table with a comparison of the attention row."""
+    one = Comparison(0.045, (0.012, 0.081), test, corrected / 5, corrected, 0.01)
+    key = ("soft_attention_0", "ucf11")
+    return replace(table, cells={**table.cells, key: replace(table.cells[key], comparison=one, grouped=True)})
+
+
 def test_a_cell_computes_mean_spread_and_difference(table):
     cell = table.cells["avg_pool_lstm", "ucf11"]
     assert (cell.mean, cell.std, cell.ours()) == (81.0, pytest.approx(2**0.5), "81.0 ± 1.4")
     assert cell.difference == pytest.approx(-1.56)
+    assert [signed(points) for points in (-0.04, 0.04, -1.56)] == ["+0.0", "+0.0", "−1.6"]
 
 
-@pytest.mark.parametrize("write", [to_text, to_markdown, to_latex])
+@pytest.mark.parametrize("write", [to_text, to_markdown, to_latex, to_html])
 def test_every_format_shows_ours_the_papers_and_the_interval(table, write):
-    text = write(table).replace("$\\pm$", "±")
+    text = re.sub("</?span>", "", write(table)).replace("$\\pm$", "±")
     for part in ("81.0 ± 1.4", "[78.0, 84.0]", "82.56", "84.96", "UCF-11", "mine"):
         assert part in text
 
 
 def test_csv_has_a_line_for_every_cell(table):
-    rows = list(csv.DictReader(StringIO(to_csv(table))))
+    rows = list(csv.DictReader(StringIO(to_csv(compared(table, 0.02)))))
     assert [(row["data"], row["row"]) for row in rows] == [(c, r) for c in table.columns for r in ROWS]
     assert float(rows[0]["difference"]) == pytest.approx(-1.56) and rows[2]["mean"] == "" and rows[2]["seeds"] == "0"
+    assert [row["origin"] for row in rows] == ["measured", "measured", "", "measured"]
+    found = {key: rows[1][key] for key in ("from_baseline", "from_baseline_low", "test", "p", "p_corrected", "significant")}
+    assert list(found.values()) == ["4.5000", "1.2000", "McNemar", "0.004", "0.02", "True"]
+    assert rows[0]["p"] == rows[0]["significant"] == ""
 
 
-def test_latex_escapes_and_compiles(table, tmp_path):
+@pytest.mark.parametrize("packages", ["booktabs", "booktabs,graphicx"])
+def test_latex_escapes_and_compiles(table, packages, tmp_path):
+    table = compared(table, 0.0002)
     text = to_latex(table)
-    assert "50 \\% \\& more" in text
+    assert "50 \\% \\& more" in text and "85.5 $\\pm$ 0.7$^{*}$" in text
     if not shutil.which("pdflatex"):
         pytest.skip("no pdflatex on this machine")
-    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}" + text + "\\end{document}"
+    document = f"\\documentclass{{article}}\\usepackage{{{packages}}}\\begin{{document}}{text}\\end{{document}}"
     (tmp_path / "t.tex").write_text(document)
     done = subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -59,9 +81,189 @@ def test_latex_escapes_and_compiles(table, tmp_path):
 
 def test_miniature_data_are_named_in_the_title(table):
     cells = {**table.cells, ("avg_pool_lstm", "ucf11"): Cell("acc", (1.0,), (0.0, 2.0), 82.56, miniature=True)}
-    for write in (to_text, to_markdown, to_latex):
+    for write in (to_text, to_markdown, to_latex, to_html):
         assert "MINIATURE" in write(Table("Table 1", ROWS, table.columns, cells))
         assert "MINIATURE" not in write(table)
+
+
+class Elements(HTMLParser):
+    """Checks that elements are closed in their order; keeps tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_html_is_one_whole_page_without_outside_parts(table):
+    key = ("avg_pool_lstm", "ucf11")
+    evil = replace(table.cells[key], notes=('a <script>alert(1)</script> & "more"',), data="<b>'x'</b>")
+    text = to_html(compared(replace(table, cells={**table.cells, key: evil}), 0.001))
+    page = Elements(text)
+    assert {tag for tag, _ in page.tags} == {
+        *("html", "head", "meta", "title", "style", "body", "main", "h1", "table", "thead", "tbody", "tr", "th", "td", "div"),
+        *("span", "ul", "li"),
+    }
+    assert not [attrs for _, attrs in page.tags if {"src", "href"} & set(attrs)] and "url(" not in text
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
+    assert "@media (max-width" in text and 'a <script>alert(1)</script> & "more".' in page.words
+    cells = [attrs for tag, attrs in page.tags if tag == "td"]
+    assert len(cells) == 8 and all(attrs["data-label"] for attrs in cells)
+    assert [attrs.get("class") for attrs in cells].count("significant") == 1
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_html_fits_a_phone_and_a_laptop(table, width, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("no chromium on this machine")
+    page = escape(to_html(compared(table, 0.001)))
+    asked = "document.title = this.contentDocument.documentElement.scrollWidth"  # a window of the browser is never as narrow
+    (tmp_path / "t.html").write_text(f'<iframe width="{width}" srcdoc="{page}" onload="{asked}"></iframe>')
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([*command, (tmp_path / "t.html").as_uri()], capture_output=True, text=True, timeout=120)
+    found = re.search(r"<title>(\d+)</title>", done.stdout)
+    assert found and int(found[1]) <= width
+
+
+def test_terminal_columns_are_aligned_whatever_stands_in_them(table):
+    key = ("soft_attention_0", "ucf11")
+    cells = {**table.cells, key: replace(table.cells[key], values=(100.0, 0.0), data="動画 (視覚)")}
+    cells["avg_pool_lstm", "ucf11"] = replace(cells["avg_pool_lstm", "ucf11"], data="動画 (視覚)")
+    wide = compared(replace(table, cells=cells), 0.001)
+    block = to_text(wide).split("\n\n")[1].splitlines()
+    assert len(block) == 3 and len({_width(line) for line in block}) == 1
+    assert "81.0 ± 1.4 " in block[1] and "50.0 ± 70.7*" in block[2]
+    ends = [_width(line[: line.index(word)]) for line, word in zip(block[1:], ("]  82.56", "]  84.96"), strict=True)]
+    assert ends[0] == ends[1]
+
+
+def test_escape_codes_go_to_terminals_alone(table, tmp_path, monkeypatch, capsys):
+    class Terminal(StringIO):
+        def isatty(self):
+            return True
+
+    write_table(compared(table, 0.001), tmp_path)
+    assert "\x1b" not in capsys.readouterr().out
+    for variable, value in (("NO_COLOR", ""), ("COLUMNS", "60")):
+        monkeypatch.setenv(variable, value)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    write_table(compared(table, 0.001), tmp_path)
+    shown = screen.getvalue()
+    assert "\x1b[1m" in shown and "\x1b[32m" in shown
+    plain = re.sub(r"\x1b\[\d+m", "", shown)
+    assert plain.split()[:-5] == to_text(compared(table, 0.001)).split()  # the last words name the files
+    assert max(len(line) for line in plain.splitlines() if line[:2] in ("- ", "  ")) <= 60
+    monkeypatch.setenv("NO_COLOR", "1")
+    write_table(compared(table, 0.001), tmp_path)
+    assert "\x1b" not in screen.getvalue()[len(shown) :]
+
+
+def test_all_formats_are_written(table, tmp_path):
+    write_table(table, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"table1.{suffix}" for suffix in ("md", "csv", "tex", "html")}
+    for suffix, write in FORMATS.items():
+        assert (tmp_path / f"table1.{suffix}").read_text(encoding="utf-8") == write(table)
+
+
+def test_a_significant_difference_is_marked_and_explained(table):
+    notes = "\n".join(compared(table, 0.0002).notes())
+    for part in (
+        "* differs significantly",
+        "McNemar's exact test (whole groups of videos for ucf11)",
+        "5 % level",
+        "Holm's correction",
+    ):
+        assert part in notes
+    assert "soft attention model, λ = 0 +4.5 [+1.2, +8.1], corrected p < 0.001" in notes.lower()
+    assert "no difference" not in notes
+    assert compared(table, 0.0002).cells["soft_attention_0", "ucf11"].ours() == "85.5 ± 0.7*"
+    assert "85.5 ± 0.7\\*" in to_markdown(compared(table, 0.0002))
+
+
+def test_the_absence_of_significant_differences_is_said_in_words(table):
+    notes = "\n".join(compared(table, 0.061, "bootstrap").notes())
+    assert "ucf11: no difference from the average-pooled LSTM is significant (smallest corrected p = 0.061)." in notes
+    assert "paired bootstrap of 2000 resamples" in notes and "McNemar" not in notes
+    assert compared(table, 0.061).cells["soft_attention_0", "ucf11"].ours() == "85.5 ± 0.7"
+
+
+def test_without_the_baseline_a_note_says_that_nothing_was_tested(table):
+    alone = replace(
+        table, rows=("soft_attention_0",), cells={key: cell for key, cell in table.cells.items() if key[0] == ROWS[1]}
+    )
+    assert any("No row was tested against the average-pooled LSTM" in note for note in alone.notes())
+    baseline = replace(table, rows=ROWS[:1], cells={key: cell for key, cell in table.cells.items() if key[0] == ROWS[0]})
+    assert not any("average-pooled" in note for note in baseline.notes())
+
+
+def column(runs, multi_label=False, grouped=False):
+    return Column("mAP" if multi_label else "acc", {"soft_attention_0": 50.0}, runs, grouped=grouped)
+
+
+def test_cells_come_from_run_folders_and_are_compared_with_the_baseline(tmp_path):
+    """Ours is right of ten videos, the baseline of two of them: eight discordant videos, p = 2 / 2^8."""
+    ours = finished_run(tmp_path / "ours", [1] * 10)
+    runs = {"avg_pool_lstm": {1: [finished_run(tmp_path / "base", [1] * 2 + [0] * 8)]}, "soft_attention_0": {1: [ours]}}
+    cells = cells_of(column({**runs, "max_pool_lstm": {}}))
+    one = cells["soft_attention_0"].comparison
+    assert (one.p, one.corrected, one.difference) == (pytest.approx(2 / 256), one.p, pytest.approx(0.8)) and one.significant
+    assert cells["soft_attention_0"].values == (100.0,) and cells["soft_attention_0"].paper == 50.0
+    assert cells["avg_pool_lstm"].comparison is None and cells["max_pool_lstm"].values == ()
+    assert cells["soft_attention_0"].data == "HMDB-51"
+
+
+def test_clips_of_a_group_are_exchanged_together(tmp_path):
+    groups = {f"v{number}": f"g{number // 5}" for number in range(10)}
+    ours = finished_run(tmp_path / "ours", [1] * 10, "ucf11", groups=groups)
+    base = finished_run(tmp_path / "base", [1] * 2 + [0] * 8, "ucf11", groups=groups)
+    cells = cells_of(column({"avg_pool_lstm": {1: [base]}, "soft_attention_0": {1: [ours]}}, grouped=True))
+    assert cells["soft_attention_0"].comparison.p == pytest.approx(2 / 4)
+
+
+def test_map_is_compared_by_the_bootstrap(tmp_path):
+    ours = finished_run(tmp_path / "ours", [1] * 80, "hollywood2", multi_label=True)
+    base = finished_run(tmp_path / "base", [1, 0, 0, 1] * 20, "hollywood2", multi_label=True)
+    one = cells_of(column({"avg_pool_lstm": {1: [base]}, "soft_attention_0": {1: [ours]}}, True))["soft_attention_0"].comparison
+    assert one.test == "bootstrap" and one.p == one.bootstrap_p and one.significant and one.difference > 0.1
+
+
+def test_splits_are_averaged_for_each_seed(tmp_path):
+    """Two seeds on two splits that share a video: two values, each the mean of its splits."""
+    runs = {1: [], 2: []}
+    for seed, split, right in [(1, 0, 8), (1, 1, 6), (2, 0, 4), (2, 1, 2)]:
+        names = [f"v{9 * split + number}" for number in range(10)]
+        runs[seed].append(finished_run(tmp_path / f"{seed}{split}", [number < right for number in range(10)], names=names))
+    cell = cells_of(column({"soft_attention_0": runs}))["soft_attention_0"]
+    assert cell.values == (pytest.approx(70.0), pytest.approx(30.0)) and cell.mean == pytest.approx(50.0)
+    assert cell.interval[0] < 50 < cell.interval[1]
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    base = {1: [finished_run(tmp_path / "base", [1, 0])]}
+    other = {1: [finished_run(tmp_path / "other", [1, 0], names=["v0", "v7"])]}
+    late = {2: [finished_run(tmp_path / "late", [1, 1])]}
+    cells = cells_of(column({"avg_pool_lstm": base, "soft_attention_0": other, "soft_attention_1": late}))
+    assert cells["soft_attention_0"].comparison is None and cells["soft_attention_1"].comparison is None
+    table = Table("Table 1", tuple(cells), ("hmdb51",), {(row, "hmdb51"): cell for row, cell in cells.items()})
+    notes = table.significance()
+    assert notes == [
+        "HMDB-51: no test of Soft attention model, λ = 0: its videos are not those of the average-pooled LSTM.",
+        "HMDB-51: no test of Soft attention model, λ = 1: the average-pooled LSTM has no finished run of the same seed.",
+    ]
 
 
 def test_the_papers_numbers_are_the_protocols():

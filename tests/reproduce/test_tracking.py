@@ -1,20 +1,21 @@
 """W&B: how the mode is decided, and the real client against a stand-in server."""
 
+import http.server
 import json
 import os
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import SHARED, TINY, script
+from conftest import KEY, TINY, script
 
 from reproduce import tracking
-
-LOOPBACK = SHARED / "tools/wandb_loopback/server.py"
-KEY = "0123456789012345678901234567890123456789"
 
 
 @pytest.fixture
@@ -40,13 +41,40 @@ def test_what_is_asked_for_is_taken(bare, mode):
     assert tracking.mode_of(mode) == mode
 
 
-def test_a_login_and_a_server_that_answers_is_online(bare, monkeypatch):
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A server that answers, and takes no key."""
+
+    def do_GET(self):
+        self.send_error(401)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def refusing():
+    """Address of a server that takes no key."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as answering:
+        threading.Thread(target=answering.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{answering.server_port}"
+        answering.shutdown()
+
+
+@pytest.fixture
+def silent():
+    """Address of a server that takes connections and says nothing."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-        (bare / "netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
-        assert tracking.mode_of("auto") == "online"
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_login_and_a_server_that_answers_is_online(bare, monkeypatch, refusing):
+    monkeypatch.setenv("WANDB_BASE_URL", refusing)
+    (bare / "netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {KEY}\n")
+    assert tracking.mode_of("auto") == "online"
 
 
 def test_a_login_without_a_network_is_offline_in_a_few_seconds(bare, monkeypatch, capsys):
@@ -58,23 +86,60 @@ def test_a_login_without_a_network_is_offline_in_a_few_seconds(bare, monkeypatch
     assert "logging offline" in capsys.readouterr().out
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A stand-in W&B server; yields its folder and the environment of a client."""
-    if not LOOPBACK.is_file():
-        pytest.skip(f"{LOOPBACK} is absent")
-    data = tmp_path / "server"
-    process = subprocess.Popen([sys.executable, str(LOOPBACK), "--data", str(data)], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not (data / "url").is_file() or not (data / "url").read_text().strip():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    home = tmp_path / "home"
-    home.mkdir()
+# What a run does with W&B, without its training: the seconds that this takes are what a user waits for W&B.
+BEGIN_AND_END = """
+import time
+from pathlib import Path
+from reproduce import tracking
+from reproduce.runs import RunFolder
+from reproduce.settings import Settings, resolve
+import lightning.pytorch.loggers
+folder = RunFolder(Path("runs/data/model-0123456789ab"))
+folder.path.mkdir(parents=True)
+started = time.monotonic()
+logger = tracking.start(resolve(Settings, []), folder)
+tracking.log(logger, {"train/loss": 1.0})
+folder.finish({"test/accuracy": 0.5})
+tracking.finish(logger, folder)
+print("mode", logger.experiment.settings.mode, "seconds", time.monotonic() - started, flush=True)
+"""
+
+
+def begin_and_end(folder, in_terminal=False, **variables):
+    """The output of a run's W&B part under some environment variables, and the seconds until its process had ended."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    yield data, {**environment, "WANDB_BASE_URL": (data / "url").read_text().strip(), "WANDB_API_KEY": KEY, "HOME": str(home)}
-    process.terminate()
-    process.wait()
+    environment |= {"HOME": str(folder), **variables}
+    command = [sys.executable, "-c", BEGIN_AND_END]
+    started = time.monotonic()
+    if in_terminal:
+        typescript = ["script", "-qec", shlex.join(command), "/dev/null"]
+        result = subprocess.run(typescript, cwd=folder, capture_output=True, text=True, timeout=120, env=environment)
+    else:
+        options = {"capture_output": True, "text": True, "timeout": 120, "stdin": subprocess.DEVNULL}
+        result = subprocess.run(command, cwd=folder, env=environment, **options)
+    seconds = time.monotonic() - started
+    assert result.returncode == 0 and "mode offline" in result.stdout, result.stdout + result.stderr
+    for path in folder.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), f"the key stands in {path}"
+    assert KEY not in result.stdout + result.stderr
+    return result.stdout, float(result.stdout.split("seconds ")[1].split()[0]), seconds
+
+
+@pytest.mark.skipif(not shutil.which("script"), reason="script(1), which makes a terminal, is not installed")
+def test_with_a_terminal_and_no_key_nothing_asks(tmp_path):
+    output, waited, _ = begin_and_end(tmp_path, in_terminal=True)
+    assert waited < 20 and "W&B" not in output and "wandb" not in output
+
+
+def test_with_a_key_and_a_silent_server_it_goes_on_offline_and_says_so_once(tmp_path, silent):
+    output, waited, seconds = begin_and_end(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=silent)
+    assert waited < 20 and seconds < waited + 20
+    assert output.count("\n") == 2 and f"W&B: {silent} does not answer within 5 s; logging offline" in output
+
+
+def test_a_key_that_is_refused_is_no_reason_to_stop(tmp_path, refusing):
+    output, waited, _ = begin_and_end(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=refusing)
+    assert waited < 20 and output.count("\n") == 2 and "401" in output and "logging offline" in output
 
 
 def test_an_online_run_logs_config_curves_summary_and_tables(server, clips, trained):

@@ -1,0 +1,99 @@
+"""Group-aware folds of train, for cross-validation: whole groups, classes balanced as well as groups allow."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from datamodules.videos import DataError, Video, strata
+
+FOLD_SEED = 0
+EVERY_VIDEO = -2  # stands for the videos of any class, where folds are balanced by their size
+
+
+class Fold(NamedTuple):
+    """``i/n``: the i-th of n folds is validated on; ``all/n``: each in its turn.
+
+    Args:
+        number: i from 1 to n, or None for all.
+        folds: n.
+    """
+
+    number: int | None
+    folds: int
+
+
+def parse_fold(text: str) -> Fold:
+    """Read ``i/n`` or ``all/n``.
+
+    Raises:
+        ValueError: it is neither, or i is out of range.
+    """
+    match = re.fullmatch(r"(\d+|all)/(\d+)", text)
+    if not match:
+        raise ValueError(f"data.fold={text}: write i/n, such as 1/5 for the first of five folds, or all/n")
+    folds = int(match[2])
+    if folds < 2:
+        raise ValueError(f"data.fold={text}: train can be dealt to 2 folds or more")
+    number = None if match[1] == "all" else int(match[1])
+    if number is not None and not 1 <= number <= folds:
+        raise ValueError(f"data.fold={text}: folds are numbered from 1 to {folds}")
+    return Fold(number, folds)
+
+
+def deal_folds(videos: Sequence[Video], folds: int, classes: Sequence[str], seed: int = FOLD_SEED) -> np.ndarray:
+    """Deal videos to folds by whole groups.
+
+    The largest group comes first, equal ones in seeded random order; each goes to the fold in which its classes are rarest
+    so far: where ``Σ_c ((m_fc + g_c)² - m_fc²) / N_c²`` is least, for m_fc videos of class c in the fold, g_c in the group
+    and N_c in all, the number of videos counting as one more class.
+
+    Args:
+        videos: those of train.
+        folds: n.
+        classes: names, for messages.
+        seed: of the order of groups of one size.
+
+    Returns:
+        (V,) fold of each video, from 0.
+
+    Raises:
+        DataError: a class comes from fewer groups than there are folds, so that some folds would lack it.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for number, video in enumerate(videos):
+        members[video.group].append(number)
+    touched = {group: Counter(strata(videos[i] for i in mine)) for group, mine in members.items()}
+    _check_groups(touched, folds, classes)
+    total = sum(touched.values(), Counter())
+    total[EVERY_VIDEO] = len(videos)
+    names = sorted(members)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    order.sort(key=lambda group: -len(members[group]))
+    dealt: list[Counter[int]] = [Counter() for _ in range(folds)]
+    fold_of = np.zeros(len(videos), dtype=np.int64)
+    for group in order:
+        gain = touched[group] + Counter({EVERY_VIDEO: len(members[group])})
+        cost = [sum(((m[c] + g) ** 2 - m[c] ** 2) / total[c] ** 2 for c, g in gain.items()) for m in dealt]
+        best = int(np.argmin(cost))
+        dealt[best].update(gain)
+        fold_of[members[group]] = best
+    return fold_of
+
+
+def _check_groups(touched: dict[str, Counter[int]], folds: int, classes: Sequence[str]) -> None:
+    groups_of = Counter(label for labels in touched.values() for label in labels)
+    few = {classes[label]: number for label, number in sorted(groups_of.items()) if label >= 0 and number < folds}
+    if few:
+        listed = ", ".join(f"{name} {number}" for name, number in list(few.items())[:5])
+        more = f" and {len(few) - 5} more classes" if len(few) > 5 else ""
+        raise DataError(
+            f"data.fold: {folds} folds need {folds} groups (sources) of each class in train; there are of {listed}{more}; "
+            f"take at most {min(few.values())} folds"
+            if min(few.values()) > 1
+            else f"data.fold: train cannot be dealt to folds by whole groups (sources): there is one only of {listed}{more}"
+        )

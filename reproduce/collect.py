@@ -1,0 +1,356 @@
+"""Run folders, read and put side by side: which runs are seeds of one configuration, and which configurations compare."""
+
+from __future__ import annotations
+
+import statistics as python_statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproduce import paper
+from reproduce.cells import Cell, Column, cells_of
+from reproduce.history import History
+from reproduce.inputs import DEFAULT_SPLITS
+from reproduce.runs import Predictions, RunFolder, named, run_folders
+from reproduce.uncertainty import interval, mean_average_precision, resample
+
+PENALTY, LAYERS, FPS = "objective.attention_penalty", "model.num_layers", "data.fps"
+ROW_KEYS = ("model.name", PENALTY)  # what tells the rows of Table 1 apart
+BY_GROUP = ("ucf11", "videofolder")  # data sets whose videos come in groups; UCF-11's clips of one share scene and actor
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        folder: where it lies.
+        about: ``run.json``.
+        metrics: ``metrics.json``.
+        settings: what its result depends on, by dotted key.
+    """
+
+    folder: RunFolder
+    about: dict[str, Any]
+    metrics: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several labels."""
+        return bool(self.about["multi_label"])
+
+    @property
+    def score(self) -> float:
+        """Test accuracy, or mAP for multi-label; a fraction."""
+        return float(self.metrics["test/mAP" if self.multi_label else "test/accuracy"])
+
+    @cached_property
+    def history(self) -> History:
+        """Figures by epoch."""
+        return History(self.folder.history)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Scores of the test videos."""
+        return self.folder.predictions()
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ in nothing but the seed.
+
+    Args:
+        runs: one a seed, in the order of the seeds.
+    """
+
+    runs: tuple[Run, ...]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """``run.json`` of the first seed."""
+        return self.runs[0].about
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on besides the seed, by dotted key."""
+        return {key: value for key, value in self.runs[0].settings.items() if key != "seed"}
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several labels."""
+        return self.runs[0].multi_label
+
+    @property
+    def row(self) -> str:
+        """The row of Table 1 that this is, such as ``soft_attention_1``; other λ make other rows."""
+        name = self.settings["model.name"]
+        return f"{name}_{self.settings[PENALTY]:g}" if PENALTY in self.settings else name
+
+    @property
+    def name(self) -> str:
+        """For a reader, without a set-up."""
+        if PENALTY in self.settings:
+            return f"Soft attention, λ\u00a0=\u00a0{self.settings[PENALTY]:g}"
+        return paper.ROW_NAMES[self.row].removesuffix(" (full CNN feature cube)")
+
+    @property
+    def values(self) -> list[float]:
+        """The data set's figure of each seed, in percent."""
+        return [100 * run.score for run in self.runs]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the figure over seeds, in percent."""
+        return python_statistics.fmean(self.values)
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean, in percent."""
+        low, high = interval(resample([run.predictions for run in self.runs], self.multi_label, self.groups))
+        return 100 * low, 100 * high
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Group of each test video; empty where the data set has none."""
+        return self.about["groups"] if self.source in BY_GROUP else {}
+
+    @property
+    def source(self) -> str:
+        """``ucf11``, ``hmdb51``, ``hollywood2``, or ``videofolder`` for any other."""
+        name = str(self.settings["data.name"])
+        return name if name in paper.DATA_NAMES else "videofolder"
+
+    def per_class(self) -> np.ndarray:
+        """(C,) recall, or average precision for multi-label, of each class in percent, over seeds; nan without a video."""
+        return 100 * np.mean([_per_class(run.predictions, self.multi_label) for run in self.runs], axis=0)
+
+    def confusion(self) -> np.ndarray:
+        """(C, C) videos, summed over seeds: row the true class, column the predicted one."""
+        classes = len(self.runs[0].predictions.classes)
+        counts = np.zeros((classes, classes), dtype=np.int64)
+        for run in self.runs:
+            found = run.predictions
+            np.add.at(counts, (found.target.argmax(axis=1), found.scores.argmax(axis=1)), 1)
+        return counts
+
+
+def _per_class(found: Predictions, multi_label: bool) -> np.ndarray:
+    if multi_label:
+        once = np.ones((1, len(found.videos)), dtype=np.int64)
+        columns = range(len(found.classes))
+        return np.array([mean_average_precision(found.target[:, [c]], found.scores[:, [c]], once)[0] for c in columns])
+    hits = found.target[np.arange(len(found.videos)), found.scores.argmax(axis=1)]
+    positives = found.target.sum(axis=0)
+    return np.divide(
+        (found.target & hits[:, None]).sum(axis=0), positives, out=np.full(len(positives), np.nan), where=positives > 0
+    )
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Everything that ran on one data set.
+
+    Args:
+        name: as in the run folders.
+        configurations: all of them.
+        unfinished: runs without their figures, and the epochs that each has behind it.
+    """
+
+    name: str
+    configurations: tuple[Configuration, ...]
+    unfinished: tuple[tuple[RunFolder, int], ...]
+
+    @property
+    def title(self) -> str:
+        """For a reader."""
+        return paper.DATA_NAMES.get(self.name, self.name)
+
+    @property
+    def anchor(self) -> str:
+        """The name as an id of HTML."""
+        letters = (letter if letter.isascii() and letter.isalnum() else f"-{ord(letter):x}-" for letter in self.name)
+        return f"on-{''.join(letters)}"
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several labels."""
+        return self.configurations[0].multi_label
+
+    @property
+    def figure(self) -> str:
+        """``accuracy`` or ``mAP``."""
+        return "mAP" if self.multi_label else "accuracy"
+
+    @property
+    def miniature(self) -> bool:
+        """Whether the data are generated stand-ins."""
+        return any(run.about["miniature"] for run in self.runs)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return [run for configuration in self.configurations for run in configuration.runs]
+
+    @cached_property
+    def rows(self) -> dict[str, Configuration]:
+        """The rows of Table 1: configurations that differ only in the model and λ.
+
+        Of all set-ups that with the most rows is taken, then that on the data set's first split, then that with the most
+        runs. Where no run is of Table 1, any configuration is.
+        """
+
+        def merit(rows: dict[str, Configuration]) -> tuple:
+            first = next(iter(rows.values()))
+            on_first_split = first.settings["data.split"] == DEFAULT_SPLITS[first.source]
+            known = sum(row in paper.ROW_NAMES for row in rows)
+            attention = any(PENALTY in row.settings for row in rows.values())
+            return known, on_first_split, attention, sum(len(row.runs) for row in rows.values())
+
+        best = max((self.like(base) for base in self.configurations), key=merit)
+        return {row: best[row] for row in paper.ROW_NAMES if row in best} or best
+
+    def like(self, base: Configuration, split: str | None = None) -> dict[str, Configuration]:
+        """The configurations that differ from one only in the model and λ, by row.
+
+        Args:
+            base: the one.
+            split: another split of the data set than its own.
+        """
+        apart = (*ROW_KEYS, "data.split", "videos") if split else ROW_KEYS
+        alike = [other for other in self.configurations if not differences(other, base, apart)]
+        return {other.row: other for other in alike if split in (None, other.settings["data.split"])}
+
+    @cached_property
+    def cells(self) -> dict[str, Cell]:
+        """The rows as cells of Table 1: figures, intervals, and comparisons with the average-pooled row."""
+        return cells_of(
+            Column(
+                figure="mAP" if self.multi_label else "acc",
+                printed={row: paper.table1(self.name, row) if row in paper.ROW_NAMES else None for row in self.rows},
+                runs={row: {run.settings["seed"]: [run.folder] for run in one.runs} for row, one in self.rows.items()},
+                grouped=next(iter(self.rows.values())).source in BY_GROUP,
+                name=self.title,
+            )
+        )
+
+
+def differences(one: Configuration, other: Configuration, apart_from: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of ``one`` that ``other`` has too, with another value."""
+    return {
+        key: value
+        for key, value in one.settings.items()
+        if key in other.settings and other.settings[key] != value and key not in apart_from
+    }
+
+
+def effects(configurations: Iterable[Configuration], setting: str) -> list[list[Configuration]]:
+    """Configurations that differ only in one setting, each list in the order of its values; lists of one are left out."""
+    found: dict[str, list[Configuration]] = {}
+    for configuration in configurations:
+        if setting in configuration.settings:
+            rest = {key: value for key, value in configuration.settings.items() if key != setting}
+            found.setdefault(repr(sorted(rest.items())), []).append(configuration)
+    return [sorted(group, key=lambda one: one.settings[setting]) for group in found.values() if len(group) > 1]
+
+
+def read(root: Path, datasets: Sequence[str] = ()) -> tuple[list[DataSet], list[str]]:
+    """All runs below ``paths.runs``.
+
+    Args:
+        root: that folder.
+        datasets: names of the data sets to read; none for all.
+
+    Returns:
+        The data sets with a finished run, the paper's first; and what could not be read, in words.
+
+    Raises:
+        DataError: a file of a run is damaged.
+    """
+    runs: dict[str, list[Run]] = {}
+    unfinished: dict[str, list[tuple[RunFolder, int]]] = {}
+    problems = []
+    for folder in run_folders(root):
+        data = folder.path.parent.name
+        if datasets and data not in datasets:
+            continue
+        metrics, about = folder.metrics(), folder.about()
+        if metrics is None:
+            unfinished.setdefault(data, []).append((folder, len(History(folder.history).epochs())))
+            continue
+        try:
+            run = Run(folder, about, metrics, named(about["identity"]))
+            if "test/mAP" in metrics:
+                runs.setdefault(data, []).append(run)
+            else:
+                problems.append(f"{folder.path}: has no test figures, such as the folds of a cross-validation; left out")
+        except (KeyError, ValueError):
+            problems.append(f"{folder.path}: written by an earlier version of this suite; left out")
+    order = [*paper.DATA_NAMES, *sorted(set(runs) - set(paper.DATA_NAMES))]
+    sets = [DataSet(name, _configurations(runs[name]), tuple(unfinished.get(name, ()))) for name in order if name in runs]
+    problems += [
+        f"{name}: {len(waiting)} unfinished run{'s' if len(waiting) > 1 else ''} and no finished one"
+        for name, waiting in unfinished.items()
+        if name not in runs
+    ]
+    return sets, problems
+
+
+def _configurations(runs: Iterable[Run]) -> tuple[Configuration, ...]:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(repr(sorted((key, value) for key, value in run.settings.items() if key != "seed")), []).append(run)
+    return tuple(Configuration(tuple(sorted(group, key=lambda run: run.settings["seed"]))) for group in found.values())
+
+
+@dataclass(frozen=True)
+class Video:
+    """A test video, over rows and seeds.
+
+    Args:
+        name: of the video.
+        target: its classes.
+        score: mean score of its true classes, a fraction.
+        hits: in how many runs it was recognised.
+        runs: in how many it was scored.
+        mistaken: the class that was most often taken for its own, or None.
+    """
+
+    name: str
+    target: tuple[str, ...]
+    score: float
+    hits: int
+    runs: int
+    mistaken: str | None
+
+
+def videos(configurations: Iterable[Configuration]) -> list[Video]:
+    """Every labelled test video, the hardest first.
+
+    A video with one label is recognised where its class has the largest score; one with several, where each of them has
+    a probability of at least one half.
+    """
+    seen: dict[str, list[tuple[float, bool, str | None]]] = {}
+    target: dict[str, tuple[str, ...]] = {}
+    for configuration in configurations:
+        for run in configuration.runs:
+            found = run.predictions
+            for name, hot, scores in zip(found.videos, found.target, found.scores, strict=True):
+                if not hot.any():
+                    continue
+                target[name] = tuple(found.classes[label] for label in np.flatnonzero(hot))
+                hit = bool((scores[hot] >= 0.5).all()) if configuration.multi_label else bool(hot[scores.argmax()])
+                other = int(np.where(hot, -np.inf, scores).argmax())
+                mistaken = None if hit or hot.all() else found.classes[other]
+                seen.setdefault(name, []).append((float(scores[hot].mean()), hit, mistaken))
+    rows = []
+    for name, results in seen.items():
+        taken = [mistaken for _, _, mistaken in results if mistaken is not None]
+        often = max(sorted(set(taken)), key=taken.count) if taken else None
+        score = python_statistics.fmean(score for score, _, _ in results)
+        rows.append(Video(name, target[name], score, sum(hit for _, hit, _ in results), len(results), often))
+    return sorted(rows, key=lambda video: (video.score, video.name))

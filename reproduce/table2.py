@@ -1,0 +1,120 @@
+"""Table 2 of the paper: HMDB-51 and Hollywood2 beside other published systems, each number measured here or quoted.
+
+    python reproduce/table2.py preset=miniature
+    python reproduce/table2.py paths.data=/data seeds=[1,2,3]
+    python reproduce/table2.py columns=[hmdb51_1] rows=[avg_pool_lstm,soft_attention_0]
+
+Runs what this suite can run, as ``table1.py`` does: checks that the data are in place, extracts features where they are
+missing, trains and tests each row on each column (finished runs are reused, interrupted ones go on). Every other number
+is quoted from reproduce/quoted.csv, which names its publication. Rows of ours that the paper's table does not have stand
+at the end of their section. Writes results/table2.{md,csv,tex,html}. The grid is that of sweeps/table2.yaml.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from reproduce import paper
+from reproduce.cells import Cell, Column, Table, cells_of
+from reproduce.grid import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
+from reproduce.presets import COLUMNS, ROWS
+from reproduce.settings import Settings, SettingsError, command_line
+from reproduce.tables import write_table
+
+
+@dataclass
+class TableSettings(Settings):
+    """Settings of table2.py: those of a run, and the grid."""
+
+    columns: list[str] = field(default_factory=lambda: sweep_values("table2")["column"])
+    """what is measured: hmdb51_1, hmdb51_2, hmdb51_3 (all three for their mean), hollywood2"""
+    rows: list[str] = field(default_factory=lambda: sweep_values("table2")["row"])
+    """rows that are measured: softmax_regression, avg_pool_lstm, max_pool_lstm, soft_attention_0, soft_attention_1, \
+soft_attention_10"""
+    seeds: list[int] = field(default_factory=lambda: sweep_values("table2")["seed"])
+    """seeds to average over"""
+    workers: Optional[int] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
+    """runs at a time; null for one on each trainer.devices GPUs, or one a core, up to 8, where there is no GPU"""
+    source: Optional[str] = None  # noqa: UP045
+    """make the table from finished runs elsewhere, of wandb:<entity>/<project>[/<sweep>] or a folder, and run nothing"""
+
+
+OWN_KEYS = ("columns", "rows", "seeds", "workers", "source")
+TAKEN = {"column": "columns", "data.name": "columns", "data.split": "columns", "row": "rows", "model.name": "rows"}
+TAKEN |= {"seed": "seeds"}
+SPLITS = ("hmdb51_1", "hmdb51_2", "hmdb51_3")
+MEAN = "hmdb51_mean"
+SHOWN = {
+    MEAN: ("HMDB-51, mean of three splits", "acc", SPLITS, "hmdb51"),
+    "hmdb51_1": ("HMDB-51, split 1", "acc", ("hmdb51_1",), ""),
+    "hollywood2": ("Hollywood2", "mAP", ("hollywood2",), "hollywood2"),
+}
+"""The table's columns: name, figure, the measured columns they are made of, and whose quoted numbers stand there."""
+
+REMARK = (
+    "Quoted numbers are those that Table 2 of Sharma et al. (2015) prints; the publications are the sources it names. "
+    "It does not say which HMDB-51 splits its own number is of; quoted numbers stand under the mean of the three, the data "
+    "set's usual protocol."
+)
+
+
+def main(argv: list[str] | None = None) -> Table:
+    """Make Table 2; returns it."""
+    argv = sys.argv[1:] if argv is None else argv
+    settings = command_line(TableSettings, __doc__ or "", argv)
+    words = [word for word in argv if word.partition("=")[0] not in OWN_KEYS]
+    known = [column for column in COLUMNS if column in {part for *_, parts, _ in SHOWN.values() for part in parts}]
+    try:
+        chosen = {"columns": (settings.columns, known), "rows": (settings.rows, list(ROWS))}
+        check_grid(settings, {**chosen, "seeds": (settings.seeds, ())}, words, TAKEN)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    columns = {column: [*words, f"column={column}"] for column in settings.columns}
+    points, failures = finish_grid(
+        settings, columns, settings.rows, settings.seeds, settings.workers, "table2.py", settings.source
+    )
+    table = make_table(settings.rows, points)
+    write_table(table, Path(settings.paths.results))
+    exit_if_failed(failures)
+    return table
+
+
+def make_table(rows: list[str], points: list[Point]) -> Table:
+    """Table 2 from quoted.csv and the finished runs among some points."""
+    quoted = {line.key: line for line in paper.table2()}
+    sections = {key: line.section for key, line in quoted.items()}
+    sections |= dict.fromkeys((row for row in rows if row not in quoted), next(iter(sections.values())))  # all see RGB only
+    labels = {row: quoted[row].model if row in quoted else paper.ROW_NAMES[row] for row in sections}
+    order = [row for section in dict.fromkeys(sections.values()) for row in sections if sections[row] == section]
+    cells: dict[tuple[str, str], Cell] = {}
+    for key, (name, figure, parts, data) in SHOWN.items():
+        printed = {row: quoted[row].printed.get(data) if row in quoted else None for row in order}
+        runs = {row: finished(points, parts, row) for row in rows}
+        found = cells_of(Column(figure, printed, runs, name=name))
+        for row in order:
+            unfinished = (f"{name}: {labels[row]} has no finished run here",) if row in rows else ()
+            cells[row, key] = found[row] if runs.get(row) else Cell(figure, (), None, printed[row], unfinished, data=name)
+    sources = {row: _source(quoted.get(row), {key: cells[row, key] for key in SHOWN}) for row in order}
+    references = dict.fromkeys(f"{line.reference}." for line in quoted.values())
+    return Table("Table 2", tuple(order), tuple(SHOWN), cells, labels, sections, sources, (REMARK, *references))
+
+
+def _source(quoted: paper.Quoted | None, cells: Mapping[str, Cell]) -> str:
+    """Where a row's numbers come from, in a few words."""
+    by_origin: dict[str, list[str]] = {"measured": [], "quoted": []}
+    for cell in cells.values():
+        by_origin.get(cell.origin, []).append(cell.data)
+    words = {"measured": "measured here", "quoted": f"quoted from {quoted.citation}" if quoted else ""}
+    said = [(words[origin], names) for origin, names in by_origin.items() if names]
+    if len(said) == 1:
+        return said[0][0]
+    return "; ".join(f"{' and '.join(names)} {word}" for word, names in said) or "no finished run"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Table 2: nine rows in three sections, each number measured here or quoted, and the grid that measures them."""
+
+import csv
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from conftest import SHARED, script
+from finished import finished_run, tiny_hmdb51
+
+from reproduce import paper
+from reproduce.grid import Point
+from reproduce.presets import ROWS
+from reproduce.settings import Settings, SettingsError, resolve
+from reproduce.table2 import SHOWN, make_table
+from reproduce.tables import to_csv, to_html, to_latex, to_markdown, to_text
+
+PROTOCOL = {
+    "Spatial stream ConvNet": (40.5, None),
+    "Soft attention model": (41.3, 43.9),
+    "Composite LSTM Model": (44.0, None),
+    "DL-SFA": (None, 48.1),
+    "Two-stream ConvNet": (59.4, None),
+    "VideoDarwin": (63.7, 73.7),
+    "Multi-skIp Feature Stacking": (65.1, 68.0),
+    "Traditional+Stacked Fisher Vectors": (66.8, None),
+    "Objects+Traditional+Stacked Fisher Vectors": (71.3, 66.4),
+}
+SPLITS = ("hmdb51_1", "hmdb51_2", "hmdb51_3")
+
+
+def points(root, hits: dict[str, int], rows=("soft_attention_0",), seeds=(1,)) -> list[Point]:
+    """Finished runs on ten videos, by column the number that is right; the splits share their first video."""
+    found = []
+    for row in rows:
+        for seed in seeds:
+            for number, (column, right) in enumerate(hits.items()):
+                data, _, split = column.partition("_")
+                names = ["v0", *(f"v{number}{clip}" for clip in range(9))]
+                path = root / f"{column}-{row}-{seed}"
+                many = data == "hollywood2"
+                folder = finished_run(path, [clip < right for clip in range(10)], data, names, None, split or "official", many)
+                found.append(Point(column, row, seed, [], folder))
+    return found
+
+
+def test_quoted_csv_holds_the_papers_rows_sections_and_publications():
+    rows = paper.table2()
+    assert {row.model: (row.printed.get("hmdb51"), row.printed.get("hollywood2")) for row in rows} == PROTOCOL
+    sections = [[row.model for row in rows if row.section == section] for section in dict.fromkeys(row.section for row in rows)]
+    assert [len(section) for section in sections] == [4, 4, 1]
+    assert all(row.authors and row.title and row.venue and row.year in (2014, 2015) for row in rows)
+    assert [row.row for row in rows if row.row] == ["soft_attention_0"] and set(ROWS) >= {"soft_attention_0"}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the paper's text is not beside this checkout")
+def test_quoted_csv_says_what_the_papers_table_2_prints():
+    text = (SHARED / "paper" / "paper.txt").read_text(encoding="utf-8")
+    for row in paper.table2():
+        numbers = "\t".join(f"{row.printed[data]:.1f}" if data in row.printed else "-" for data in ("hmdb51", "hollywood2"))
+        cited = "Our model" if row.row else f".*{row.year}"
+        assert re.search(rf"^{re.escape(row.model)}\t\({cited}\)\t{re.escape(numbers)}$", text, re.M)
+        assert row.title.lower().rstrip("?") in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("authors", "venue", "short"),
+    [
+        ("K. Simonyan and A. Zisserman", "NIPS", "Simonyan and Zisserman, NIPS 2014"),
+        ("M. Jain, J. C. van Gemert and C. G. M. Snoek", "CVPR", "Jain et al., CVPR 2014"),
+        ("J. van Gemert", "arXiv:1", "van Gemert, arXiv:1 (2014)"),
+    ],
+)
+def test_a_citation_is_short(authors, venue, short):
+    assert replace(paper.table2()[0], authors=authors, venue=venue, year=2014).citation == short
+
+
+def test_without_runs_every_number_is_quoted():
+    table = make_table(["soft_attention_0"], [])
+    rows = list(csv.DictReader(StringIO(to_csv(table))))
+    assert len(rows) == 27 and {row["origin"] for row in rows} == {"quoted", ""}
+    assert sum(row["origin"] == "quoted" for row in rows) == 13
+    assert all(row["source"].startswith("quoted from ") for row in rows)
+    assert {row["origin"] for row in rows if row["data"] == "hmdb51_1"} == {""}
+    assert "HMDB-51, split 1: Soft attention model has no finished run here." in table.notes()
+    assert "nothing measured here, nothing quoted" in to_text(table)
+
+
+@pytest.mark.parametrize("write", [to_text, to_markdown, to_latex, to_html])
+def test_every_format_has_sections_sources_and_both_words(write, tmp_path):
+    table = make_table(["soft_attention_0"], points(tmp_path, dict.fromkeys(SPLITS, 4)))
+    text = re.sub("</?(span|div)>", "", write(table))
+    order = [text.index(name) for name in dict.fromkeys(table.sections.values())]
+    assert order == sorted(order) and len(order) == 3
+    for model in PROTOCOL:
+        assert model in text
+    for part in ("measured", "quoted", "Sun et al., CVPR 2014", "DL-SFA: deeply-learned", "HMDB-51, mean of three splits"):
+        assert part in text
+
+
+def test_the_attention_row_turns_from_quoted_to_measured(tmp_path):
+    """All splits give their mean; split 1 alone gives only its own column; the other data set stays quoted."""
+    hits = dict(zip(SPLITS, (6, 3, 3), strict=True))
+    table = make_table(["soft_attention_0"], points(tmp_path / "all", hits))
+    cells = {column: table.cells["soft_attention_0", column] for column in SHOWN}
+    assert [cell.origin for cell in cells.values()] == ["measured", "measured", "quoted"]
+    assert cells["hmdb51_mean"].mean == pytest.approx(40) and cells["hmdb51_1"].mean == pytest.approx(60)
+    assert cells["hmdb51_mean"].difference == pytest.approx(-1.3) and cells["hmdb51_1"].paper is None
+    source = "HMDB-51, mean of three splits and HMDB-51, split 1 measured here; Hollywood2 quoted from Sharma et al., "
+    assert table.sources["soft_attention_0"] == f"{source}arXiv:1511.04119 (2015)"
+    assert "40.0 [16.7, 63.3] measured (paper 41.3, −1.3)" in re.sub(r"\[\d.*?\]", "[16.7, 63.3]", to_markdown(table))
+
+    table = make_table(["soft_attention_0"], points(tmp_path / "one", {"hmdb51_1": 6, "hollywood2": 5}))
+    cells = [table.cells["soft_attention_0", column] for column in SHOWN]
+    assert [cell.origin for cell in cells] == ["quoted", "measured", "measured"]
+    assert [cell.figure for cell in cells] == ["acc", "acc", "mAP"]
+
+
+def test_a_seed_counts_only_where_all_splits_are_finished(tmp_path):
+    found = points(tmp_path, dict.fromkeys(SPLITS, 4), seeds=(1, 2))
+    (found[-1].folder.path / "metrics.json").unlink()
+    table = make_table(["soft_attention_0"], found)
+    assert len(table.cells["soft_attention_0", "hmdb51_mean"].values) == 1
+    assert len(table.cells["soft_attention_0", "hmdb51_1"].values) == 2
+
+
+def test_other_rows_of_ours_join_the_first_section_and_are_the_baseline(tmp_path):
+    rows = ["avg_pool_lstm", "soft_attention_0"]
+    baseline = points(tmp_path / "a", dict.fromkeys(SPLITS, 1), rows[:1])
+    ours = points(tmp_path / "b", dict.fromkeys(SPLITS, 9), rows[1:])
+    table = make_table(rows, baseline + ours)
+    assert len(table.rows) == 10 and table.rows.index("avg_pool_lstm") == 4
+    assert table.sections["avg_pool_lstm"] == table.sections["DL-SFA"] and table.labels["avg_pool_lstm"] == "Avg pooled LSTM"
+    one = table.cells["soft_attention_0", "hmdb51_mean"].comparison
+    assert one.p == pytest.approx(2 / 2**24) and one.significant  # the shared video is right in both rows
+    assert "90.0*" in to_text(table) and any("McNemar" in note for note in table.notes())
+    alone = make_table(rows[1:], ours)
+    assert any("No row was tested" in note for note in alone.notes())
+
+
+def test_all_nine_rows_can_be_measured_and_the_table_still_compiles(tmp_path):
+    table = make_table(["soft_attention_0"], points(tmp_path, {**dict.fromkeys(SPLITS, 4), "hollywood2": 5}))
+    cells = {(row, column): table.cells["soft_attention_0", column] for row in table.rows for column in table.columns}
+    full = replace(table, cells=cells, sources=dict.fromkeys(table.rows, "measured here"))
+    block = to_text(full).split("\n\n")[1].splitlines()
+    assert len(block) == 1 + 3 + 9 and sum("measured" in line for line in block) == 9
+    assert len({len(line) for line in block if "measured" in line}) == 1
+    assert to_html(full).count("<td data-label=") == 27 and to_html(full).count('scope="rowgroup"') == 3
+    if not shutil.which("pdflatex"):
+        pytest.skip("no pdflatex on this machine")
+    document = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}" + to_latex(full) + "\\end{document}"
+    (tmp_path / "t.tex").write_text(document)
+    done = subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout[-2000:]
+
+
+def test_a_column_sets_data_and_split_before_the_presets():
+    settings = resolve(Settings, ["column=hmdb51_2"])
+    assert (settings.data.name, settings.data.split, settings.model.hidden_dim) == ("hmdb51", "2", 1024)
+    assert resolve(Settings, ["column=hollywood2", "preset=miniature"]).data.batch_size == 16
+    assert resolve(Settings, ["column=ucf11", "data.split=random"]).data.split == "random"
+    with pytest.raises(SettingsError, match="drop data.split=3 or the column"):
+        resolve(Settings, ["column=hmdb51_2", "data.split=3"])
+    with pytest.raises(SettingsError, match="did you mean hmdb51_"):
+        resolve(Settings, ["column=hmdb51"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["columns=[ucf11]"], "columns: ucf11 is none of hmdb51_1"),
+        (["rows=[two_stream]"], "rows: two_stream is none of"),
+        (["seeds=[]"], "must each name something"),
+        (["data.split=2"], "columns=[…] instead of data.split"),
+        (["column=hmdb51_1"], "columns=[…] instead of column"),
+        (["data.fold=1/5"], "data.fold"),
+        (["paths.data=/nowhere"], "hmdb51: looked in /nowhere/hmdb51"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_with_what_to_write(words, says, tmp_path):
+    result = script("table2.py", *words, cwd=tmp_path, check=False)
+    assert result.returncode == 1 and says in result.stderr and "Traceback" not in result.stderr
+    assert result.stderr.count("looked in") == (2 if "/nowhere" in says else 0)  # once a data set, not once a split
+
+
+def test_the_command_measures_three_splits_and_runs_nothing_twice(tmp_path):
+    tiny_hmdb51(tmp_path / "data/hmdb51")
+    words = ["preset=miniature", "paths.data=data", "columns=[hmdb51_1,hmdb51_2,hmdb51_3]", "backbone.size=64"]
+    words += ["backbone.layer=features.3", "trainer.max_epochs=1", "model.hidden_dim=8", "protocol=holdout"]
+    first = script("table2.py", *words, cwd=tmp_path)
+    assert "\x1b" not in first.stdout
+    results = {path.suffix: path.read_text(encoding="utf-8") for path in (tmp_path / "results").iterdir()}
+    assert set(results) == {".md", ".csv", ".tex", ".html"}
+    rows = {(row["data"], row["row"]): row for row in csv.DictReader(StringIO(results[".csv"]))}
+    assert rows["hmdb51_mean", "soft_attention_0"]["origin"] == rows["hmdb51_1", "soft_attention_0"]["origin"] == "measured"
+    assert rows["hollywood2", "soft_attention_0"]["origin"] == rows["hmdb51_mean", "VideoDarwin"]["origin"] == "quoted"
+    assert "MINIATURE" in results[".md"] and "**RGB data and optical flow**" in results[".md"]
+    runs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/hmdb51/*/metrics.json")}
+    assert len(runs) == 3
+    second = script("table2.py", *words, cwd=tmp_path)
+    assert "3 of 3 runs are finished already" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/hmdb51/*/metrics.json")} == runs
+    assert {path.suffix: path.read_text(encoding="utf-8") for path in (tmp_path / "results").iterdir()} == results
