@@ -102,6 +102,8 @@ def run_dense(network: Network, frames: Frames, blocks: int, steps: int, skip: i
         skip: frames between two steps of a block.
         stride: frames between the beginnings of two blocks.
     """
+    if frames.cube is not None and frames.mean is not None:  # a step's slice is then a view of what it computes with
+        frames = frames._replace(cube=frames.all_cubes().to(frames.mean.dtype))
     evidence = tuple(windows(cast(Tensor, part), blocks, steps, skip, stride) for part in network.per_frame(frames))
     mean = None if frames.mean is None else window_means(frames.mean, blocks, steps, skip, stride)
     return network.over_time(evidence, mean)

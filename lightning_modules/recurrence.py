@@ -102,15 +102,17 @@ class _Buffers(NamedTuple):
 
 
 class _Fetch:
-    """The cubes X_t (B, K, D) of a step, in h_0's precision, in memory that the next step takes again."""
+    """The cubes X_t (B, K, D) of a step, in h_0's precision: a view, or in memory that the next step takes again."""
 
     def __init__(self, X: Tensor, rows: Tensor | None, h_0: Tensor) -> None:
         self.X, self.rows = X, None if rows is None else rows.t().contiguous()  # (T, B)
         shape = (h_0.shape[1], *X.shape[-2:])
         self.found = None if rows is None else X.new_empty(shape)
-        self.X_t = h_0.new_empty(shape)
+        self.X_t = None if rows is None and X.dtype == h_0.dtype else h_0.new_empty(shape)
 
     def __call__(self, t: int) -> Tensor:
+        if self.X_t is None:
+            return self.X[:, t]
         if self.rows is None or self.found is None:
             return self.X_t.copy_(self.X[:, t])
         return self.X_t.copy_(torch.index_select(self.X, 0, self.rows[t], out=self.found))

@@ -316,7 +316,9 @@ def epoch(settings: BenchmarkSettings, folder: Path, device: torch.device) -> It
         data = random_data(settings, folder, resident)
         recognizer = Recognizer(attention_network(settings), CLASSES, False, Objective(), lr=1e-5)
         data.inputs = ("cube", "mean")
-        limit = settings.epoch_batches
+        repeats, limit = settings.repeats, settings.epoch_batches
+        if resident == "rotate":  # only a whole epoch tells: each frame comes into memory once
+            repeats, limit = min(2, repeats), len(data.train_dataloader())
         fit(data, recognizer, device, 1, limit)  # reads the store, and lays the frames where they are to lie
         data.trainer = None  # type: ignore[assignment]
         place = torch.device("cpu") if device.type == "cpu" else device
@@ -324,7 +326,7 @@ def epoch(settings: BenchmarkSettings, folder: Path, device: torch.device) -> It
         batches = [gathered(data.transfer_batch_to_device(share, place, 0)) for share in shares]
         held = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
         taken: dict[str, list[float]] = {"store": [], "memory": []}
-        for _ in range(settings.repeats):
+        for _ in range(repeats):
             taken["memory"].append(fit(held, recognizer, device, 1, limit))
             taken["store"].append(fit(data, recognizer, device, 1, limit))
         seconds = {name: float(np.median(values)) for name, values in taken.items()}

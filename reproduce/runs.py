@@ -7,7 +7,8 @@
     holdout/           best.ckpt, last.ckpt of the first stage
     retrain/           last.ckpt of the second stage, with protocol=retrain
     predictions.csv    video, target, prediction, a column a class
-    run.json           data, features, versions, notes
+    attention/         <number>-<video>.png, filmstrips of where a soft attention network looks
+    run.json           data, features, versions, notes, captions of the filmstrips
     wandb_id           of the W&B run
     metrics.json       the figures; written last, so that its presence means that the run is finished
 """
@@ -126,6 +127,10 @@ class RunFolder:
     def stage(self, name: str) -> Path:
         """Folder of a stage's checkpoints."""
         return self.path / name
+
+    def filmstrip(self, name: str) -> Path:
+        """A picture of where the network looks."""
+        return self.path / "attention" / f"{name}.png"
 
     def files(self) -> list[Path]:
         """What tables and reports read, ``metrics.json`` last."""

@@ -170,7 +170,7 @@ def finish(logger: WandbLogger | None, folder: RunFolder) -> None:
 
 
 def _finish(run: wandb.Run, folder: RunFolder) -> None:
-    """Figures into the summary; per-class scores and confusion matrix as tables; the files that tables are made from."""
+    """Figures into the summary; per-class scores, confusion matrix and filmstrips; the files that tables are made from."""
     import wandb
 
     metrics, about = folder.metrics() or {}, folder.about()
@@ -188,6 +188,10 @@ def _finish(run: wandb.Run, folder: RunFolder) -> None:
             if number
         ]
         tables["test/confusion_matrix"] = wandb.Table(columns=["actual", "predicted", "videos"], data=cells)
+    strips = {folder.path / name: caption for name, caption in about.get("filmstrips", {}).items()}
+    images = [wandb.Image(str(path), caption=caption) for path, caption in strips.items() if path.is_file()]
+    if images:  # a folder that came from W&B has none
+        tables["attention/filmstrips"] = images
     if tables:
         run.log(tables)
     for path in folder.files():  # named <data set>/<run>/<file>, so that they come back as a run folder

@@ -34,6 +34,7 @@ from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from reproduce import tracking
 from reproduce.extraction import ensure_features, is_first_process, quiet_lightning, strategy
+from reproduce.gaze import draw_filmstrips
 from reproduce.history import History
 from reproduce.inputs import data_folder, feature_folder, feature_spec, split_of
 from reproduce.progress import Progress
@@ -198,15 +199,17 @@ def _run(settings: Settings, folder: RunFolder) -> dict[str, Any]:
 
 
 def _write_test(folder: RunFolder, recognizer: Recognizer, data: VideoDataModule) -> dict[str, Any]:
-    """Write the predictions; returns each class's score and the confusion matrix."""
+    """Write predictions and filmstrips; returns each class's score, the confusion matrix and the filmstrips' captions."""
     assert recognizer.scores is not None
     scores, target = recognizer.scores, torch.as_tensor(data.targets("test"))
     multi_label, classes = data.annotation.multi_label, data.annotation.classes
-    folder.write_predictions(data.annotation, scores.mean.numpy(), predictions(scores, multi_label).numpy())
+    predicted = predictions(scores, multi_label)
+    folder.write_predictions(data.annotation, scores.mean.numpy(), predicted.numpy())
     figures = [None if math.isnan(figure) else figure for figure in per_class(scores, target).tolist()]
     return {
         "per_class": dict(zip(classes, figures, strict=True)),
         "confusion": None if multi_label else confusion_matrix(scores, target).tolist(),
+        "filmstrips": draw_filmstrips(folder, recognizer.network, data, predicted),
     }
 
 

@@ -145,7 +145,7 @@ def test_a_key_that_is_refused_is_no_reason_to_stop(tmp_path, refusing):
 def test_an_online_run_logs_config_curves_summary_and_tables(server, clips, trained):
     data, environment = server
     words = [word for word in TINY if not word.startswith("logging.")]
-    words += [f"paths.data={clips}", "row=avg_pool_lstm", "seed=5", "logging.tags=[mine]"]
+    words += [f"paths.data={clips}", "row=soft_attention_1", "seed=5", "logging.tags=[mine]"]
     result = script("train.py", *words, cwd=trained, env=environment)
     run = Path(result.stdout.strip().splitlines()[-1])
     state = json.loads((data / "state.json").read_text())
@@ -158,6 +158,11 @@ def test_an_online_run_logs_config_curves_summary_and_tables(server, clips, trai
     assert summary["test/accuracy"] == pytest.approx(metrics["test/accuracy"])
     for part in ("train/loss", "val/accuracy", "retrain-train/loss", "test/per_class", "test/confusion_matrix", '"mine"'):
         assert part.strip('"') in text, part
+    captions = json.loads((run / "run.json").read_text())["filmstrips"]
+    (images,) = (line["attention/filmstrips"] for line in map(json.loads, logged["history"]) if "attention/filmstrips" in line)
+    assert images["captions"] == list(captions.values()) and len(captions) == 3
+    sent = {path.read_bytes() for path in (data / "files").rglob("*.png")}
+    assert sent == {(run / name).read_bytes() for name in captions}
     for path in run.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), f"the key stands in {path}"
 

@@ -1,0 +1,129 @@
+"""Where a tested network looks: filmstrips of some test videos, into the run folder.
+
+The videos are chosen by rule: of each of the first four classes by name that have test videos, the first test video by
+name; one with several labels is taken once. Drawn is the video's first block, every fifth of its 30 steps, which gives
+six columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from datamodules.base import VideoDataModule
+from datamodules.blocks import block_frames
+from datamodules.decoding import VideoError, read_frames
+from datamodules.features import FeatureStore
+from datamodules.pool import FramePool
+from datamodules.videos import DataError, Video
+from lightning_modules.attention import SoftAttentionLSTM
+from lightning_modules.frames import Frames, run_dense
+from reproduce.overlay import filmstrip
+from reproduce.runs import RunFolder
+
+CLASSES = 4  # filmstrips of a run
+EVERY = 5  # steps between two columns
+SIDE = 224  # px of a column; the recipe's blur is for this size
+NAME_LENGTH = 80  # of a file, without number and suffix
+
+
+def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule, predicted: Tensor) -> dict[str, str]:
+    """Write the filmstrips of a tested network; networks without attention have none.
+
+    It touches neither the data module's frames nor other processes, and draws no random number. A video that cannot be
+    read any more is left out, and a line says so.
+
+    Args:
+        folder: of the run.
+        network: with the tested weights; is left in evaluation mode.
+        data: of the run.
+        predicted: (V,) class ids of the test videos, or (V, C) booleans for multi-label.
+
+    Returns:
+        Path of each picture below the run folder -> its caption: video, true class, prediction.
+    """
+    if not isinstance(network, SoftAttentionLSTM):
+        return {}
+    classes, captions = data.annotation.classes, {}
+    for number, chosen in enumerate(choose(data.annotation.test, classes), start=1):
+        video, guess = data.annotation.test[chosen], predicted[chosen]
+        try:
+            frames, maps = look(network, data.store, video.name, data.skip)
+            strip = filmstrip(read_some(data.annotation.path(video), frames[::EVERY]), maps[::EVERY])
+        except DataError as error:
+            print(f"attention on {video.name} is not drawn: {error}", flush=True)
+            continue
+        path = folder.filmstrip(f"{number}-{safe_name(video.name)}")
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(strip).save(path)
+        labels = guess.nonzero().flatten().tolist() if data.annotation.multi_label else [int(guess)]
+        true, found = (", ".join(classes[label] for label in some) or "none" for some in (video.labels, labels))
+        captions[path.relative_to(folder.path).as_posix()] = f"{video.name}: {true}; predicted: {found}"
+    return captions
+
+
+def choose(videos: Sequence[Video], classes: Sequence[str]) -> list[int]:
+    """Numbers of the videos that are drawn, see above."""
+    by_name = sorted(range(len(videos)), key=lambda number: videos[number].name)
+    chosen: list[int] = []
+    for label in sorted(range(len(classes)), key=lambda label: classes[label]):
+        chosen += [number for number in by_name if label in videos[number].labels and number not in chosen][:1]
+    return chosen[:CLASSES]
+
+
+@torch.no_grad()
+def look(network: SoftAttentionLSTM, store: FeatureStore, name: str, skip: int) -> tuple[np.ndarray, np.ndarray]:
+    """Attention on a video's first block, as when it was tested.
+
+    Args:
+        network: is left in evaluation mode.
+        store: of the features.
+        name: of the video.
+        skip: frames between two steps.
+
+    Returns:
+        (T,) frame indices, the last one repeated where the video is shorter than a block; (T, rows, columns) float32
+        l_t of Eq. 4.
+
+    Raises:
+        DataError: the features cannot be read.
+    """
+    device = next(network.parameters()).device
+    frames = block_frames(np.zeros(1, dtype=np.int64), np.asarray([store.frames(name)]), skip)[0]
+    inputs = FramePool(store, [name], network.inputs, "mmap").stretch(0, frames, device)
+    attention = run_dense(network.eval(), Frames(**inputs), blocks=1, steps=len(frames)).attention
+    assert attention is not None
+    return frames, attention[0].float().cpu().numpy().reshape(len(frames), *store.grid)
+
+
+def read_some(path: Path, wanted: np.ndarray) -> np.ndarray:
+    """Some frames of a video, squashed to ``SIDE`` as the backbone saw them.
+
+    Args:
+        path: of the file.
+        wanted: (n,) frame indices in ascending order, possibly repeated.
+
+    Returns:
+        (n, SIDE, SIDE, 3) uint8 RGB.
+
+    Raises:
+        VideoError: the file is missing, does not decode, or has fewer frames.
+    """
+    decoded = enumerate(islice(read_frames(path, SIDE), int(wanted[-1]) + 1))
+    found = {number: frame for number, frame in decoded if number in wanted}
+    if int(wanted[-1]) not in found:
+        raise VideoError(f"{path}: has no frame {wanted[-1]}, though its features have")
+    return np.stack([found[number] for number in wanted.tolist()])
+
+
+def safe_name(video: str) -> str:
+    """A video's name as part of a file's name on any system: without suffix, other characters than A-Z a-z 0-9 _ as -."""
+    stem = PurePosixPath(video).with_suffix("")
+    return re.sub(r"[^A-Za-z0-9_]+", "-", str(stem))[-NAME_LENGTH:].strip("-")
