@@ -65,6 +65,8 @@ def test_a_frames_features_do_not_depend_on_the_frames_that_came_with_it():
     together = features_of(module, frames)
     for count in (1, 3, 7):
         assert torch.equal(features_of(module, frames[:count]), together[:count])
+    shifted = frames.roll(3, 0).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(features_of(module, shifted), together.roll(3, 0))
 
 
 def test_no_frames_give_no_features():
