@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.base import Batch, VideoFolderDataModule
 from datamodules.blocks import BLOCK_LENGTH
+from datamodules.decoding import read_chunks
 from datamodules.features import FeatureSpec, FeatureStore
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.backbone import build_backbone, folded
@@ -33,7 +34,7 @@ from lightning_modules.optim import build_optimizer
 from lightning_modules.recognizer import Recognizer
 from reproduce import plain
 from reproduce.benchmark import BenchmarkSettings
-from reproduce.extraction import best_precision, extract_into, packet_and_workers
+from reproduce.extraction import extract_into, half_precision, kept_cosine, packet_and_workers
 from reproduce.extractor import PRECISIONS
 from reproduce.measure import Line, Work, exponent, in_bytes, medians, peak_memory
 
@@ -79,30 +80,35 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
         _, channels, rows, columns = backbone.map(
             torch.zeros(1, 3, options.size, options.size, dtype=torch.uint8, device=device)
         ).shape
-    precision = best_precision(device.type == "cuda")
+    half = half_precision(device.type == "cuda")
 
     some = paths[: settings.plain_clips]
     next(plain.extract(some, device))  # the first batch does not count
     begun = time.perf_counter()
     baseline = sum(len(cubes) for cubes in plain.extract(some, device)) / (time.perf_counter() - begun)
 
-    store = FeatureStore(folder / f"store-{device.type}")
-    store.create(FeatureSpec(options.name, "random:0", options.layer, options.size), (rows, columns), channels, {"notes": []})
     ran = dataclasses.replace(settings, trainer=dataclasses.replace(settings.trainer, accelerator=accelerator(device)))
     names = [path.name for path in paths]
-    with quiet():
-        stopwatch = extract_into(ran, store, backbone, names, paths, precision, False)
-    ours = settings.clips * settings.clip_frames / sum(stopwatch.seconds.values())
-    what = f"extraction, {options.name}, {settings.clips} MPEG-4 clips of 320x240 (ours: {stopwatch.summary()})"
-    yield Line(
-        what,
-        "GoogLeNet in fp32, batch 32, one process",
-        str(device),
-        f"{baseline:.0f} frames/s",
-        f"{ours:.0f} frames/s",
-        ours / baseline,
-        limit="at least 4" if options.name == "googlenet" else "",
-    )
+    for precision in dict.fromkeys(("fp32", half or "fp32")):
+        store = FeatureStore(folder / f"store-{device.type}-{precision}")
+        spec = FeatureSpec(options.name, "random:0", options.layer, options.size)
+        store.create(spec, (rows, columns), channels, {"notes": []})
+        with quiet():
+            stopwatch = extract_into(ran, store, backbone, names, paths, precision, False)
+        ours = settings.clips * settings.clip_frames / sum(stopwatch.seconds.values())
+        kept = ""
+        if precision != "fp32":
+            chunk = torch.from_numpy(next(read_chunks(paths[0], options.size, 16))).permute(0, 3, 1, 2)
+            kept = f", cosine with fp32 at least {kept_cosine(backbone, chunk, precision, device):.4f}"
+        yield Line(
+            f"extraction, {options.name} in {precision}{kept}, {settings.clips} clips of 320x240 ({stopwatch.summary()})",
+            "GoogLeNet in fp32, batch 32, one process",
+            str(device),
+            f"{baseline:.0f} frames/s",
+            f"{ours:.0f} frames/s",
+            ours / baseline,
+            limit="at least 4" if options.name == "googlenet" else "",
+        )
 
     packet, _ = packet_and_workers(ran)
     images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
@@ -119,10 +125,10 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
 
     fast = folded(backbone)
     works = {"fp32": run(backbone, "fp32"), "batch norm folded": run(fast, "fp32")}
-    half = "fp16" if device.type == "cuda" else "bf16"
+    half = half or "bf16"
     works[half] = run(fast, half)
     if options.compile != "false":
-        works |= {f"{name} compiled": run(torch.compile(fast), name) for name in dict.fromkeys((precision, half))}
+        works |= {f"{name} compiled": run(torch.compile(fast), name) for name in ("fp32", half)}
     seconds = medians(works, device, settings.repeats)
     rates = {name: packet / taken for name, taken in seconds.items()}
     best = max(rates, key=lambda name: rates[name])

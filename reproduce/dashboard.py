@@ -170,6 +170,7 @@ def _of_rows(wr: Any, data: str) -> list[Any]:
         _curve(wr, "train/loss", "Training loss, first stage"),
         _curve(wr, "retrain-train/loss", "Training loss, second stage"),
         _curve(wr, "attention/penalty", "Attention penalty"),
+        wr.MediaBrowser(title="Where it looks", media_keys=["attention/filmstrips"]),
         wr.CustomChart(
             query={"summaryTable": {"tableKey": "test/per_class"}},
             chart_name="wandb/bar/v0",

@@ -17,7 +17,7 @@ from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dens
 from lightning_modules.metrics import block_scores
 from reproduce.benchmark import BenchmarkSettings
 from reproduce.cases import step
-from reproduce.extraction import best_precision
+from reproduce.extraction import half_precision
 from reproduce.extractor import PRECISIONS
 from reproduce.measure import Line, medians
 from reproduce.presets import ROWS
@@ -98,7 +98,7 @@ def _extraction_rate(settings: BenchmarkSettings, device: torch.device) -> float
     """Frames a second of the network alone, in the precision that extraction takes."""
     options = settings.backbone
     backbone = folded(build_backbone(options.name, "random", options.layer, options.size)).to(device)
-    dtype = PRECISIONS[best_precision(device.type == "cuda")]
+    dtype = PRECISIONS[half_precision(device.type == "cuda") or "fp32"]
     packet = 64 if device.type == "cuda" else 16
     images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)

@@ -75,7 +75,7 @@ class BackboneSettings:
     seed: int = 0
     """of random weights"""
     precision: str = "auto"
-    """of extraction: fp32, fp16, bf16 (fast on some CPUs, coarser features), or auto (fp16 on GPUs, fp32 on the CPU)"""
+    """of extraction: fp32, fp16, bf16, or auto (what the hardware has, if a trial's features keep cosine 0.999, else fp32)"""
     compile: str = "auto"
     """torch.compile the network: true, false, or auto (where the frames are so many that it repays)"""
     batch_size: Optional[int] = None  # noqa: UP045

@@ -72,7 +72,9 @@ def test_the_report_has_curves_classes_confusions_and_differences(wr):
     written = json.loads(build(wr, "team", DashboardSettings())._to_model().spec.model_dump_json(by_alias=True))
     grids = [block for block in written["blocks"] if block["type"] == "panel-grid"]
     text = json.dumps(grids[0])
-    for key in ("train/loss", "val/accuracy", "retrain-train/loss", "test/per_class", "test/confusion_matrix", AGAINST):
+    for key in ("train/loss", "val/accuracy", "retrain-train/loss", "test/per_class", "attention/filmstrips", AGAINST):
+        assert f'"{key}"' in text, key
+    for key in ("test/confusion_matrix",):
         assert f'"{key}"' in text, key
     assert "val/mAP" in json.dumps(grids[2]) and "confusion" not in json.dumps(grids[2])
     assert all(
@@ -93,7 +95,7 @@ def test_panels_show_keys_that_runs_log(wr, trained):
     known = (run / "history.csv").read_text() + (run / "metrics.json").read_text()
     known += (REPOSITORY / "reproduce/tracking.py").read_text() + (run / "config.yaml").read_text()
     for panel in dashboard._of_rows(wr, "ucf11"):
-        keys = [*getattr(panel, "metrics", []), *getattr(panel, "y", [])]
+        keys = [*getattr(panel, "metrics", []), *getattr(panel, "y", []), *getattr(panel, "media_keys", [])]
         keys += [query["tableKey"] for query in getattr(panel, "query", {}).values() if isinstance(query, dict)]
         for key in keys:
             name = key.name if hasattr(key, "name") else key
