@@ -1,5 +1,6 @@
 """Where a data module's frames lie, on which rank, and in which order their blocks come."""
 
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -297,3 +298,18 @@ def test_counts_and_targets_are_those_of_the_whole_set_on_every_rank(root, featu
             data.trainer = stage(which, rank, 2)
             assert np.array_equal(data.block_counts(which), alone.block_counts(which))
             assert np.array_equal(data.targets(which), alone.targets(which))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="this system does not tell a process's memory")
+@pytest.mark.parametrize("make", [module, rotating])
+def test_memory_does_not_grow_with_epochs(root, features, make):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    data = make(root, features)
+    for epoch in range(5):  # what is loaded once, is
+        order(data, epoch=epoch)
+    before = resident()
+    for epoch in range(5, 25):
+        order(data, epoch=epoch)
+    assert resident() - before < 4 * 2**20  # twenty epochs of blocks would be some 30 MiB
