@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
 REACH_SECONDS = 5.0  # how long a server may take to accept a connection before a run goes on offline
-INIT_SECONDS = 12.0  # and to answer the client after that
+INIT_SECONDS = 9.0  # and to answer the client after that
 FINISH_SECONDS = 300  # how long the end of a run may upload; the rest stays in its folder for `wandb sync`
 CALL_SECONDS = 60.0  # until a call of its public interface counts as refused
 SOURCE = "wandb:"
