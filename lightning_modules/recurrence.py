@@ -156,7 +156,7 @@ class _Recurrence(torch.autograd.Function):
                 e = F.linear(h, location).to(attention.dtype)  # (B, K)
             else:
                 assert to_state is not None
-                e = torch.matmul(torch.tanh(g[:, t] + to_state(h)[:, None, :]), score).to(attention.dtype)
+                e = torch.matmul((g[:, t] + to_state(h)[:, None, :]).tanh_(), score).to(attention.dtype)
             torch.softmax(e, dim=1, out=attention[t])  # Eq. 4
             x = torch.bmm(attention[t][:, None], X_t)[:, 0]  # Eq. 5, (B, D)
             for layer in range(layers):
@@ -252,9 +252,10 @@ class _Recurrence(torch.autograd.Function):
                 assert g is not None and state is not None and score is not None
                 assert d_g is not None and d_state is not None and d_score is not None
                 h = hidden[t - 1] if t else h_0[-1].to(hidden.dtype)
-                a = torch.tanh(g[:, t] + F.linear(h, state)[:, None, :])  # (B, K, D)
-                d_score += torch.einsum("bk,bkd->d", d_e[t].to(a.dtype), a)
-                torch.mul(d_e[t].to(a.dtype)[:, :, None] * score, 1 - a * a, out=d_g[:, t])
+                a = (g[:, t] + F.linear(h, state)[:, None, :]).tanh_()  # (B, K, D)
+                d_score += d_e[t].to(a.dtype).flatten() @ a.flatten(0, 1)
+                slope = a.square_().neg_().add_(1).mul_(score)  # of e by g
+                torch.mul(slope, d_e[t].to(a.dtype)[:, :, None], out=d_g[:, t])
                 d_state[t] = d_g[:, t].sum(dim=1)
                 d_h[-1] += d_state[t] @ state
         d_weights = [d.flatten(0, 1).t() @ z.flatten(0, 1) for d, z in zip(d_gates, inputs, strict=True)]
