@@ -161,16 +161,11 @@ class _Recurrence(torch.autograd.Function):
             x = torch.bmm(attention[t][:, None], X_t)[:, 0]  # Eq. 5, (B, D)
             for layer in range(layers):
                 z, gates = buffers.inputs[layer][now], buffers.gates[layer][now]
-                before, after = (
-                    buffers.cells[layer][t % (keep + 1)],
-                    buffers.cells[layer][(t + 1) % (keep + 1)],
-                )
+                before, after = (buffers.cells[layer][step % (keep + 1)] for step in (t, t + 1))
                 width = z.shape[1] - H
-                if masks[layer] is None:
-                    z[:, :width] = x
-                else:
-                    torch.mul(x, masks[layer][t], out=x)
-                    z[:, :width] = x
+                if masks[layer] is not None:
+                    x.mul_(masks[layer][t])
+                z[:, :width] = x
                 torch.add(products[layer](z), biases[layer], out=gates)  # Eq. 1
                 gates[:, : 3 * H].sigmoid_()
                 gates[:, 3 * H :].tanh_()

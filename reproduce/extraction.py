@@ -28,6 +28,7 @@ from reproduce.settings import Settings, cores
 
 CALIBRATION_VIDEOS, CALIBRATION_FRAMES = 32, 4  # frames for a random network's batch norms: of train, spread evenly
 MAX_WORKERS = 8
+PACKET = {False: 16, True: 64}  # frames a batch, without and with a GPU; on the CPU larger activations leave malloc's heap
 LEAST_COSINE = 0.999  # of a frame's features in half precision with those in fp32
 TRIED_FRAMES = 16
 COMPILE_FRAMES = {False: 20_000, True: 500_000}
@@ -140,8 +141,8 @@ def extract_into(
 
 def packet_and_workers(settings: Settings) -> tuple[int, int]:
     """Frames a batch, and decoding processes, of one device."""
-    on_gpu = torch.cuda.is_available() and settings.trainer.accelerator != "cpu"
-    packet = settings.backbone.batch_size or (64 if on_gpu else 16)  # larger activations leave malloc's heap
+    on_gpu = uses_gpu(settings)
+    packet = settings.backbone.batch_size or PACKET[on_gpu]
     spare = min(MAX_WORKERS, cores() // settings.trainer.devices - 1)
     if settings.backbone.workers is not None:
         return packet, settings.backbone.workers

@@ -16,12 +16,12 @@ from lightning_modules.backbone import build_backbone, folded
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
 from reproduce.benchmark import BenchmarkSettings
-from reproduce.cases import step
-from reproduce.extraction import half_precision
+from reproduce.extraction import PACKET, half_precision
 from reproduce.extractor import PRECISIONS
 from reproduce.measure import Line, medians
 from reproduce.presets import ROWS
 from reproduce.training import build_network
+from reproduce.workloads import step
 
 HELD_OUT = 0.15  # of train, in the protocol's first stage
 HOST_BUDGET = 4.0  # GiB of main memory that stand for the data set where there is no GPU and no data.ram_budget
@@ -99,7 +99,7 @@ def _extraction_rate(settings: BenchmarkSettings, device: torch.device) -> float
     options = settings.backbone
     backbone = folded(build_backbone(options.name, "random", options.layer, options.size)).to(device)
     dtype = PRECISIONS[half_precision(device.type == "cuda") or "fp32"]
-    packet = 64 if device.type == "cuda" else 16
+    packet = PACKET[device.type == "cuda"]
     images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
 

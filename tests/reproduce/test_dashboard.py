@@ -7,14 +7,11 @@ import sys
 import time
 
 import pytest
-from conftest import SHARED, script
+from conftest import KEY, script
 from runfolders import annotation, write_run
 
 from reproduce import dashboard, tracking
 from reproduce.dashboard import AGAINST, DashboardSettings, build, differences
-
-LOOPBACK = SHARED / "tools/wandb_loopback/server.py"
-KEY = "0123456789012345678901234567890123456789"
 
 
 @pytest.fixture
@@ -126,23 +123,6 @@ def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch, caps
         dashboard.main([f"paths.runs={tmp_path}"])
     assert stop.value.code == 1
     assert "pip install -e '.[dashboard]'" in capsys.readouterr().err
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A stand-in W&B server; yields its folder and the environment of a client."""
-    if not LOOPBACK.is_file():
-        pytest.skip(f"{LOOPBACK} is absent")
-    data = tmp_path / "server"
-    process = subprocess.Popen([sys.executable, str(LOOPBACK), "--data", str(data)], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not (data / "url").is_file() or not (data / "url").read_text().strip():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    address = (data / "url").read_text().strip()
-    yield data, environment(tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY=KEY)
-    process.terminate()
-    process.wait()
 
 
 def test_the_real_client_enters_differences_and_a_refused_report_is_one_line(wr, server, runs, tmp_path):

@@ -86,12 +86,18 @@ def test_other_configurations_run_end_to_end(trained, clips, more):
     assert (run / "retrain").exists() != released, "the released preset stops after the first stage"
 
 
-def test_two_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_path):
-    shutil.copytree(trained / "runs", tmp_path / "runs")
-    shutil.copytree(trained / "features", tmp_path / "features")
-    run = tmp_path / (trained / "run").resolve().relative_to(trained.resolve())
+def untested_copy(trained: Path, folder: Path) -> Path:
+    """A finished run as it was before its test, in a folder of its own; returns the run's."""
+    shutil.copytree(trained / "runs", folder / "runs")
+    shutil.copytree(trained / "features", folder / "features")
+    run = folder / (trained / "run").resolve().relative_to(trained.resolve())
     for name in ("metrics.json", "predictions.csv"):
         (run / name).unlink()
+    return run
+
+
+def test_two_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_path):
+    run = untested_copy(trained, tmp_path)
     script("train.py", *words(clips, "row=soft_attention_1", "trainer.devices=2"), cwd=tmp_path)
     assert (run / "predictions.csv").read_bytes() == (trained / "run" / "predictions.csv").read_bytes()
     one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (trained / "run", run))
@@ -100,11 +106,7 @@ def test_two_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_path):
 
 def test_two_processes_that_torchrun_starts_do_so_too(trained, clips, tmp_path):
     """The way to several machines: one torchrun on each."""
-    shutil.copytree(trained / "runs", tmp_path / "runs")
-    shutil.copytree(trained / "features", tmp_path / "features")
-    run = tmp_path / (trained / "run").resolve().relative_to(trained.resolve())
-    for name in ("metrics.json", "predictions.csv"):
-        (run / name).unlink()
+    run = untested_copy(trained, tmp_path)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, str(REPOSITORY / "reproduce/train.py"), *words(clips, "row=soft_attention_1", "trainer.devices=2")]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
