@@ -16,11 +16,11 @@ from lightning_modules.backbone import build_backbone, folded
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
 from reproduce.benchmark import BenchmarkSettings
+from reproduce.building import build_network
 from reproduce.extraction import PACKET, half_precision
 from reproduce.extractor import PRECISIONS
 from reproduce.measure import Line, medians
 from reproduce.presets import ROWS
-from reproduce.training import build_network
 from reproduce.workloads import step
 
 HELD_OUT = 0.15  # of train, in the protocol's first stage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import shutil
 import statistics as python_statistics
 import time
@@ -11,121 +10,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.base import (
-    HMDB51DataModule,
-    Hollywood2DataModule,
-    UCF11DataModule,
     VideoDataModule,
-    VideoFolderDataModule,
 )
-from datamodules.folds import Fold, parse_fold
 from datamodules.videos import Annotation
-from lightning_modules.attention import SoftAttentionLSTM
-from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
-from lightning_modules.metrics import confusion_matrix, per_class, predictions
-from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from reproduce import tracking
+from reproduce.building import build_data, build_recognizer, fold_of
 from reproduce.extraction import ensure_features, is_first_process, quiet_lightning, strategy
-from reproduce.gaze import draw_filmstrips
 from reproduce.history import History
-from reproduce.inputs import data_folder, feature_folder, feature_spec, split_of
+from reproduce.outcome import about, write_test
 from reproduce.progress import Progress
 from reproduce.provenance import provenance
-from reproduce.runs import RunFolder, identity
+from reproduce.runs import RunFolder
 from reproduce.settings import Settings, cores, to_yaml
 
 CV_SCORE = "cv/score"  # mean over folds of validation accuracy, or mAP for multi-label
-
-DATA_MODULES: dict[str, type[VideoDataModule]] = {
-    "ucf11": UCF11DataModule,
-    "hmdb51": HMDB51DataModule,
-    "hollywood2": Hollywood2DataModule,
-    "videofolder": VideoFolderDataModule,
-}
-
-
-def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: int) -> torch.nn.Module:
-    """The network of a run.
-
-    Args:
-        settings: of the run.
-        map_shape: (K, D).
-        num_classes: C.
-    """
-    (locations, channels), model = map_shape, settings.model
-    if model.name == "softmax_regression":
-        return SoftmaxRegression(locations, channels, num_classes)
-    if model.name == "soft_attention":
-        return SoftAttentionLSTM(
-            locations,
-            channels,
-            num_classes,
-            model.hidden_dim,
-            model.num_layers,
-            model.attention,
-            model.attention_layers,
-            model.dropout,
-            model.input_dropout,
-        )
-    pooling = {"avg_pool_lstm": "mean", "max_pool_lstm": "max"}[model.name]
-    return PooledLSTM(channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout)
-
-
-def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
-    """Network, objective and optimiser of a run, freshly initialised from its seed."""
-    seed_everything(settings.seed, workers=True, verbose=False)
-    classes = len(data.annotation.classes)
-    objective, optim = settings.objective, settings.optim
-    return Recognizer(
-        build_network(settings, data.map_shape, classes),
-        classes,
-        data.annotation.multi_label,
-        Objective(
-            objective.attention_penalty,
-            objective.penalty_reduction,
-            objective.weight_decay,
-            objective.batch_reduction,
-        ),
-        optim.name,
-        optim.lr,
-        (optim.beta1, optim.beta2),
-        optim.eps,
-        settings.model.last_n,
-        settings.seed,
-    )
-
-
-def build_data(settings: Settings) -> VideoDataModule:
-    """The data module of a run; its first stage holds a part of train, or a fold of it, out."""
-    data, fold = settings.data, fold_of(settings)
-    return DATA_MODULES[data.name](
-        data_folder(settings),
-        feature_folder(settings),
-        split_of(settings),
-        data.fps,
-        data.stride,
-        data.batch_size,
-        False,
-        settings.seed,
-        data.resident,
-        int(data.gpu_budget * 2**30),
-        None if data.ram_budget is None else int(data.ram_budget * 2**30),
-        data.skip_bad,
-        fold and (fold.number or 1, fold.folds),
-    )
-
-
-def fold_of(settings: Settings) -> Fold | None:
-    """What ``data.fold`` says."""
-    return None if settings.data.fold is None else parse_fold(settings.data.fold)
 
 
 def run(settings: Settings, annotation: Annotation, folder: RunFolder) -> dict[str, Any]:
@@ -191,26 +97,11 @@ def _run(settings: Settings, folder: RunFolder) -> dict[str, Any]:
 
     figures["seconds"] = round(time.perf_counter() - started, 1)
     if is_first_process():
-        tested = {} if fold else _write_test(folder, recognizer, data)
-        folder.write_about(_about(settings, data) | tested | origin)
+        tested = {} if fold else write_test(folder, recognizer, data)
+        folder.write_about(about(settings, data) | tested | origin)
         folder.finish(figures)
         tracking.finish(logger, folder)
     return figures
-
-
-def _write_test(folder: RunFolder, recognizer: Recognizer, data: VideoDataModule) -> dict[str, Any]:
-    """Write predictions and filmstrips; returns each class's score, the confusion matrix and the filmstrips' captions."""
-    assert recognizer.scores is not None
-    scores, target = recognizer.scores, torch.as_tensor(data.targets("test"))
-    multi_label, classes = data.annotation.multi_label, data.annotation.classes
-    predicted = predictions(scores, multi_label)
-    folder.write_predictions(data.annotation, scores.mean.numpy(), predicted.numpy())
-    figures = [None if math.isnan(figure) else figure for figure in per_class(scores, target).tolist()]
-    return {
-        "per_class": dict(zip(classes, figures, strict=True)),
-        "confusion": None if multi_label else confusion_matrix(scores, target).tolist(),
-        "filmstrips": draw_filmstrips(folder, recognizer.network, data, predicted),
-    }
 
 
 def _each_fold(
@@ -251,33 +142,6 @@ def _each_fold(
         "cv/std": python_statistics.stdev(values),
         **{f"cv/{name}": python_statistics.fmean(epoch[f"val/{name}"] for epoch in best) for name in names},
         **{f"{stage}/{goal.removeprefix('val/')}": value for stage, value in zip(stages, values, strict=True)},
-    }
-
-
-def _about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
-    """What a table and a reader have to know of a run."""
-    annotation = data.annotation
-    return {
-        "data": annotation.data,
-        "identity": identity(settings, annotation, feature_spec(settings)),
-        "split": annotation.split,
-        "miniature": annotation.miniature,
-        "multi_label": annotation.multi_label,
-        "notes": [*annotation.notes, *data.store.notes, *data.notes],
-        "stride": settings.data.stride,
-        "train_videos": len(annotation.train),
-        "test_videos": len(annotation.test),
-        "groups": {video.name: video.group for video in annotation.test},
-        "data_fingerprint": annotation.fingerprint(),
-        "features": data.store.manifest["spec"],
-        "weights_sha256": data.store.manifest.get("weights_sha256"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
-        "processes": settings.trainer.devices * settings.trainer.num_nodes,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
     }
 
 

@@ -1,0 +1,60 @@
+"""What a finished run leaves beside its figures: predictions, filmstrips, and what a reader has to know of it."""
+
+from __future__ import annotations
+
+import math
+import platform
+from typing import Any
+
+import lightning
+import torch
+
+from datamodules.base import VideoDataModule
+from lightning_modules.metrics import confusion_matrix, per_class, predictions
+from lightning_modules.recognizer import Recognizer
+from reproduce.gaze import draw_filmstrips
+from reproduce.inputs import feature_spec
+from reproduce.runs import RunFolder, identity
+from reproduce.settings import Settings
+
+
+def write_test(folder: RunFolder, recognizer: Recognizer, data: VideoDataModule) -> dict[str, Any]:
+    """Write predictions and filmstrips; returns each class's score, the confusion matrix and the filmstrips' captions."""
+    assert recognizer.scores is not None
+    scores, target = recognizer.scores, torch.as_tensor(data.targets("test"))
+    multi_label, classes = data.annotation.multi_label, data.annotation.classes
+    predicted = predictions(scores, multi_label)
+    folder.write_predictions(data.annotation, scores.mean.numpy(), predicted.numpy())
+    figures = [None if math.isnan(figure) else figure for figure in per_class(scores, target).tolist()]
+    return {
+        "per_class": dict(zip(classes, figures, strict=True)),
+        "confusion": None if multi_label else confusion_matrix(scores, target).tolist(),
+        "filmstrips": draw_filmstrips(folder, recognizer.network, data, predicted),
+    }
+
+
+def about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
+    """What a table and a reader have to know of a run."""
+    annotation = data.annotation
+    return {
+        "data": annotation.data,
+        "identity": identity(settings, annotation, feature_spec(settings)),
+        "split": annotation.split,
+        "miniature": annotation.miniature,
+        "multi_label": annotation.multi_label,
+        "notes": [*annotation.notes, *data.store.notes, *data.notes],
+        "stride": settings.data.stride,
+        "train_videos": len(annotation.train),
+        "test_videos": len(annotation.test),
+        "groups": {video.name: video.group for video in annotation.test},
+        "data_fingerprint": annotation.fingerprint(),
+        "features": data.store.manifest["spec"],
+        "weights_sha256": data.store.manifest.get("weights_sha256"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+        },
+        "processes": settings.trainer.devices * settings.trainer.num_nodes,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+    }
