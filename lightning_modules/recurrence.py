@@ -253,7 +253,11 @@ class _Recurrence(torch.autograd.Function):
                 torch.mul(slope, d_e[t].to(a.dtype)[:, :, None], out=d_g[:, t])
                 d_state[t] = d_g[:, t].sum(dim=1)
                 d_h[-1] += d_state[t] @ state
-        d_weights = [d.flatten(0, 1).t() @ z.flatten(0, 1) for d, z in zip(d_gates, inputs, strict=True)]
+        trained = ctx.needs_input_grad[-2 * layers : -layers]
+        d_weights = [
+            d.flatten(0, 1).t() @ z.flatten(0, 1) if wanted else None
+            for d, z, wanted in zip(d_gates, inputs, trained, strict=True)
+        ]
         d_biases = [d.sum(dim=(0, 1), dtype=h_0.dtype) for d in d_gates]
         before = torch.cat([h_0[-1:].to(hidden.dtype), hidden[:-1]]).flatten(0, 1)  # h_{t-1}, (T · B, H)
         d_location = None if location is None else d_e.flatten(0, 1).to(before.dtype).t() @ before

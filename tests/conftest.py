@@ -21,6 +21,9 @@ SHARED = REPOSITORY.parent / "shared"
 LOOPBACK = SHARED / "tools/wandb_loopback/server.py"
 KEY = "0123456789012345678901234567890123456789"  # of W&B; no real one
 
+# Two tests run at a time; threads that wait for one another's cores take many times as long. torch reads it when imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A user's own W&B login must not make tests talk to a server.
 os.environ.pop("WANDB_API_KEY", None)
 os.environ["WANDB_MODE"] = "offline"

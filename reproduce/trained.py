@@ -1,0 +1,125 @@
+"""A finished run's network, as it was tested, from its run folder."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from datamodules.blocks import skip_of
+from datamodules.videos import DataError
+from reproduce.building import build_network
+from reproduce.looking import Watcher
+from reproduce.runs import RunFolder
+from reproduce.settings import Settings, validate
+
+STAGES = ("holdout", "retrain")  # folders of a run that hold checkpoints
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what is needed to use it.
+
+    Args:
+        network: with the checkpoint's weights, in evaluation mode, on the CPU.
+        settings: of the run.
+        folder: of the run.
+        checkpoint: that the weights come from.
+        classes: their names by id.
+        multi_label: whether a video may have any number of labels.
+        grid: rows and columns of the feature map.
+        about: what the run says of itself.
+    """
+
+    network: nn.Module
+    settings: Settings
+    folder: RunFolder
+    checkpoint: Path
+    classes: tuple[str, ...]
+    multi_label: bool
+    grid: tuple[int, int]
+    about: dict[str, Any]
+
+    @property
+    def skip(self) -> int:
+        """Frames between two steps."""
+        return skip_of(self.settings.data.fps)
+
+    def watcher(self) -> Watcher:
+        """A fresh watcher, which scores a video as the run's test did."""
+        settings = self.settings
+        return Watcher(self.network, self.multi_label, self.skip, settings.model.last_n, settings.data.stride)
+
+
+def load_trained(path: Path) -> Trained:
+    """Load a run's network.
+
+    Args:
+        path: the run folder, for the weights it was tested with, or a checkpoint in it.
+
+    Raises:
+        DataError: there is no such run, it is not finished, or its files are damaged or not what they say.
+    """
+    path = path.expanduser()
+    given = path.is_file()
+    folder = RunFolder(path.parent.parent if given and path.parent.name in STAGES else path)
+    checkpoint = path if given else folder.tested
+    for file in (folder.path / "config.yaml", checkpoint):
+        if not file.is_file():
+            raise DataError(
+                f"{path}: no run folder with a checkpoint ({file} is missing). Give a run's folder "
+                "<paths.runs>/<data set>/<model>-<hash>, as train.py prints it, or a .ckpt in its holdout/ or retrain/"
+            )
+    about = folder.about()
+    if not {"classes", "map", "multi_label"} <= about.keys():
+        raise DataError(f"{folder.path}: not a finished run; run it again with the train.py command that began it")
+    settings = read_settings(folder.path / "config.yaml")
+    rows, columns, channels = about["map"]
+    network = build_network(settings, (rows * columns, channels), len(about["classes"]))
+    prefix = "network."
+    weights = {key.removeprefix(prefix): value for key, value in _state(checkpoint).items() if key.startswith(prefix)}
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{checkpoint}: not a checkpoint of the run that {folder.path}/config.yaml describes ({error})"
+        ) from error
+    return Trained(
+        network.eval(),
+        settings,
+        folder,
+        checkpoint,
+        tuple(about["classes"]),
+        bool(about["multi_label"]),
+        (rows, columns),
+        about,
+    )
+
+
+def read_settings(path: Path) -> Settings:
+    """Read ``config.yaml``; keys that it lacks have their defaults.
+
+    Raises:
+        DataError: it is not a run's configuration.
+    """
+    try:
+        values = OmegaConf.create(yaml.safe_load(path.read_text(encoding="utf-8")))
+        settings: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), values))
+        validate(settings)
+    except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise DataError(f"{path}: not the configuration of a run ({error})") from error
+    return settings
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{checkpoint}: not a checkpoint of this suite, or damaged ({str(error).splitlines()[0]})") from error
