@@ -24,11 +24,12 @@ from datamodules.blocks import (
     training_order,
     training_shares,
 )
-from datamodules.boxes import cell_coverage, read_boxes
+from datamodules.boxes import cell_coverage, centres_inside, read_boxes
 from datamodules.features import FeatureStore, usable
 from datamodules.folds import deal_folds
 from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
 from datamodules.videos import Annotation, DataError, Video, hold_out
+from datamodules.viper import annotated_boxes
 
 BOXES = "boxes.csv"
 HOLDOUT_FRACTION = 0.15  # the authors' (issue 13 of the released code): 15 % of train
@@ -70,7 +71,10 @@ class DenseBatch(NamedTuple):
         steps: T.
         skip: frames between two steps of a block.
         stride: frames between the beginnings of two blocks.
-        coverage: (n, K) share of each cell that the actor's box covers, where the data set has boxes.
+        grid: rows and columns of the map.
+        coverage: (n, K) share of each cell that the actor's box covers, where the data set has boxes; nan for frames
+            without one.
+        inside: (n, K) 1 where a cell's centre lies in the box, else 0; nan as above.
     """
 
     cube: Tensor | None
@@ -81,7 +85,9 @@ class DenseBatch(NamedTuple):
     steps: int
     skip: int
     stride: int
+    grid: tuple[int, int]
     coverage: Tensor | None
+    inside: Tensor | None
 
 
 class _Stream(IterableDataset):
@@ -128,8 +134,10 @@ class _Subset:
             batch_size=share.batch_size,
         )
 
-    def dense_batch(self, span: Span, coverage: np.ndarray | None, device: torch.device) -> DenseBatch:
-        """The frames of a span on a device; coverage (F, K) is the video's."""
+    def dense_batch(
+        self, span: Span, grid: tuple[int, int], cells: tuple[np.ndarray, np.ndarray] | None, device: torch.device
+    ) -> DenseBatch:
+        """The frames of a span on a device; cells are the video's (F, K) ``coverage`` and ``inside``."""
         frames, skip, stride = self.index.stretch(span)
         return DenseBatch(
             **_all_inputs(self.pool.stretch(int(self.in_pool[span.video]), frames, device)),
@@ -138,7 +146,9 @@ class _Subset:
             steps=self.index.length,
             skip=skip,
             stride=stride,
-            coverage=None if coverage is None else torch.from_numpy(coverage[frames]).to(device),
+            grid=grid,
+            coverage=None if cells is None else torch.from_numpy(cells[0][frames]).to(device),
+            inside=None if cells is None else torch.from_numpy(cells[1][frames]).to(device),
         )
 
     def _turns_in_pool(self, turns: np.ndarray | None) -> np.ndarray | None:
@@ -191,6 +201,8 @@ class VideoDataModule(LightningDataModule):
 
     read: ClassVar[Callable[..., Annotation]]
     default_split: ClassVar[str]
+    annotation_files: ClassVar[Callable[[Path], dict[str, Path]]] = staticmethod(lambda folder: {})
+    """The data set's own ViPER annotations below its video folder, by the videos' names without folder and suffix."""
 
     def __init__(
         self,
@@ -226,8 +238,12 @@ class VideoDataModule(LightningDataModule):
         self._subsets: dict[tuple, _Subset] = {}
         self._pools: dict[str, tuple[np.ndarray, FramePool]] = {}  # with the rank that owns each video
         path = Path(root) / BOXES
-        self._boxes = read_boxes(path) if path.is_file() else {}
-        self._coverage: dict[str, np.ndarray] = {}
+        self._box_notes: list[str] = []
+        if path.is_file():
+            self._boxes = read_boxes(path)
+        else:
+            files = type(self).annotation_files(self.annotation.folder)
+            self._boxes, self._box_notes = annotated_boxes(files, self.annotation, self.store)
 
     @property
     def map_shape(self) -> tuple[int, int]:
@@ -269,12 +285,11 @@ class VideoDataModule(LightningDataModule):
     @property
     def notes(self) -> list[str]:
         """What every table made with this data module has to say about it."""
-        if self.capacity is None:
-            return []
-        return [
+        rotating = [
             f"{self.annotation.data}: features exceeded memory; blocks were shuffled within a pool of {self.capacity} frames, "
             "through which whole videos rotate, each once an epoch"
         ]
+        return [*self._box_notes, *(rotating if self.capacity is not None else [])]
 
     def _subset(self, which: str) -> _Subset:
         key = which, self.train_on_all, self.fold
@@ -378,20 +393,21 @@ class VideoDataModule(LightningDataModule):
         if isinstance(batch, Span):
             testing = bool(self.trainer and self.trainer.testing)
             subset = self._subset("test" if testing else "val")
-            coverage = self._covered(subset.videos[batch.video]) if testing else None
-            return subset.dense_batch(batch, coverage, device)
+            cells = self.cells(subset.videos[batch.video]) if testing else None
+            return subset.dense_batch(batch, self.store.grid, cells, device)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    def _covered(self, video: Video) -> np.ndarray | None:
-        """(F, K) covered share of each cell, or None where the data set has no boxes; nan where a video has none."""
+    def cells(self, video: Video) -> tuple[np.ndarray, np.ndarray] | None:
+        """Covered share of each cell and whether its centre is covered, (F, K) each, nan in frames without a box.
+
+        None where the data set has no boxes.
+        """
         if not self._boxes:
             return None
-        if video.name not in self._coverage:
-            boxes = np.full((self.store.frames(video.name), 4), np.nan)
-            known = self._boxes.get(video.name, boxes)[: len(boxes)]
-            boxes[: len(known)] = known
-            self._coverage[video.name] = cell_coverage(boxes, self.store.grid)
-        return self._coverage[video.name]
+        known = self._boxes.get(video.name, np.empty((0, 4)))
+        boxes = np.full((self.store.frames(video.name), *known.shape[1:]), np.nan)
+        boxes[: len(known)] = known[: len(boxes)]
+        return cell_coverage(boxes, self.store.grid), centres_inside(boxes, self.store.grid)
 
 
 class UCF11DataModule(VideoDataModule):
@@ -399,6 +415,7 @@ class UCF11DataModule(VideoDataModule):
 
     read = staticmethod(ucf11.read)
     default_split = "paper_like"
+    annotation_files = staticmethod(ucf11.annotation_files)
 
 
 class HMDB51DataModule(VideoDataModule):

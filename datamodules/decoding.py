@@ -9,10 +9,16 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
 from datamodules.videos import DataError
 
+HEAD = 512  # bytes that tell text from video
+TEXT = bytes(range(32, 127)) + b"\t\r\n\f"
+MAX_PIXELS = 2**26  # of a frame: 8192 x 8192, twice 8K; a header of a few bytes may claim a frame that fills the memory
 CHUNK = 32  # frames held in memory at a time
+FALLBACK_RATE = 25  # frames per second, where a file has neither times nor a rate; FFmpeg's own assumption
 
 RESIZE_RULE = "whole frame squashed to size x size, libswscale bilinear, rgb24, display rotation applied"
 
@@ -29,12 +35,16 @@ class VideoInfo:
         fps: average frames per second, 0.0 where the header has none.
         width, height: of the stored frame, in pixels, before rotation.
         declared_frames: the header's frame count, 0 where it has none.
+        seconds: the duration it claims, 0.0 where it claims none.
+        pixel_aspect: width of a pixel as it is to be shown, over its height.
     """
 
     fps: float
     width: int
     height: int
     declared_frames: int
+    seconds: float = 0.0
+    pixel_aspect: float = 1.0
 
 
 def decoder_version() -> str:
@@ -49,10 +59,13 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         VideoError: the file is missing, empty, no video, or has no video stream.
     """
-    with _open(path) as container:
-        stream = container.streams.video[0]
+    container, stream = _open(path)
+    with container:
         rate = stream.average_rate or stream.guessed_rate
-        return VideoInfo(float(rate or 0), stream.codec_context.width, stream.codec_context.height, stream.frames)
+        seconds = (container.duration or 0) / av.time_base
+        context = stream.codec_context
+        aspect = float(stream.sample_aspect_ratio or 1)
+        return VideoInfo(float(rate or 0), context.width, context.height, stream.frames, seconds, aspect)
 
 
 def read_frames(path: Path, size: int | None = None, threads: int = 1) -> Iterator[np.ndarray]:
@@ -70,16 +83,34 @@ def read_frames(path: Path, size: int | None = None, threads: int = 1) -> Iterat
     Raises:
         VideoError: the file cannot be opened, a frame does not decode, or there is none; names file and frame.
     """
-    number = 0
+    for _, image in read_timed(path, size, threads):
+        yield image
+
+
+def read_timed(path: Path, size: int | None = None, threads: int = 1) -> Iterator[tuple[float, np.ndarray]]:
+    """``read_frames``, each frame with the seconds since the first one at which it is shown.
+
+    Where the file does not say, or times do not ascend, a frame follows the one before at the rate that FFmpeg guesses.
+    """
+    number, begin, seconds = 0, 0.0, 0.0
     try:
-        with _open(path) as container:
-            stream = container.streams.video[0]
+        container, stream = _open(path)
+        with container:
             stream.codec_context.thread_count = threads
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             stream.thread_type = "AUTO" if threads > 1 else "NONE"
+            # Where all frames have one time, the average rate is absurd.
+            interval = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_RATE)
             for frame in container.decode(stream):
                 image = frame.reformat(size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
                 turns = round(frame.rotation / 90) % 4  # counter-clockwise
-                yield np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+                if not number:
+                    begin = frame.time or 0.0
+                elif frame.time is not None and frame.time - begin > seconds:
+                    seconds = frame.time - begin
+                else:
+                    seconds += interval
+                yield seconds, np.ascontiguousarray(np.rot90(image, turns)) if turns else image
                 number += 1
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise VideoError(f"{path}: frame {number} does not decode ({_reason(error)})") from error
@@ -99,19 +130,33 @@ def read_chunks(path: Path, size: int, length: int = CHUNK, threads: int = 1) ->
         yield np.stack(held)
 
 
-def _open(path: Path) -> InputContainer:
+def _open(path: Path) -> tuple[InputContainer, VideoStream]:
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise VideoError(f"{path}: the file is empty (0 bytes)")
-        # file: keeps FFmpeg from reading a name such as 'concat:x' as a protocol
-        container = av.open(f"file:{path}", mode="r")
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        if not head.translate(None, TEXT):  # FFmpeg would open what a playlist names
+            raise VideoError(f"{path}: a text file, such as a playlist or a web page, and no video")
+        # file: keeps FFmpeg from reading a name such as 'concat:x' as a protocol; a title may be in any encoding
+        options = {"protocol_whitelist": "file"}
+        container = av.open(f"file:{path}", mode="r", options=options, metadata_errors="replace")
     except (OSError, ValueError, av.FFmpegError) as error:
         raise VideoError(f"{path}: not a readable video ({_reason(error)})") from error
-    if not container.streams.video or container.streams.video[0].codec_context is None:
-        what = "has no video stream" if not container.streams.video else "its codec is unknown to FFmpeg"
+    # A sound file's cover picture is a video stream too, of one frame.
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    problem = None
+    if not streams:
+        problem = "has no video stream" + (" but a cover picture" if container.streams.video else "")
+    elif streams[0].codec_context is None:
+        problem = "its codec is unknown to FFmpeg"
+    elif streams[0].codec_context.width * streams[0].codec_context.height > MAX_PIXELS:
+        problem = f"frames of {streams[0].codec_context.width} x {streams[0].codec_context.height} pixels are too large"
+    if problem:
         container.close()
-        raise VideoError(f"{path}: {what}")
-    return container
+        raise VideoError(f"{path}: {problem}")
+    return container, streams[0]
 
 
 def _reason(error: BaseException) -> str:

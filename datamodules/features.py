@@ -15,58 +15,32 @@ video is done exactly if it is listed and its files have the listed sizes. Free 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from io import BufferedWriter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.videos import Annotation, DataError
+from datamodules.growing import GrowingArray
+from datamodules.manifest import FORMAT, FeatureSpec, FeatureStoreError, problem, read_manifest, write_atomically
+from datamodules.reading import DataError, parse_json
+from datamodules.videos import Annotation, check_sides
 
-FORMAT = 2
 DTYPE = np.dtype("<f2")
 POOLED_DTYPE = np.dtype("<f4")
+PIECE = 64  # frames looked at together, which fit into a processor's cache
 MANIFEST = "manifest.json"
 BACKBONE = "backbone.pt"
+MADE_BY = ("spec", "grid", "channels", "dtype", "weights_sha256", "resize", "precision", "compiled", "decoder")
+"""What of the manifest a fingerprint covers, besides the features themselves."""
 
 
-class FeatureStoreError(DataError):
-    """A feature store is missing, incomplete, damaged, or made with another configuration."""
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """What decides the features' values, as a configuration states it; two stores with equal specs are the same.
-
-    Args:
-        backbone: name of the torchvision network.
-        weights: ``imagenet:<torchvision's name>``, ``random:<seed>``, ``file:<SHA-256>`` or ``released``.
-        layer: node of the network whose output is stored; None for the last convolutional map.
-        size: side in pixels of the square the frames are squashed to.
-    """
-
-    backbone: str
-    weights: str
-    layer: str | None
-    size: int
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by another that is complete and on disk, or leave it as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+OTHER_NUMBERS = "holds other numbers than were written: it is damaged, or another video's. Remove it and run prepare.py again"
 
 
 class FeatureStore:
@@ -79,11 +53,12 @@ class FeatureStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: dict[str, Any] = {}
+        self._sound: set[str] = set()  # videos whose pooled file has been compared with what was written
         self._load()
 
     @property
     def videos(self) -> dict[str, dict[str, Any]]:
-        """Video name -> {frames, fps, width, height, declared_frames, bytes}, of every finished video."""
+        """Video name -> {frames, fps, width, height, declared_frames, crc32, bytes, pooled_bytes}, of every finished video."""
         return self.manifest.get("videos", {})
 
     @property
@@ -110,19 +85,23 @@ class FeatureStore:
     def _load(self) -> None:
         path = self.path / MANIFEST
         if path.is_file():
-            try:
-                self.manifest = json.loads(path.read_text(encoding="utf-8"))
-                format_ = self.manifest["format"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise FeatureStoreError(
-                    f"{path}: not a manifest of a feature store ({error}). Remove the folder and extract again"
-                ) from error
-            if format_ != FORMAT:
-                raise FeatureStoreError(f"{path}: format {format_}, this version reads {FORMAT}. Extract again")
+            self.manifest = read_manifest(path)
         for journal in self.path.glob("journal-*.jsonl"):
-            for line in journal.read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError):  # the last line of a killed process may be cut short
-                    self._enter(json.loads(line))
+            try:
+                lines = journal.read_bytes().split(b"\n")
+            except OSError as error:
+                raise FeatureStoreError(f"{journal}: not readable ({error.strerror}). Remove it and run prepare.py") from error
+            for line in lines:
+                with contextlib.suppress(ValueError):  # a line of a killed process may be cut short
+                    self._enter_if_sound(parse_json(line))
+
+    def _enter_if_sound(self, entry: Any) -> None:
+        """Take a journal's word on a video; a damaged line is none, and its video is extracted again."""
+        if not isinstance(entry, dict) or not isinstance(entry.get("video"), str) or not self.exists():
+            return
+        locations = self.grid[0] * self.grid[1]
+        if isinstance(entry.get("error"), str) or problem(entry, locations, self.channels) is None:
+            self._enter(entry)
 
     def _enter(self, entry: dict[str, Any]) -> None:
         name = entry.pop("video")
@@ -183,27 +162,97 @@ class FeatureStore:
         """F of a finished video."""
         return int(self.videos[name]["frames"])
 
+    def fingerprint(self, names: Iterable[str]) -> str | None:
+        """SHA-256 over what made the features, and the sorted names, frame counts and CRC-32s of some finished videos.
+
+        Returns:
+            The digest; None where a video was extracted before CRC-32s were recorded.
+        """
+        made = {key: self.manifest.get(key) for key in MADE_BY}
+        rows = [(name, self.frames(name), self.videos[name].get("crc32")) for name in sorted(names)]
+        if any(crc is None for *_, crc in rows):
+            return None
+        return hashlib.sha256(json.dumps([made, rows], sort_keys=True).encode()).hexdigest()
+
     def read(self, name: str) -> np.ndarray:
         """A video's features, (F, K, D) float16, memory-mapped.
 
+        Of the values, the first and the last frame's are compared with those that were written: that tells another video's
+        file, and one whose end never reached the disk. ``damaged`` compares all.
+
         Raises:
-            FeatureStoreError: the file is missing, damaged, or has another shape or dtype than the manifest says.
+            FeatureStoreError: the file is missing, damaged, another video's, or has another shape or dtype than the
+                manifest says.
         """
-        return self._open(self.file(name), DTYPE, (self.frames(name), self.grid[0] * self.grid[1], self.channels))
+        path, entry = self.file(name), self.videos[name]
+        cubes = self._open(path, DTYPE, (self.frames(name), self.grid[0] * self.grid[1], self.channels))
+        ends = zlib.crc32(cubes[-1].data, zlib.crc32(cubes[0].data))
+        if entry.get("ends_crc32", ends) != ends:
+            raise FeatureStoreError(f"{path}: {OTHER_NUMBERS}")
+        return cubes
 
     def pooled(self, name: str) -> np.ndarray:
         """Mean and maximum of a video's cubes over locations, (F, 2, D) float32, memory-mapped. Raises as ``read``."""
-        return self._open(self.pooled_file(name), POOLED_DTYPE, (self.frames(name), 2, self.channels))
+        path = self.pooled_file(name)
+        pooled = self._open(path, POOLED_DTYPE, (self.frames(name), 2, self.channels))
+        if name not in self._sound:
+            written = self.videos[name].get("pooled_crc32")
+            if written is not None and zlib.crc32(pooled.data) != written:
+                raise FeatureStoreError(f"{path}: {OTHER_NUMBERS}")
+            self.require_finite(name, pooled)
+            self._sound.add(name)
+        return pooled
+
+    def require_finite(self, name: str, features: np.ndarray, first: int = 0) -> None:
+        """Check that no value of some frames is NaN or infinite; costs a seventh of a second a gigabyte.
+
+        Args:
+            name: the video.
+            features: (n, …) float16 or float32 of some of its frames.
+            first: number of the first of them.
+
+        Raises:
+            FeatureStoreError: one is; names the file and the frame.
+        """
+        # As integers without their sign, numbers are in order, and what is not finite comes last.
+        kind, sign, infinity = (np.uint16, 0x8000, 0x7C00) if features.itemsize == 2 else (np.uint32, 1 << 31, 0x7F80_0000)
+        for begin in range(0, len(features), PIECE):
+            piece = np.ascontiguousarray(features[begin : begin + PIECE])
+            magnitude = piece.view(kind) & kind(sign - 1)
+            if magnitude.max() >= infinity:
+                frame = first + begin + int(np.argmax(magnitude.reshape(len(piece), -1).max(axis=1) >= infinity))
+                raise FeatureStoreError(
+                    f"{self.file(name)}: features of frame {frame} are not finite; the file is damaged. Remove it and run "
+                    "prepare.py again"
+                )
+
+    def damaged(self, names: Iterable[str]) -> dict[str, str]:
+        """Those of some finished videos whose files do not hold what was written, and why; reads all of it."""
+        found = {}
+        for name in names:
+            try:
+                cubes = self.read(name)
+                self.require_finite(name, cubes)
+                self.pooled(name)
+                crc = zlib.crc32(cubes.data)
+                if self.videos[name].get("crc32", crc) != crc:
+                    found[name] = f"{self.file(name)}: {OTHER_NUMBERS}"
+            except FeatureStoreError as error:
+                found[name] = str(error)
+        return found
 
     @staticmethod
     def _open(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise FeatureStoreError(f"{path}: not readable ({error}). Remove it and run prepare.py again") from error
-        if array.shape != shape or array.dtype != dtype:
+            # not np.load, which would also try archives and pickles
+            array = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # NumPy's reader of headers raises whatever it meets in them
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise FeatureStoreError(f"{path}: not readable ({reason}). Remove it and run prepare.py again") from error
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+            order = "" if array.flags.c_contiguous else " in Fortran order"
             raise FeatureStoreError(
-                f"{path}: holds {array.dtype} {array.shape}, the manifest says {dtype} {shape}. "
+                f"{path}: holds {array.dtype} {array.shape}{order}, the manifest says {dtype} {shape}. "
                 "Remove it and run prepare.py again"
             )
         return array
@@ -277,42 +326,6 @@ class FeatureStore:
         self._enter(dict(entry))
 
 
-class _GrowingArray:
-    """A .npy file whose first axis grows; nothing is seen under the final name before ``close``."""
-
-    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        self.path, self.dtype, self.shape, self.length = path, dtype, shape, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        self._file: BufferedWriter = self._part.open("wb")
-        self._header()
-
-    def _header(self) -> None:
-        # numpy leaves room for the first axis to grow, so that the final header has this one's length
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length, *self.shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, rows: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
-        self.length += len(rows)
-
-    def close(self) -> int:
-        """Put the file in its place; returns its size."""
-        self._file.seek(0)
-        self._header()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        size = os.fstat(self._file.fileno()).st_size
-        self._file.close()
-        self._part.replace(self.path)
-        return size
-
-    def discard(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk refuses the buffer's rest too
-            self._file.close()
-        self._part.unlink(missing_ok=True)
-
-
 class VideoWriter:
     """Writes one video's features piece by piece; the video is not done before ``close``.
 
@@ -325,8 +338,10 @@ class VideoWriter:
     def __init__(self, store: FeatureStore, name: str, rank: int = 0) -> None:
         self.store, self.name, self.rank = store, name, rank
         self._shape = (store.grid[0] * store.grid[1], store.channels)
-        self._cubes = _GrowingArray(store.file(name), DTYPE, self._shape)
-        self._pooled = _GrowingArray(store.pooled_file(name), POOLED_DTYPE, (2, store.channels))
+        self._cubes = GrowingArray(store.file(name), DTYPE, self._shape)
+        self._pooled = GrowingArray(store.pooled_file(name), POOLED_DTYPE, (2, store.channels))
+        self._ends: list[np.ndarray] = []  # the first frame and the last
+        self._crc = self._pooled_crc = 0  # CRC-32 costs a fifth of the pooling's time, SHA-256 half of it
 
     @property
     def frames(self) -> int:
@@ -339,6 +354,8 @@ class VideoWriter:
         Raises:
             FeatureStoreError: another shape, or a value that is not finite; the frame is named.
         """
+        if not len(features):
+            return
         if features.shape[1:] != self._shape:
             raise FeatureStoreError(f"{self.name}: features of shape {features.shape[1:]}, the store has {self._shape}")
         with np.errstate(over="ignore", invalid="ignore"):
@@ -348,13 +365,24 @@ class VideoWriter:
         if not np.isfinite(pooled).all():  # a cell that is not finite leaves no finite mean
             frame = self.frames + int(np.argmin(np.isfinite(pooled).all(axis=(1, 2))))
             raise FeatureStoreError(f"{self.name}: features of frame {frame} are not finite in half precision")
+        self._ends = [self._ends[0] if self._ends else half[0].copy(), half[-1].copy()]
+        self._crc = zlib.crc32(half.data, self._crc)
+        self._pooled_crc = zlib.crc32(np.ascontiguousarray(pooled, dtype=POOLED_DTYPE).data, self._pooled_crc)
         self._cubes.append(half)
         self._pooled.append(pooled)
 
     def close(self, **facts: Any) -> None:
-        """Put the files in their places and enter the video, with further facts, in the journal."""
+        """Put the files in their places and enter the video, with further facts, in the journal.
+
+        Raises:
+            FeatureStoreError: there is no frame.
+        """
+        if not self._ends:
+            raise FeatureStoreError(f"{self.name}: has no frame")
         pooled_bytes, size = self._pooled.close(), self._cubes.close()
-        entry = {"video": self.name, "frames": self.frames, **facts, "bytes": size, "pooled_bytes": pooled_bytes}
+        entry = {"video": self.name, "frames": self.frames, **facts, "crc32": self._crc, "pooled_crc32": self._pooled_crc}
+        entry["ends_crc32"] = zlib.crc32(self._ends[-1].data, zlib.crc32(self._ends[0].data))
+        entry |= {"bytes": size, "pooled_bytes": pooled_bytes}
         self.store._journal(entry, self.rank)
 
     def discard(self) -> None:
@@ -363,12 +391,35 @@ class VideoWriter:
         self._pooled.discard()
 
 
+def replaced(annotation: Annotation, store: FeatureStore) -> dict[str, tuple[int, int]]:
+    """Videos whose files are not those that their features were made from.
+
+    Returns:
+        Video name -> its file's size in bytes at extraction, and now.
+    """
+    found = {}
+    for video in annotation.videos:
+        then = store.videos.get(video.name, {}).get("source_bytes")
+        if then is not None:
+            with contextlib.suppress(OSError):  # a missing video is the annotation's affair
+                now = annotation.path(video).stat().st_size
+                if now != then:
+                    found[video.name] = (then, now)
+    return found
+
+
+def to_extract(annotation: Annotation, store: FeatureStore) -> list[str]:
+    """Videos that lack features, or have those of a file that was replaced since."""
+    lacking = {*store.missing(video.name for video in annotation.videos), *replaced(annotation, store)}
+    return sorted(lacking)
+
+
 def usable(annotation: Annotation, store: FeatureStore, skip_bad: bool) -> Annotation:
     """The annotation without the videos that a finished store knows to be bad.
 
     Raises:
-        FeatureStoreError: the store lacks videos.
-        DataError: videos are bad and ``skip_bad`` is not set.
+        FeatureStoreError: the store lacks videos, or has features of files that were replaced since.
+        DataError: videos are bad and ``skip_bad`` is not set, or leave a class without any.
     """
     names = [video.name for video in annotation.videos]
     missing = store.missing(names)
@@ -377,10 +428,20 @@ def usable(annotation: Annotation, store: FeatureStore, skip_bad: bool) -> Annot
             f"{store.path.resolve()}: features of {len(missing)} of {len(names)} videos are missing, {missing[0]!r} for "
             "one; python reproduce/prepare.py with the same settings extracts them"
         )
+    others = replaced(annotation, store)
+    if others:
+        name, (then, now) = next(iter(others.items()))
+        raise FeatureStoreError(
+            f"{store.path.resolve()}: {len(others)} videos were replaced since their features were made, {name!r} for one: "
+            f"it had {then} bytes and has {now}; python reproduce/prepare.py with the same settings extracts them again"
+        )
     bad = [name for name in names if name in store.bad]
     if bad and not skip_bad:
         raise DataError(
             f"{annotation.data}: {len(bad)} videos do not decode: {', '.join(map(repr, bad[:5]))}. Replace the files and "
-            "run prepare.py, or leave them out, and have every table say so, with data.skip_bad=true"
+            "run prepare.py with retry_bad=true, or leave them out, and have every table say so, with data.skip_bad=true"
         )
-    return annotation.without(bad, "do not decode")
+    left = annotation.without(bad, "do not decode")
+    if bad:
+        check_sides(left, f"    {len(bad)} videos do not decode; replace the files and run prepare.py with retry_bad=true")
+    return left

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from multiprocessing import active_children
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,12 +51,21 @@ class FrameStream(IterableDataset):
         size: side of the square frames, pixels.
         packet: frames N of a packet.
         rank, world_size: videos are dealt to ranks and to each rank's workers by file size, each video to one.
+        workers: decoding processes.
+
+    Attributes:
+        at: (workers, 2) int64, shared with them: each one's process id and the number of the video it is at, else -1.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, packet: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, paths: Sequence[Path], size: int, packet: int, rank: int = 0, world_size: int = 1, workers: int = 0
+    ) -> None:
         self.paths = list(paths)
         self.size, self.packet = size, packet
         self.rank, self.world_size = rank, world_size
+        self.at = torch.full((max(1, workers), 2), -1)
+        if workers:
+            self.at.share_memory_()
 
     def __iter__(self) -> Iterator[FramePacket]:
         info = get_worker_info()
@@ -65,6 +76,7 @@ class FrameStream(IterableDataset):
         buffer = np.empty((self.packet, self.size, self.size, 3), dtype=np.uint8)
         filled, segments = 0, []
         for video in mine:
+            self.at[worker] = torch.tensor([os.getpid(), video])
             first = True
             try:
                 facts = probe(self.paths[video])
@@ -83,6 +95,7 @@ class FrameStream(IterableDataset):
                             filled, segments = 0, []
             except VideoError as error:
                 segments.append(Segment(video, 0, first, error=str(error)))
+        self.at[worker, 1] = -1
         if segments:
             yield self._packet(buffer, filled, segments)
 
@@ -116,15 +129,24 @@ class FrameDataModule(LightningDataModule):
     def __init__(self, paths: Sequence[Path], size: int, packet: int = 64, num_workers: int = 0) -> None:
         super().__init__()
         self.paths, self.size, self.packet, self.num_workers = list(paths), size, packet, num_workers
+        self.stream: FrameStream | None = None
+        self.lost: list[Path] = []
+        """Videos at which decoding processes were when they died, after an error."""
 
     def predict_dataloader(self) -> DataLoader:
         """This rank's packets."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        stream = FrameStream(self.paths, self.size, self.packet, rank, world_size)
+        self.stream = FrameStream(self.paths, self.size, self.packet, rank, world_size, self.num_workers)
         return DataLoader(
-            stream,
+            self.stream,
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=2 if self.num_workers else None,
         )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Look which decoding processes died; the error may be that of a connection to one of them."""
+        if self.stream is not None and self.num_workers:
+            alive = {process.pid for process in active_children()}
+            self.lost = [self.paths[video] for pid, video in self.stream.at.tolist() if video >= 0 and pid not in alive]

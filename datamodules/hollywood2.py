@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from datamodules.videos import Annotation, DataError, Video, check, find_folder, miniature_marker
+from datamodules.distribution import Archive
+from datamodules.reading import SHOWN, DataError, read_lines
+from datamodules.videos import Annotation, Video, check, find_folder, miniature_marker
 
 CLASSES = [
     "AnswerPhone",
@@ -23,11 +25,25 @@ CLASSES = [
 ]
 SPLITS = ("official",)
 COUNTS = {"train": 823, "test": 884}
-CLIP_NAME = {side: re.compile(rf"actionclip{side}\d{{5}}") for side in COUNTS}
+CLIP_NAME = {side: re.compile(rf"actionclip{side}[0-9]{{5}}") for side in COUNTS}
 """Names of the clean clips. ``actionclipautoautotrain…`` are noisily labelled and never used."""
 
+ARCHIVES = (
+    Archive(
+        "Hollywood2-actions.tar.gz",
+        ("ftp://ftp.irisa.fr/local/vistas/actions/Hollywood2-actions.tar.gz",),
+        about_bytes=15_000_000_000,
+        places=("Hollywood2", ""),
+        parts=("AVIClips", "ClipSets"),
+        md5="55948d0ef45a569a2134ea44e6f8976c",
+    ),
+)
+LEAST_FRAMES = 487_000
+"""In all clips, about (protocol §8)."""
+
 WHERE = (
-    "Get Hollywood2-actions.tar.gz (15 GB) from ftp://ftp.irisa.fr/local/vistas/actions/ and extract it there: "
+    "python reproduce/prepare.py data.name=hollywood2 download=true gets it; or by hand: "
+    "get Hollywood2-actions.tar.gz (15 GB) from ftp://ftp.irisa.fr/local/vistas/actions/ and extract it there: "
     "<root>/Hollywood2/AVIClips/*.avi and <root>/Hollywood2/ClipSets/<Class>_{train,test}.txt"
 )
 
@@ -48,7 +64,7 @@ def read(root: Path, split: str = "official", skip_bad: bool = False) -> Annotat
         raise DataError(f"data.split={split}: Hollywood2 has one split, 'official'")
     sets = find_folder(root, ("Hollywood2/ClipSets", "ClipSets"), "Hollywood2's label files", WHERE)
     folder = find_folder(sets.parent, ("AVIClips",), "Hollywood2's clips", WHERE)
-    marker = miniature_marker(root)
+    marker = miniature_marker(root, ("counts", COUNTS))
     sides = {side: tuple(_read_side(sets, side)) for side in COUNTS}
     annotation = Annotation(
         "hollywood2", split, root, folder, tuple(CLASSES), True, sides["train"], sides["test"], miniature=bool(marker)
@@ -81,12 +97,10 @@ def read_label_file(path: Path, side: str) -> dict[str, bool]:
         DataError: a line has another form, names a clip of another set, or repeats one; names file and line.
     """
     entries: dict[str, bool] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in read_lines(path):
         words = line.split()
-        if not words:
-            continue
         if len(words) != 2 or words[1] not in ("1", "-1") or not CLIP_NAME[side].fullmatch(words[0]):
-            raise DataError(f"{path}, line {number}: expected 'actionclip{side}00001  <1|-1>', found {line!r}")
+            raise DataError(f"{path}, line {number}: expected 'actionclip{side}00001  <1|-1>', found {line[:SHOWN]!r}")
         if words[0] in entries:
             raise DataError(f"{path}, line {number}: {words[0]!r} is listed twice")
         entries[words[0]] = words[1] == "1"

@@ -13,13 +13,14 @@ import csv
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from io import StringIO
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +31,8 @@ from av.video.stream import VideoStream
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.boxes import COLUMNS
 from datamodules.features import write_atomically
-from datamodules.videos import MINIATURE_MARKER
+from datamodules.reading import DataError
+from datamodules.videos import MINIATURE_MARKER, miniature_marker
 
 VERSION = 2  # of the drawings; another version regenerates
 HEIGHT, WIDTH = 96, 128
@@ -85,7 +87,7 @@ def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, i
     (root / ".miniature").write_text("generated, may be removed\n")
     clips, files, marker = LAYOUTS[data]()
     boxes: dict[str, np.ndarray] = {}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         for done, (clip, frames) in enumerate(
             zip(clips, pool.map(partial(_write, root), clips, chunksize=8), strict=True), start=1
         ):
@@ -95,14 +97,40 @@ def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, i
     for path, text in files.items():
         write_atomically(root / path, text)
     write_atomically(root / "boxes.csv", _boxes_table(boxes))
-    write_atomically(root / MINIATURE_MARKER, json.dumps({"version": VERSION, **marker}, indent=1) + "\n")
+    sizes = {path: (root / path).stat().st_size for path in sorted([*(clip.path for clip in clips), *files, "boxes.csv"])}
+    marker = {"version": VERSION, **marker, "files": sizes}
+    write_atomically(root / MINIATURE_MARKER, json.dumps(marker, indent=1) + "\n")
     return True
 
 
+def _end_with_parent() -> None:
+    """In a drawing process: end when the one that started it is killed, instead of waiting for work for ever."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def is_complete(root: Path) -> bool:
-    """Whether a miniature data set of this version lies in a folder."""
+    """Whether a miniature data set of this version lies in a folder, and no file of it was lost or cut short since."""
     path = root / MINIATURE_MARKER
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("version") == VERSION
+    if not path.is_file():
+        return False
+    try:
+        marker = miniature_marker(root) or {}
+    except DataError:
+        return False  # it is drawn again
+    sizes = marker.get("files", {})
+    if marker.get("version") != VERSION or not isinstance(sizes, dict):
+        return False
+    try:
+        return all((root / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def _ucf11() -> tuple[list[Clip], dict[str, str], dict]:

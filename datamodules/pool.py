@@ -48,6 +48,7 @@ class FramePool:
         self.offsets = np.cumsum(self.num_frames) - self.num_frames  # (V,) first frame of each video in the pool
         self._whole: dict[str, Tensor] = {}  # (N, …) of each input
         self._mapped: dict[int, np.ndarray] = {}
+        self._finite: set[int] = set()  # videos known to hold finite numbers alone
         self._rotation: Rotation | None = None
         if "cube" not in self.inputs and resident in ("mmap", "rotate"):
             self.resident = "ram"
@@ -93,13 +94,23 @@ class FramePool:
                 found[name] = self._whole[name][rows].to(device, non_blocking=True)
             else:
                 source = self._map(video) if name == "cube" else self.store.pooled(self.names[video])[:, _PART[name]]
-                found[name] = torch.from_numpy(np.ascontiguousarray(source[frames])).to(device, non_blocking=True)
+                wanted = np.ascontiguousarray(source[frames])
+                if name == "cube":
+                    self.store.require_finite(self.names[video], wanted, int(frames[0]))
+                found[name] = torch.from_numpy(wanted).to(device, non_blocking=True)
         return found
 
     def _map(self, video: int) -> np.ndarray:
         if video not in self._mapped:
             self._mapped[video] = self.store.read(self.names[video])
         return self._mapped[video]
+
+    def _read_finite(self, video: int) -> np.ndarray:
+        cubes = self._map(video)
+        if video not in self._finite:
+            self.store.require_finite(self.names[video], cubes)
+            self._finite.add(video)
+        return cubes
 
     def _gather_mapped(self, videos: np.ndarray, frames: np.ndarray) -> Tensor:
         return torch.from_numpy(np.stack([self._map(int(v))[steps] for v, steps in zip(videos, frames, strict=True)]))
@@ -115,12 +126,14 @@ class FramePool:
             for video, offset, count in zip(self.names, self.offsets, self.num_frames, strict=True):
                 source = self.store.read(video) if name == "cube" else self.store.pooled(video)[:, _PART[name]]
                 frames[offset : offset + count].numpy()[:] = source
+                if name == "cube":
+                    self.store.require_finite(video, frames[offset : offset + count].numpy())
             self._whole[name] = frames.to(device) if self.resident in ("gpu", "rotate") else frames
         return self._whole[name]
 
     def _rotating(self, device: torch.device) -> Rotation:
         if self._rotation is None:
-            self._rotation = Rotation(self._map, self.num_frames, device)
+            self._rotation = Rotation(self._read_finite, self.num_frames, device)
         return self._rotation
 
 

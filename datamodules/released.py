@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
+from datamodules.reading import SHOWN, read_text, whole_number
 
 GRID = (7, 7)
 CHANNELS = 1024
 ROWS = 256  # frames held in memory at a time
+MOST_FRAMES = 10**9  # of a video: more than any
+LARGEST_CHUNK = 2**30  # bytes that HDF5 reads at a time
 SETS = ("train", "valid", "test")
 SPEC = FeatureSpec(backbone="googlenet", weights="released", layer=None, size=224)
 
@@ -57,26 +60,53 @@ def import_features(folder: Path, store: FeatureStore, names: set[str]) -> None:
         except OSError as error:
             raise FeatureStoreError(f"{file_path}: not a readable HDF5 file ({error})") from error
         with file:
-            rows = file.get("features")
-            if getattr(rows, "shape", None) != (sum(numbers), GRID[0] * GRID[1] * CHANNELS):
-                found = f"shape {rows.shape}" if isinstance(rows, h5py.Dataset) else "no data set of that name"
-                raise FeatureStoreError(f"{file_path}: 'features' has {found}, {sum(numbers)} frames are listed")
-            begin = 0
+            rows = _rows(file, file_path, sum(numbers))
+            begin, lines = 0, {}
             for line, (path, frames) in enumerate(zip(paths, numbers, strict=True), start=1):
+                where = f"{folder / set_name}_filename.txt, line {line}"
                 name = _video_of(path, names)
                 if name is None:
-                    raise FeatureStoreError(f"{set_name}_filename.txt, line {line}: {path!r} is no video of this set")
+                    raise FeatureStoreError(f"{where}: {path[:SHOWN]!r} is no video of this set")
+                if lines.setdefault(name, line) != line:
+                    raise FeatureStoreError(f"{where}: {name!r} stands in line {lines[name]} already")
                 if store.missing([name]):
-                    _import_video(store, name, rows, begin, begin + frames)
+                    _import_video(store, name, rows, begin, begin + frames, file_path)
+                elif store.frames(name) != frames:  # of an earlier set: their valid and test sets may be one
+                    raise FeatureStoreError(
+                        f"{where}: {name!r} has {frames} frames here and {store.frames(name)} in the set before"
+                    )
                 begin += frames
     store.merge()
 
 
-def _import_video(store: FeatureStore, name: str, rows: Any, begin: int, end: int) -> None:
+def _rows(file: Any, path: Path, frames: int) -> Any:
+    """The data set of features, whose numbers lie in the file itself and are read in bounded memory."""
+    import h5py
+
+    kept = isinstance(file.get("features", getlink=True), h5py.HardLink)  # other links lead to other files
+    rows = file.get("features") if kept else None
+    if not isinstance(rows, h5py.Dataset):
+        raise FeatureStoreError(f"{path}: 'features' has no data set of that name, {frames} frames are listed")
+    if rows.shape != (frames, GRID[0] * GRID[1] * CHANNELS):
+        raise FeatureStoreError(f"{path}: 'features' has shape {rows.shape}, {frames} frames are listed")
+    if rows.dtype.kind != "f" or rows.dtype.itemsize > 8:
+        raise FeatureStoreError(f"{path}: 'features' holds {rows.dtype}, and no floating-point numbers")
+    if rows.external or rows.is_virtual:
+        raise FeatureStoreError(f"{path}: the numbers of 'features' lie in other files; copy them into this one")
+    if rows.chunks and rows.chunks[0] * rows.chunks[1] * rows.dtype.itemsize > LARGEST_CHUNK:
+        raise FeatureStoreError(f"{path}: 'features' is stored in pieces of {rows.chunks}, which do not fit into memory")
+    return rows
+
+
+def _import_video(store: FeatureStore, name: str, rows: Any, begin: int, end: int, path: Path) -> None:
     writer = store.writer(name)
     try:
         for start in range(begin, end, ROWS):
-            writer.append(to_locations(rows[start : min(start + ROWS, end)]))
+            try:
+                piece = rows[start : min(start + ROWS, end)]
+            except (OSError, RuntimeError) as error:  # h5py's for a file that breaks off or a filter it lacks
+                raise FeatureStoreError(f"{path}: rows from {start} of 'features', {name!r}, not readable ({error})") from error
+            writer.append(to_locations(piece))
     except BaseException:
         writer.discard()
         raise
@@ -84,15 +114,16 @@ def _import_video(store: FeatureStore, name: str, rows: Any, begin: int, end: in
 
 
 def _count(path: Path, line: int, text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise FeatureStoreError(f"{path}, line {line}: expected a number of frames, found {text!r}")
-    return int(text)
+    count = whole_number(text.rstrip("\r"), MOST_FRAMES)
+    if not count:
+        raise FeatureStoreError(f"{path}, line {line}: expected a number of frames, found {text[:SHOWN]!r}")
+    return count
 
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FeatureStoreError(f"{path.resolve()} is missing; it belongs to the features file beside it")
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    return read_text(path).removesuffix("\n").split("\n")
 
 
 def _video_of(path: str, names: set[str]) -> str | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.distribution import Archive
+from datamodules.leaks import MARK
 from datamodules.videos import Annotation, DataError, Video, check, find_folder, miniature_marker
 
 PREFIXES = {
@@ -43,8 +45,21 @@ TEST_GROUPS = range(5, 15)
 """``paper_like``: of all contiguous group ranges only 5 … 14 total exactly the paper's 625 test clips."""
 
 RANDOM_SPLIT_SEED = 0
+ARCHIVES = (
+    Archive(
+        "UCF11_updated_mpg.rar",
+        ("https://www.crcv.ucf.edu/data/UCF11_updated_mpg.rar",),
+        about_bytes=1_050_000_000,
+        places=("UCF11_updated_mpg", ""),
+        parts=tuple(PREFIXES),
+    ),
+)
+LEAST_FRAMES = 320_000
+"""In all clips (protocol §8: 32 to 59 GB of features); nobody publishes their number."""
+
 WHERE = (
-    "Get UCF11_updated_mpg.rar (1.05 GB) from https://www.crcv.ucf.edu/data/UCF11_updated_mpg.rar and extract it there: "
+    "python reproduce/prepare.py data.name=ucf11 download=true gets it; or by hand: "
+    "get UCF11_updated_mpg.rar (1.05 GB) from https://www.crcv.ucf.edu/data/UCF11_updated_mpg.rar and extract it there: "
     "<root>/UCF11_updated_mpg/<class>/v_<prefix>_<gg>/v_<prefix>_<gg>_<cc>.mpg"
 )
 SPLITS = ("paper_like", *(f"logo-{group}" for group in range(1, GROUPS + 1)), "random")
@@ -65,7 +80,7 @@ def read(root: Path, split: str = "paper_like", skip_bad: bool = False) -> Annot
     if split not in SPLITS:
         raise DataError(f"data.split={split}: UCF-11 has paper_like, logo-1 … logo-25, and random")
     folder = find_folder(root, ("UCF11_updated_mpg/basketball", "basketball"), "UCF-11", WHERE).parent
-    marker = miniature_marker(root)
+    marker = miniature_marker(root, ("clips", {name: CLIPS[name] for name in PREFIXES}))
     clips = marker["clips"] if marker else CLIPS
     videos = []
     for label, (name, prefix) in enumerate(PREFIXES.items()):
@@ -80,7 +95,7 @@ def read(root: Path, split: str = "paper_like", skip_bad: bool = False) -> Annot
     if split == "paper_like":
         notes = ("UCF-11: the paper's 975/625 list was never published; tested on groups 5 to 14, a documented guess",)
     elif split == "random":
-        notes = ("UCF-11: LEAKY split=random, clips of one scene and actor are on both sides",)
+        notes = (f"UCF-11: {MARK} split=random, clips of one scene and actor are on both sides",)
     annotation = Annotation("ucf11", split, root, folder, tuple(PREFIXES), False, train, test, notes, bool(marker))
     return check(annotation, WHERE, skip_bad=skip_bad)
 
@@ -98,3 +113,13 @@ def sides(videos: list[Video], split: str) -> tuple[tuple[Video, ...], tuple[Vid
         tuple(v for v, t in zip(videos, is_test, strict=True) if not t),
         tuple(v for v, t in zip(videos, is_test, strict=True) if t),
     )
+
+
+def annotation_files(folder: Path) -> dict[str, Path]:
+    """The data set's own annotations, ``<class>/Annotation/<clip>.xgtf``: name of the clip without suffix -> file.
+
+    Args:
+        folder: that holds the class folders.
+    """
+    files = (file for name in PREFIXES for file in sorted((folder / name).glob("Annotation*/**/*.xgtf")))
+    return {file.stem: file for file in files}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import re
+import stat
+import unicodedata
 from pathlib import Path, PurePosixPath
 
-from datamodules.videos import SUFFIXES, Annotation, DataError, Video, check, hold_out
+from datamodules.reading import SHOWN, DataError, read_rows, unusable_name
+from datamodules.videos import SUFFIXES, Annotation, Video, check, hold_out
 
 TEST_FRACTION = 0.3
 SPLIT_SEED = 0
 SPLITS = r"default|seed-\d{1,9}"
-COLUMNS = {"path", "class", "group", "split"}
+COLUMNS = ("path", "class", "group", "split")
+OFFICIAL = ("ucf11", "hmdb51", "hollywood2")
 WHERE = "Lay the videos out as <root>/<class>/<video>.{mp4,avi,mpg,mov,mkv,webm}, or list them in <root>/videos.csv"
 
 
@@ -26,12 +30,20 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
         skip_bad: leave missing videos out instead of raising.
 
     Raises:
-        DataError: no video, an empty class folder, a malformed CSV (file and line named), or missing videos.
+        DataError: no video, an empty class folder, a malformed CSV (file and line named), names or files that are not told
+            apart, or missing videos.
     """
     if not root.is_dir():
         raise DataError(f"videofolder: the folder {root.resolve()} does not exist\n{WHERE}")
+    name = root.name if root.name not in ("", "..") else root.resolve().name
+    if name in OFFICIAL:
+        raise DataError(
+            f"videofolder: {root.resolve()} bears the name of an official data set, and its results would pass as that "
+            f"one's; rename the folder, or use data.name={name}"
+        )
     listing = root / "videos.csv"
     rows = _read_csv(listing) if listing.is_file() else _scan(root)
+    _refuse_look_alikes(root, rows)
     classes = tuple(sorted({row["class"] for row in rows}))
     label = {name: number for number, name in enumerate(classes)}
     videos = [Video(row["path"], (label[row["class"]],), row.get("group") or row["path"]) for row in rows]
@@ -49,17 +61,17 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
     else:
         seed = SPLIT_SEED if split == "default" else int(split.removeprefix("seed-"))
         train, test = hold_out(videos, TEST_FRACTION, seed)
-    annotation = Annotation(root.name, split, root, root, classes, False, train, test)
+    annotation = Annotation(name, split, root, root, classes, False, train, test)
     return check(annotation, WHERE, skip_bad=skip_bad)
 
 
 def _scan(root: Path) -> list[dict[str, str]]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in _entries(root) if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise DataError(f"videofolder: {root.resolve()} has no class folder\n{WHERE}")
     rows = []
     for folder in folders:
-        found = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        found = sorted(p.name for p in _entries(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not found:
             raise DataError(
                 f"videofolder: the class folder {folder.resolve()} holds no video ({', '.join(SUFFIXES)})\n"
@@ -69,32 +81,54 @@ def _scan(root: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _entries(folder: Path) -> list[Path]:
     try:
-        return _parse_csv(path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        return list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"videofolder: the folder {folder} cannot be read ({error.strerror})") from error
 
 
-def _parse_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restkey="(more)")
-        columns = set(reader.fieldnames or ())
-        if not {"path", "class"} <= columns or columns - COLUMNS:
-            raise DataError(f"{path}, line 1: expected the columns path,class[,group][,split], found {sorted(columns)}")
-        rows = []
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in row.values() or "(more)" in row:
-                raise DataError(f"{where}: expected {len(columns)} values, as line 1 has columns")
-            name = PurePosixPath(row["path"])
-            if not row["path"] or name.is_absolute() or ".." in name.parts:
-                raise DataError(f"{where}: path {row['path']!r} does not lie below {path.parent}")
-            if not row["class"]:
-                raise DataError(f"{where}: no class")
-            if "split" in columns and row["split"] not in ("train", "test"):
-                raise DataError(f"{where}: split {row['split']!r} is neither train nor test")
-            rows.append({**row, "path": str(name)})
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    rows, lines = [], {}
+    for line, row in read_rows(path, ("path", "class"), COLUMNS):
+        where = f"{path}, line {line}"
+        name = PurePosixPath(row["path"])
+        if not row["path"] or unusable_name(str(name)):
+            why = f" ({unusable_name(str(name))})" if row["path"] else ""
+            raise DataError(f"{where}: path {row['path'][:SHOWN]!r} does not lie below {path.parent}{why}")
+        if not row["class"]:
+            raise DataError(f"{where}: no class")
+        if row["class"] != row["class"].strip():
+            raise DataError(f"{where}: the class {row['class'][:SHOWN]!r} begins or ends with a blank")
+        if row.get("split", "train") not in ("train", "test"):
+            raise DataError(f"{where}: split {row['split'][:SHOWN]!r} is neither train nor test")
+        first = lines.setdefault(str(name), line)
+        if first != line:
+            raise DataError(f"{where}: {str(name)!r} listed twice, in line {first} already")
+        rows.append({**row, "path": str(name)})
     if not rows:
         raise DataError(f"{path}: lists no video")
     return rows
+
+
+def _refuse_look_alikes(root: Path, rows: list[dict[str, str]]) -> None:
+    """Refuse names that are one for some disks or for a reader, and files that are there under two names."""
+    for what, names in (("classes", {row["class"] for row in rows}), ("videos", {row["path"] for row in rows})):
+        seen: dict[str, str] = {}
+        for name in sorted(names):
+            other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+            if other != name:
+                raise DataError(
+                    f"videofolder: the {what} {other!r} and {name!r} differ only in case or in the form of their letters, "
+                    f"which some disks do not tell apart; rename one. Looked in {root.resolve()}"
+                )
+    files: dict[tuple[int, int], str] = {}
+    for row in rows:
+        with contextlib.suppress(OSError, ValueError):  # a missing video is reported with all others
+            found = (root / row["path"]).stat()
+            other = files.setdefault((found.st_dev, found.st_ino), row["path"])
+            if other != row["path"] and stat.S_ISREG(found.st_mode):
+                raise DataError(
+                    f"videofolder: {other!r} and {row['path']!r} are one file under two names; every video may stand once. "
+                    f"Looked in {root.resolve()}"
+                )

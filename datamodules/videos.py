@@ -11,17 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from datamodules.reading import DataError, read_json, unusable_name
+from datamodules.removed import removed_videos, video_bytes
 
 MINIATURE_MARKER = "miniature.json"
 """Present in a data set's folder that ``datamodules.miniature`` generated; holds the counts to expect there."""
 
+MOST_VIDEOS = 10**6  # of a generated data set: more than any
 SUFFIXES = (".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm")
-
-
-class DataError(RuntimeError):
-    """Data on disk are not as they should be; the message says what, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Annotation:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted names, file sizes, labels, groups and sides of all videos."""
         sides = {video.name: "train" for video in self.train} | {video.name: "test" for video in self.test}
-        rows = [(v.name, self.path(v).stat().st_size, v.labels, v.group, sides[v.name]) for v in self.videos]
+        gone = removed_videos(self.root)
+        sizes = {v.name: video_bytes(self.path(v), gone.get(v.name)) for v in self.videos}
+        rows = [(v.name, sizes[v.name], v.labels, v.group, sides[v.name]) for v in self.videos]
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
 
     def without(self, names: Iterable[str], why: str) -> Annotation:
@@ -109,10 +112,34 @@ def find_folder(root: Path, candidates: Sequence[str], what: str, advice: str) -
     raise DataError(f"{what} not found. Looked for the folder\n{looked}\n{advice}")
 
 
-def miniature_marker(root: Path) -> dict | None:
-    """Contents of the miniature marker below root, or None where the data are the real ones."""
+def miniature_marker(root: Path, counts: tuple[str, dict[str, Any]] | None = None) -> dict | None:
+    """Contents of the miniature marker below root, or None where the data are the real ones.
+
+    Args:
+        root: the data set's folder.
+        counts: what the marker must hold: a key, and a value of the same form, numbers or equally many numbers by name.
+
+    Raises:
+        DataError: it is no marker, or one of another data set.
+    """
     path = root / MINIATURE_MARKER
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    advice = "remove the folder, and preset=miniature draws its clips again"
+    marker = read_json(path, advice)
+    if counts is not None:
+        key, like = counts
+        found = marker.get(key)
+        if not isinstance(found, dict) or found.keys() != like.keys() or not all(_same_form(found[n], like[n]) for n in like):
+            raise DataError(f"{path}: {key!r} is not that of this data set; {advice}")
+    return marker
+
+
+def _same_form(found: Any, like: Any) -> bool:
+    """Whether both are numbers of videos, or lists of equally many of them."""
+    if isinstance(like, int):
+        return type(found) is int and 0 <= found <= MOST_VIDEOS
+    return isinstance(found, list) and len(found) == len(like) and all(type(n) is int and 0 <= n <= 99 for n in found)
 
 
 def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_bad: bool = False) -> Annotation:
@@ -137,7 +164,12 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
             f"{annotation.data}, split {annotation.split}: {_some(twice)} listed twice or on both sides of the split. "
             f"Every video may stand once, in train or in test. Looked in {annotation.root.resolve()}"
         )
-    missing = [name for name in names if not (annotation.folder / name).is_file()]
+    for name in names:
+        reason = unusable_name(name)
+        if reason:
+            raise DataError(f"{annotation.data}: the video {name!r} cannot be used: {reason}")
+    gone = removed_videos(annotation.root)
+    missing = [name for name in names if name not in gone and not (annotation.folder / name).is_file()]
     if missing and not skip_bad:
         raise DataError(
             f"{annotation.data}: {len(missing)} of {len(names)} annotated videos are missing: {_some(missing)}\n"
@@ -145,10 +177,26 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
             "    or leave them out, and have every table say so, with data.skip_bad=true"
         )
     annotation = annotation.without(missing, "missing on disk")
+    check_sides(annotation, advice)
+    if counts and not missing:
+        _compare_counts(annotation, counts, advice)
+    return annotation
+
+
+def check_sides(annotation: Annotation, advice: str) -> None:
+    """Check that train and test have videos, and each of them some of every class unless videos have several labels.
+
+    Args:
+        annotation: to be checked.
+        advice: what to do otherwise.
+
+    Raises:
+        DataError: a side is empty, or lacks a class.
+    """
     for side in ("train", "test"):
         videos = getattr(annotation, side)
         if not videos:
-            raise DataError(f"{annotation.data}, split {annotation.split}: no {side} video below {annotation.root}")
+            raise DataError(f"{annotation.data}, split {annotation.split}: no {side} video below {annotation.root}\n{advice}")
         per_class = Counter(label for video in videos for label in video.labels)
         empty = [name for label, name in enumerate(annotation.classes) if not per_class[label]]
         if empty and not annotation.multi_label:
@@ -156,9 +204,6 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
                 f"{annotation.data}, split {annotation.split}: no {side} video of {_some(empty)}\n"
                 f"    looked in {annotation.folder.resolve()}\n{advice}"
             )
-    if counts and not missing:
-        _compare_counts(annotation, counts, advice)
-    return annotation
 
 
 def _compare_counts(annotation: Annotation, counts: dict, advice: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 import numpy as np
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense, windows
+from lightning_modules.measures import AttentionMeasures
 from lightning_modules.metrics import VideoMetric, VideoScores, block_scores, summarise
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
+
+FPS = 30  # nominal frame rate of all videos, by which the protocol counts (§4)
 
 
 class Recognizer(LightningModule):
@@ -23,8 +27,8 @@ class Recognizer(LightningModule):
     evaluate; the data module tells each set's ``block_counts`` and ``targets``.
 
     Logged: ``train/loss`` (Eq. 7, mean over the epoch's blocks), ``train/cross_entropy``, ``attention/penalty``;
-    ``val/…`` and ``test/…`` as ``summarise`` names them; ``test/attention_in_box`` and ``test/box_area`` where the data
-    set has boxes.
+    ``val/…`` and ``test/…`` as ``summarise`` names them; of networks with attention ``test/…`` as ``AttentionMeasures``
+    names them, those on boxes where the data set has some.
 
     Args:
         network: the model.
@@ -56,8 +60,10 @@ class Recognizer(LightningModule):
         self.objective = objective
         self.optimizer_settings: dict[str, Any] = {"name": optimizer, "lr": lr, "betas": tuple(betas), "eps": eps}
         self.seed = seed
-        self.epoch_means = nn.ModuleDict({name: MeanMetric() for name in ("loss", "cross_entropy", "penalty")})
-        self.in_box, self.box_area = MeanMetric(nan_strategy="ignore"), MeanMetric(nan_strategy="ignore")
+        # By default the metric leaves out values that are nan, and an epoch that went wrong half-way would look like another.
+        means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "cross_entropy", "penalty")}
+        self.epoch_means = nn.ModuleDict(means)
+        self.measures: AttentionMeasures | None = None
         self.videos: VideoMetric | None = None
         self.scores: VideoScores | None = None
         """Scores of the last evaluation's videos, over all ranks."""
@@ -129,12 +135,16 @@ class Recognizer(LightningModule):
         self._score(batch)
 
     def test_step(self, batch: Any, _: int) -> None:
-        """Score some blocks, and measure how much of the attention falls into the actor's box."""
+        """Score some blocks, and measure where their attention lies."""
         attention = self._score(batch)
-        if attention is not None and batch.coverage is not None:
-            covered = windows(batch.coverage, batch.blocks, batch.steps, batch.skip, batch.stride)  # (N, T, K)
-            self.in_box.update((attention * covered).sum(dim=-1))  # Σ_i l_{t,i} · covered share of cell i
-            self.box_area.update(covered.mean(dim=-1))
+        if attention is None:
+            return
+        coverage, inside = (
+            None if frames is None else windows(frames, batch.blocks, batch.steps, batch.skip, batch.stride)  # (N, T, K)
+            for frames in (batch.coverage, batch.inside)
+        )
+        assert self.measures is not None
+        self.measures.update(batch.video, attention, batch.grid, FPS / batch.skip, coverage, inside)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/…``."""
@@ -143,10 +153,13 @@ class Recognizer(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log ``test/…``."""
         self._log_figures("test")
-        for name, metric in {"attention_in_box": self.in_box, "box_area": self.box_area}.items():
-            value = metric.compute()  # on every rank, whether or not it had a video with boxes
-            if value.isfinite():
-                self._log("test", name, float(value))
+        assert self.measures is not None
+        with warnings.catch_warnings():  # computed on every rank, whether or not it had a video, or there is attention
+            warnings.filterwarnings("ignore", ".*was called before the ``update`` method.*")
+            found = self.measures.compute()
+        self.measures = None
+        for name, value in found.items():
+            self._log("test", name, value)
 
     @property
     def _network(self) -> Network:
@@ -155,8 +168,7 @@ class Recognizer(LightningModule):
     def _begin(self, which: str) -> None:
         counts = self.trainer.datamodule.block_counts(which)  # type: ignore[attr-defined]
         self.videos = VideoMetric(torch.as_tensor(counts), self.num_classes).to(self.device)
-        self.in_box.reset()
-        self.box_area.reset()
+        self.measures = AttentionMeasures(len(counts)).to(self.device)
 
     def _score(self, batch: Any) -> Tensor | None:
         frames = Frames(batch.cube, batch.mean, batch.max)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from reproduce import paper
+from datamodules.leaks import MARK as MARK_OF_LEAKS
+from reproduce import focus, paper
 from reproduce.runs import RunFolder
 from reproduce.uncertainty import LEVEL, RESAMPLES, Comparison, compare, interval, resample, same_videos
 
@@ -28,12 +29,13 @@ class Cell:
         interval: 95 % interval of their mean, or None without a finished run.
         paper: what the paper prints, or None.
         notes: what has to be said of the data and features.
-        focus: mean attention mass in the actor's box over the box's share of the frame, where it was measured.
+        focus: what its runs measured of their attention, as ``focus.means`` gives it.
         miniature: whether the data are generated stand-ins.
         data: the column's name, for a reader.
         comparison: with the average-pooled row, where both were measured on the same videos.
         untested: why there is no comparison though the row was measured.
         grouped: whether the videos were resampled and exchanged by groups.
+        runs: the runs it was made from, each with its seed.
     """
 
     figure: str
@@ -41,12 +43,13 @@ class Cell:
     interval: tuple[float, float] | None
     paper: float | None
     notes: tuple[str, ...] = ()
-    focus: float | None = None
+    focus: Mapping[str, float] = field(default_factory=dict)
     miniature: bool = False
     data: str = ""
     comparison: Comparison | None = None
     untested: str = ""
     grouped: bool = False
+    runs: tuple[tuple[int, RunFolder], ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -69,6 +72,11 @@ class Cell:
     def significant(self) -> bool:
         """Whether the row differs from the average-pooled one."""
         return self.comparison is not None and self.comparison.significant
+
+    @property
+    def leaky(self) -> bool:
+        """Whether its test set is not apart from its training set."""
+        return any(MARK_OF_LEAKS in note for note in self.notes)
 
     @property
     def origin(self) -> str:
@@ -139,8 +147,9 @@ class Table:
         return [(name, [row for row in self.rows if self.sections.get(row, "") == name]) for name in names]
 
     def column_name(self, column: str) -> str:
-        """Data set of a column, for a reader."""
-        return self._first(column).data or column
+        """Data set of a column, for a reader; it says so where train and test are not apart."""
+        leaky = f", {MARK_OF_LEAKS} split" if any(self.cells[row, column].leaky for row in self.rows) else ""
+        return f"{self._first(column).data or column}{leaky}"
 
     def heading(self, column: str) -> str:
         """Data set and figure of a column."""
@@ -153,21 +162,22 @@ class Table:
         """What has to be said under the table, each once."""
         said = dict.fromkeys(note for cell in self.cells.values() for note in cell.notes)
         notes = [*self._seeds(), *self.significance(), *(f"{note}." for note in said)]
-        for column in self.columns:
-            focus = [
-                f"{self.labels[row].removeprefix('Soft attention model, ')} {cell.focus:.2f}"
-                for row in self.rows
-                if (cell := self.cells[row, column]).focus is not None
-            ]
-            if focus:
-                notes.append(
-                    f"{self.column_name(column)}: attention inside the actor's box over the box's share of "
-                    f"the frame (uniform attention has 1): {', '.join(focus)}."
-                )
+        notes += self._attention()
         notes += self.remarks
         if self.miniature:
             notes.append("The differences from the paper compare different data and mean nothing here.")
         return notes
+
+    def _attention(self) -> list[str]:
+        """What was measured of the attention of the rows that have one: a line a column, and what its numbers mean."""
+        notes, seen = [], []
+        for column in self.columns:
+            cells = {self.labels[row].removeprefix("Soft attention model, "): self.cells[row, column] for row in self.rows}
+            rows = {label: cell.focus for label, cell in cells.items() if cell.focus}
+            if rows:
+                notes.append(focus.note(self.column_name(column), rows))
+                seen += rows.values()
+        return [focus.legend(seen), *notes] if notes else []
 
     def _seeds(self) -> list[str]:
         seeds = sorted({len(cell.values) for cell in self.cells.values() if cell.values})
@@ -280,17 +290,17 @@ def cells_of(column: Column) -> dict[str, Cell]:
         key = "test/mAP" if multi_label else "test/accuracy"
         values = [python_statistics.fmean(metrics[folder][key] for folder in of_seed) for of_seed in seeds.values()]
         low, high = interval(resample(list(chain(*predictions[row].values())), multi_label, groups))
-        focus = [m["test/attention_in_box"] / m["test/box_area"] for m in metrics.values() if "test/attention_in_box" in m]
         cells[row] = replace(
             cells[row],
             figure="mAP" if multi_label else "acc",
             values=tuple(100 * value for value in values),
             interval=(100 * low, 100 * high),
             notes=tuple(dict.fromkeys(note for folder in metrics for note in _notes(abouts[folder]))),
-            focus=python_statistics.fmean(focus) if focus else None,
+            focus=focus.means(metrics.values()),
             miniature=any(abouts[folder]["miniature"] for folder in metrics),
             data=column.name or _name(abouts[next(iter(metrics))]),
             grouped=column.grouped,
+            runs=tuple((seed, folder) for seed, of_seed in seeds.items() for folder in of_seed),
         )
 
     pairs, reasons = {}, {}

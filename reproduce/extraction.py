@@ -7,23 +7,25 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from datamodules.decoding import RESIZE_RULE, VideoError, decoder_version, probe, read_chunks
-from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
+from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError, replaced, to_extract, write_atomically
 from datamodules.frames import FrameDataModule
-from datamodules.videos import Annotation
+from datamodules.videos import Annotation, DataError
 from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
 from reproduce.extractor import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
-from reproduce.inputs import feature_folder, feature_spec
+from reproduce.inputs import feature_folder, feature_spec, require_videos
+from reproduce.launch import leaving_on_sigterm
+from reproduce.preemption import LostProcess, Preemption, environment_plugins, explained
 from reproduce.settings import Settings, cores
 
 CALIBRATION_VIDEOS, CALIBRATION_FRAMES = 32, 4  # frames for a random network's batch norms: of train, spread evenly
@@ -49,6 +51,7 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
     Raises:
         FeatureStoreError: the store was made with another configuration, or cannot be written.
         BackboneError: the backbone cannot be built.
+        LostProcess: a process that worked on it too is gone; videos that were finished stay.
     """
     spec = feature_spec(settings)
     names = [video.name for video in annotation.videos]
@@ -56,8 +59,9 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
     store = FeatureStore(path)
     if store.exists():
         store.require(spec)
-        if not store.missing(names):
+        if not to_extract(annotation, store):
             return store
+    require_videos(annotation, store.missing(names))
     if spec.weights == "released":
         raise FeatureStoreError(
             f"{path.resolve()}: the released code's features are not imported yet; python reproduce/prepare.py "
@@ -66,18 +70,54 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
     torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
     try:
         path.mkdir(parents=True, exist_ok=True)
+        first, processes = is_first_process(), settings.trainer.devices * settings.trainer.num_nodes
         # Ranks other than the first work under the lock that the first one holds.
-        with FileLock(path / ".lock") if is_first_process() else contextlib.nullcontext():
-            if is_first_process():
+        lock = one_at_a_time(path / ".lock", f"extracts features to {path.resolve()}")
+        with leaving_on_sigterm(), explained(processes), lock if first else contextlib.nullcontext():
+            if first:
                 for part in path.rglob("*.part"):  # left by a killed process; nobody else writes now
                     part.unlink()
             store = FeatureStore(path)
-            missing = [video for video in annotation.videos if store.missing([video.name])]
+            others = replaced(annotation, store)
+            if others and first:
+                some = ", ".join(map(repr, list(others)[:3]))
+                print(
+                    f"{len(others)} videos were replaced since their features were made: {some}; extracting them again",
+                    flush=True,
+                )
+            missing = to_extract(annotation, store)
             if missing:
-                _extract(settings, annotation, store, [video.name for video in missing])
+                _extract(settings, annotation, store, missing)
     except OSError as error:
-        raise FeatureStoreError(f"cannot write features to {path.resolve()} ({error})") from error
+        what = f"cannot write features to {path.resolve()} ({error}); make room or set paths.features, and run it again"
+        raise FeatureStoreError(what) from error
     return FeatureStore(path)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path, work: str) -> Iterator[None]:
+    """Hold a lock, which the system releases when this process dies; wait where another process holds it, and say so.
+
+    Args:
+        path: of the lock.
+        work: what the other process does, for the message.
+
+    Raises:
+        DataError: another process holds it, and this one is the first of several that torchrun or srun started: the others
+            do not know that it waits.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if any(int(os.environ.get(name, "1") or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
+            raise DataError(f"another process {work}; run this again when it has finished") from None
+        print(f"another process {work}; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str]) -> None:
@@ -114,10 +154,14 @@ def extract_into(
     precision: str,
     compiled: bool,
 ) -> Stopwatch:
-    """Features of some videos into a store that is there, on all devices; returns where this process's time went."""
+    """Features of some videos into a store that is there, on all devices; returns where this process's time went.
+
+    Raises:
+        LostProcess: a decoding process was killed; names the video.
+    """
     packet, workers = packet_and_workers(settings)
     data = FrameDataModule(paths, settings.backbone.size, packet, workers)
-    stopwatch = Stopwatch()
+    stopwatch, preemption = Stopwatch(), Preemption()
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
     trainer = Trainer(
         accelerator=settings.trainer.accelerator,
@@ -129,14 +173,33 @@ def extract_into(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[FeatureWriter(store.path, names, sizes, stopwatch)],
+        callbacks=[FeatureWriter(store.path, names, sizes, stopwatch), preemption],
+        default_root_dir=store.path,
+        plugins=[*environment_plugins()],
     )
-    trainer.predict(FeatureExtractor(backbone, precision, compiled, packet, stopwatch), data, return_predictions=False)
+    try:
+        trainer.predict(FeatureExtractor(backbone, precision, compiled, packet, stopwatch), data, return_predictions=False)
+    except (RuntimeError, OSError, EOFError) as error:
+        if not data.lost:
+            raise
+        raise LostProcess(_in_words(error, data.lost, store)) from error
+    preemption.leave_if_told()
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         FeatureStore(store.path).merge()
     trainer.strategy.barrier()
     return stopwatch
+
+
+def _in_words(error: Exception, videos: Sequence[Path], store: FeatureStore) -> str:
+    """What to do about decoding processes that died at some videos."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return (
+        f"a decoding process died while it decoded {', '.join(map(str, videos))} ({reason}). Finished videos are kept in "
+        f"{store.path.resolve()}: run the same command again. If memory ran out, add backbone.workers=0 or a smaller "
+        "backbone.batch_size; if it dies at the same video again, that file crashes the decoder: replace it, or remove it "
+        "and set data.skip_bad=true"
+    )
 
 
 def packet_and_workers(settings: Settings) -> tuple[int, int]:
@@ -263,7 +326,14 @@ def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -
         return backbone
     path = store.path / BACKBONE
     if path.is_file():
-        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        again = f"remove {store.path.resolve()} to extract all features again"
+        try:
+            backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # damaged bytes make the unpickler raise almost anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise FeatureStoreError(f"{path}: not the weights of {options.name}, or damaged ({reason}); {again}") from error
+        if store.manifest.get("weights_sha256", backbone.sha256()) != backbone.sha256():
+            raise FeatureStoreError(f"{path}: not the weights that the features there were made with; {again}")
         return backbone
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order, so that the weights do not depend on the number of cores
@@ -272,9 +342,7 @@ def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -
     if is_first_process():
         buffer = BytesIO()  # a full disk is an OSError when bytes are written, a RuntimeError when torch writes
         torch.save(backbone.state_dict(), buffer)
-        part = path.with_suffix(".part")
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
+        write_atomically(path, buffer.getbuffer())
     return backbone
 
 

@@ -198,6 +198,7 @@ class FeatureWriter(BasePredictionWriter):
             if segment.end is not None:
                 end = segment.end
                 facts = {"width": end.width, "height": end.height, "declared_frames": end.declared_frames}
+                facts |= {"source_bytes": self.sizes[segment.video]}
                 self.open.pop(segment.video).close(fps=end.fps, **facts)
         return there - begun, time.perf_counter() - there
 
@@ -216,8 +217,15 @@ class FeatureWriter(BasePredictionWriter):
         bad = f"{self.counted['bad']} bad videos; " if self.counted["bad"] else ""
         self.progress.close(bad + self.stopwatch.summary())
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Drop unfinished files; after an error Lightning calls no ``teardown``."""
+        self._drop()
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Drop unfinished files after an error."""
+        """Drop unfinished files; there are none but after an error."""
+        self._drop()
+
+    def _drop(self) -> None:
         if self.thread is not None:
             self.thread.shutdown(cancel_futures=True)
         for writer in self.open.values():

@@ -1,8 +1,8 @@
-"""Where a tested network looks: filmstrips of some test videos, into the run folder.
+"""Where a tested network looks: filmstrips of some test videos, and what the report's viewer shows, into the run folder.
 
-The videos are chosen by rule: of each of the first four classes by name that have test videos, the first test video by
-name; one with several labels is taken once. Drawn is the video's first block, every fifth of its 30 steps, which gives
-six columns.
+The videos are chosen by rule, so that they are the same for every model of a data set: of each of the first classes by
+name that have test videos, the first test video by name; one with several labels is taken once. Filmstrips are of four
+classes and show the video's first block, every fifth of its 30 steps, which gives six columns. The viewer has twelve.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.frames import Frames, run_dense
+from reproduce import watched
+from reproduce.looking import Watcher, watch
 from reproduce.overlay import filmstrip
 from reproduce.runs import RunFolder
+from reproduce.watched import Watched
 
 CLASSES = 4  # filmstrips of a run
+WATCHED = 12  # videos that are recorded for the report's viewer
 EVERY = 5  # steps between two columns
 SIDE = 224  # px of a column; the recipe's blur is for this size
 NAME_LENGTH = 80  # of a file, without number and suffix
@@ -70,13 +74,51 @@ def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule
     return captions
 
 
-def choose(videos: Sequence[Video], classes: Sequence[str]) -> list[int]:
-    """Numbers of the videos that are drawn, see above."""
+def record(folder: RunFolder, network: nn.Module, data: VideoDataModule) -> list[Watched]:
+    """Watch some test videos with a tested network and write what came of it into the run folder.
+
+    It touches neither the data module's frames nor other processes, and draws no random number. A video that cannot be
+    read any more is left out, and a line says so.
+
+    Args:
+        folder: of the run.
+        network: with the tested weights; is left in evaluation mode.
+        data: of the run.
+    """
+    annotation, found = data.annotation, []
+    for number, chosen in enumerate(choose(annotation.test, annotation.classes, WATCHED), start=1):
+        video = annotation.test[chosen]
+        try:
+            found.append(_watch(folder, number, network, data, video))
+        except (DataError, OSError) as error:
+            print(f"{video.name} is not recorded for the report's viewer: {error}", flush=True)
+    try:
+        watched.write_watched(folder, found)
+    except OSError as error:
+        print(f"{folder.watched} is not written: {error}", flush=True)
+    return found
+
+
+def _watch(folder: RunFolder, number: int, network: nn.Module, data: VideoDataModule, video: Video) -> Watched:
+    length = data.store.frames(video.name)
+    frames = watched.kept(length)
+    pictures = read_some(data.annotation.path(video), frames, watched.SIDE)
+    watcher = Watcher(network, data.annotation.multi_label, data.skip)
+    track = watch(network, data.store, video.name, watcher, limit=watched.LONGEST)
+    last = np.searchsorted(track.frames, frames, side="right") - 1  # looked at by then
+    attention = None if track.attention is None else track.attention[last].astype(np.float16)
+    name = f"{number}-{safe_name(video.name)}"
+    watched.write_sheet(folder, name, pictures)
+    return Watched(video.name, name, length, frames, attention, track.probabilities[last].astype(np.float16))
+
+
+def choose(videos: Sequence[Video], classes: Sequence[str], count: int = CLASSES) -> list[int]:
+    """Numbers of the videos that are drawn, see above; ``count`` instead of four."""
     by_name = sorted(range(len(videos)), key=lambda number: videos[number].name)
     chosen: list[int] = []
     for label in sorted(range(len(classes)), key=lambda label: classes[label]):
         chosen += [number for number in by_name if label in videos[number].labels and number not in chosen][:1]
-    return chosen[:CLASSES]
+    return chosen[:count]
 
 
 @torch.no_grad()
@@ -104,21 +146,23 @@ def look(network: SoftAttentionLSTM, store: FeatureStore, name: str, skip: int) 
     return frames, attention[0].float().cpu().numpy().reshape(len(frames), *store.grid)
 
 
-def read_some(path: Path, wanted: np.ndarray) -> np.ndarray:
-    """Some frames of a video, squashed to ``SIDE`` as the backbone saw them.
+def read_some(path: Path, wanted: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Some frames of a video, squashed to a square as the backbone saw them.
 
     Args:
         path: of the file.
         wanted: (n,) frame indices in ascending order, possibly repeated.
+        side: of the square, in pixels.
 
     Returns:
-        (n, SIDE, SIDE, 3) uint8 RGB.
+        (n, side, side, 3) uint8 RGB.
 
     Raises:
         VideoError: the file is missing, does not decode, or has fewer frames.
     """
-    decoded = enumerate(islice(read_frames(path, SIDE), int(wanted[-1]) + 1))
-    found = {number: frame for number, frame in decoded if number in wanted}
+    decoded = enumerate(islice(read_frames(path, side), int(wanted[-1]) + 1))
+    kept = set(wanted.tolist())
+    found = {number: frame for number, frame in decoded if number in kept}
     if int(wanted[-1]) not in found:
         raise VideoError(f"{path}: has no frame {wanted[-1]}, though its features have")
     return np.stack([found[number] for number in wanted.tolist()])

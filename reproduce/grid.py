@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.features import usable
+from datamodules.features import to_extract, usable
 from datamodules.videos import Annotation, DataError
 from reproduce.inputs import data_folder, feature_spec, open_store, read_annotation
 from reproduce.launch import Job, run_all, run_here, workers_for
@@ -109,10 +109,10 @@ def finish_grid(
                     run_settings = resolve(Settings, run_words)
                     folder = run_folder(run_settings, annotations[column], feature_spec(run_settings))
                     points.append(Point(column, row, seed, run_words, folder))
+        return points, _run(settings, points, workers)
     except (DataError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    return points, _run(settings, points, workers)
 
 
 def _stored(
@@ -189,7 +189,7 @@ def _prepare(column: str, settings: Settings, words: list[str]) -> int:
     store = open_store(settings)
     if store.exists():
         store.require(feature_spec(settings))
-        if not store.missing(video.name for video in annotation.videos):
+        if not to_extract(annotation, store):
             return 0
     print(f"preparing {column}", flush=True)
     return run_here("prepare.py", words)

@@ -11,6 +11,7 @@ from pathlib import Path
 from datamodules import hmdb51, hollywood2, ucf11, videofolder
 from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.folds import deal_folds, parse_fold
+from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
 from reproduce.settings import Settings, SettingsError, cores
 
@@ -65,6 +66,22 @@ def make_miniature(settings: Settings, root: Path) -> None:
             progress.close()
     except OSError as error:
         raise DataError(f"cannot write the miniature data to {root.resolve()} ({error}); set paths.data") from error
+
+
+def require_videos(annotation: Annotation, names: list[str]) -> None:
+    """Check that videos to be decoded are there, and were not deleted after an extraction.
+
+    Raises:
+        DataError: some were.
+    """
+    gone = removed_videos(annotation.root)
+    deleted = [name for name in names if name in gone and not (annotation.folder / name).is_file()]
+    if deleted:
+        raise DataError(
+            f"{annotation.folder.resolve()}: {len(deleted)} videos without features were deleted by delete=videos, "
+            f"{deleted[0]!r} for one. To extract other features, remove {(annotation.root / REMOVED).resolve()} and run "
+            "prepare.py with download=true"
+        )
 
 
 def feature_folder(settings: Settings) -> Path:

@@ -1,20 +1,33 @@
-"""Runs entry scripts as processes: several at a time, logs in files, one progress line. Free of torch."""
+"""Runs entry scripts as processes: several at a time, logs in files, one progress line. Free of torch.
+
+SIGTERM, Ctrl-C and an error end the processes that were started too, and wait for them; so does, on Linux, the death of
+the process that started them: nothing goes on unseen.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn
 
+from datamodules.videos import DataError
 from reproduce.progress import Progress
 from reproduce.settings import cores
 
 HERE = Path(__file__).resolve().parent
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+STARTED = "== "  # begins a line of a log that says when which command was started
 POLL = 0.2  # seconds
 MOST_ON_CPU = 8  # runs at a time: each holds its features in memory
 PATIENCE = 30.0  # seconds that a job which is told to stop may take to do so
@@ -41,17 +54,74 @@ class Job:
     process: subprocess.Popen | None = field(default=None, repr=False)
 
     def last_lines(self, number: int = 3) -> list[str]:
-        """The end of the log."""
+        """The end of what it has written to the log since it was started last."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return []
-        return [line for line in lines if line.strip()][-number:]
+        starts = [position for position, line in enumerate(lines) if line.startswith(STARTED)]
+        return [line for line in lines[starts[-1] + 1 if starts else 0 :] if line.strip()][-number:]
+
+
+def leave(*_: Any) -> NoReturn:
+    """End this process as a shell says that SIGTERM ended one, through all ``finally`` clauses.
+
+    Processes that Lightning started for the first one end with 0: it kills everything if one of them fails.
+    """
+    raise SystemExit(0 if int(os.environ.get("LOCAL_RANK", "0") or 0) else 128 + signal.SIGTERM)
+
+
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """Within, SIGTERM ends the process by `leave`; elsewhere than in the main thread, nothing changes."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def open_child(command: Sequence[str], **options: Any) -> subprocess.Popen:
+    """Start a process that ends when this one does."""
+    if sys.platform == "linux":
+        import ctypes
+
+        options["preexec_fn"] = partial(_end_with, os.getpid(), ctypes.CDLL(None).prctl)
+    return subprocess.Popen(command, **options)
+
+
+def _end_with(parent: int, prctl: Callable[[int, int], int]) -> None:
+    """In the new process: ask for SIGTERM when its parent dies, be it by SIGKILL."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has died meanwhile
+        os._exit(128 + signal.SIGTERM)
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    """Tell processes to end, wait for them, and kill those that take too long."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def run_here(script: str, words: Sequence[str]) -> int:
     """Run a script in the foreground with its output shown; returns its exit status."""
-    return subprocess.run([sys.executable, str(HERE / script), *words], check=False).returncode
+    with leaving_on_sigterm():
+        process = open_child([sys.executable, str(HERE / script), *words])
+        try:
+            return process.wait()
+        except BaseException:
+            _end([process])
+            raise
 
 
 def workers_for(asked: int | None, accelerator: str, devices: int) -> tuple[int, list[int]]:
@@ -77,7 +147,7 @@ def run_all(
     stop: Callable[[Job], bool] | None = None,
     ended: Callable[[Job], None] | None = None,
 ) -> list[Job]:
-    """Run jobs, some at a time; a job that fails does not stop the others.
+    """Run jobs, some at a time; a job that fails does not stop the others. SIGTERM stops them all.
 
     Args:
         jobs: in the order to start them; each is asked for when there is room for it.
@@ -90,7 +160,23 @@ def run_all(
 
     Returns:
         The jobs that failed.
+
+    Raises:
+        DataError: a log cannot be written.
     """
+    with leaving_on_sigterm():
+        return _run_all(jobs, workers, gpus, devices, total, stop, ended)
+
+
+def _run_all(
+    jobs: Iterable[Job],
+    workers: int,
+    gpus: Sequence[int],
+    devices: int,
+    total: int | None,
+    stop: Callable[[Job], bool] | None,
+    ended: Callable[[Job], None] | None,
+) -> list[Job]:
     total = len(jobs) if total is None and isinstance(jobs, Sequence) else total or 0
     waiting, more = iter(jobs), True
     running: list[tuple[Job, list[int]]] = []
@@ -122,8 +208,9 @@ def run_all(
             now = "; ".join(f"{job.name}: {(job.last_lines(1) or ['starting'])[0][:60]}" for job, _ in running)
             progress.update(len(done), total, now)
     finally:
-        for job, _ in running:
-            job.process.terminate()  # type: ignore[union-attr]
+        if running:  # an error, or this process is to end
+            _say(f"ending {len(running)} runs; the same command goes on with them")
+            _end([job.process for job, _ in running if job.process is not None])
     return [job for job in done if job.returncode != 0 and job.stopped is None]
 
 
@@ -154,11 +241,21 @@ def _start(job: Job, gpus: Sequence[int], workers: int) -> None:
     words = (
         job.words if any(w.startswith("trainer.threads=") for w in job.words) else [*job.words, f"trainer.threads={threads}"]
     )
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    log: IO[bytes]
-    with job.log.open("wb") as log:
-        command = [sys.executable, str(HERE / job.script), *words]
-        job.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    command = [sys.executable, str(HERE / job.script), *words]
+    with _begin_log(job.log, shlex.join(["python", f"reproduce/{job.script}", *words])) as log:
+        job.process = open_child(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _begin_log(path: Path, command: str) -> IO[bytes]:
+    """Open a log; what earlier calls wrote stays in it, and so does what another table writes at this moment."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("ab", buffering=0)
+        log.write(f"{STARTED}{now} {command}\n".encode())
+    except OSError as error:
+        raise DataError(f"cannot write {path.resolve()} ({error}); make room or set paths.runs") from error
+    return log
 
 
 def visible_gpus() -> list[int]:

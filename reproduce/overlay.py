@@ -24,7 +24,7 @@ GAP = 4  # px between the pictures of a filmstrip
 WHITE = 255
 
 
-def expand(alpha: np.ndarray, height: int, width: int, sigma: float = SIGMA) -> np.ndarray:
+def expand(alpha: np.ndarray, height: int, width: int, sigma: float | tuple[float, float] = SIGMA) -> np.ndarray:
     """A location map at a frame's size: upsampled and blurred, not normalised.
 
     Equals ``skimage.transform.pyramid_expand(alpha, upscale, sigma)`` where height and width are upscale times the map's.
@@ -32,16 +32,17 @@ def expand(alpha: np.ndarray, height: int, width: int, sigma: float = SIGMA) -> 
     Args:
         alpha: (rows, columns).
         height, width: of the frame, in pixels.
-        sigma: of the Gaussian, in pixels.
+        sigma: of the Gaussian, in pixels; or of its rows and of its columns.
 
     Returns:
         (height, width) float64.
     """
     rows, columns = alpha.shape
-    return _expansion(rows, height, sigma) @ alpha.astype(np.float64) @ _expansion(columns, width, sigma).T
+    down, across = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+    return _expansion(rows, height, down) @ alpha.astype(np.float64) @ _expansion(columns, width, across).T
 
 
-def overlay(frame: np.ndarray, alpha: np.ndarray, sigma: float = SIGMA) -> np.ndarray:
+def overlay(frame: np.ndarray, alpha: np.ndarray, sigma: float | tuple[float, float] = SIGMA) -> np.ndarray:
     """``0.8 · map / max map + 0.2 · frame``, the map in grey: white where the network looks most.
 
     Args:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-VOID = {"br", "hr", "link", "meta"}
+VOID = {"br", "hr", "img", "link", "meta"}
+STYLES, SCRIPTS = ("report.css", "viewer.css"), ("report.js", "viewer.js")  # beside this module
 
 
 class Markup(str):
@@ -103,10 +104,12 @@ class Section:
         return tag("li", link, tag("ul", *(part.entry() for part in self.parts)) if self.parts else None)
 
 
-def page(title: str, header: Markup, sections: Iterable[Section], footer: Markup, data: dict[str, Any]) -> str:
+def page(
+    title: str, header: Markup, sections: Iterable[Section], footer: Markup, data: dict[str, Any], clips: dict[str, Any]
+) -> str:
     """The whole file.
 
-    A content security policy forbids every request, and every script but ``report.js`` as it stands beside this module.
+    A content security policy forbids every request, and every script but ``SCRIPTS`` as they stand beside this module.
 
     Args:
         title: of the window.
@@ -114,9 +117,10 @@ def page(title: str, header: Markup, sections: Iterable[Section], footer: Markup
         sections: below it.
         footer: at the end.
         data: for the charts, by name.
+        clips: for the attention viewers, by name.
     """
     sections = list(sections)
-    style, script = (Markup((HERE / f"report.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
+    style, script = (Markup("\n".join((HERE / name).read_text("utf-8") for name in names)) for names in (STYLES, SCRIPTS))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     head = tag(
@@ -137,6 +141,7 @@ def page(title: str, header: Markup, sections: Iterable[Section], footer: Markup
         tag("div", id="tip", hidden=True),
         tag("div", id="live", class_="unseen", aria_live="polite"),
         tag("script", embedded(data), type="application/json", id="data"),
+        tag("script", embedded(clips), type="application/json", id="clips"),
         tag("script", script),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"

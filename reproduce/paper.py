@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
+
+from datamodules.reading import DataError, number, read_rows, whole_number
 
 ROW_NAMES = {
     "softmax_regression": "Softmax regression (full CNN feature cube)",
@@ -21,6 +22,7 @@ TABLE1 = {
     "hollywood2": (34.62, 43.19, 43.22, 43.91, 43.18, 42.92),
 }
 QUOTED = Path(__file__).resolve().parent / "quoted.csv"
+QUOTED_COLUMNS = ("section", "row", "model", "hmdb51", "hollywood2", "authors", "title", "venue", "year")
 
 
 def table1(data: str, row: str) -> float | None:
@@ -70,18 +72,18 @@ class Quoted:
 
 
 def table2() -> list[Quoted]:
-    """The rows of the paper's Table 2, from ``quoted.csv``."""
-    with QUOTED.open(newline="", encoding="utf-8") as file:
-        return [
-            Quoted(
-                line["section"],
-                line["row"],
-                line["model"],
-                {data: float(line[data]) for data in ("hmdb51", "hollywood2") if line[data]},
-                line["authors"],
-                line["title"],
-                line["venue"],
-                int(line["year"]),
-            )
-            for line in csv.DictReader(file)
-        ]
+    """The rows of the paper's Table 2, from ``quoted.csv``.
+
+    Raises:
+        DataError: the file is damaged; names the line.
+    """
+    rows = []
+    for line, row in read_rows(QUOTED, QUOTED_COLUMNS, QUOTED_COLUMNS):
+        printed = {data: number(row[data]) for data in ("hmdb51", "hollywood2") if row[data]}
+        year = whole_number(row["year"], 9999)
+        numbers = {data: value for data, value in printed.items() if value is not None and 0 <= value <= 100}
+        if year is None or len(numbers) < len(printed):
+            raise DataError(f"{QUOTED}, line {line}: the year or a percentage is no number")
+        system = row["section"], row["row"], row["model"]
+        rows.append(Quoted(*system, numbers, row["authors"], row["title"], row["venue"], year))
+    return rows

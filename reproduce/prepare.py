@@ -1,55 +1,125 @@
-"""Prepare one data set: check what is on disk, decode every video, extract features.
+"""Prepare one data set: get it, check what is on disk, decode every video, extract features.
 
     python reproduce/prepare.py data.name=ucf11 paths.data=/data
+    python reproduce/prepare.py data.name=ucf11 paths.data=/data download=true
+    python reproduce/prepare.py data.name=hmdb51 archive=[~/hmdb51_org.rar,~/test_train_splits.rar] delete=videos
     python reproduce/prepare.py preset=miniature data.name=hmdb51
     python reproduce/prepare.py data.name=ucf11 backbone.weights=released released=/data/their_features
 
-Continues where an earlier call stopped. Videos that do not decode are listed at the end and make the exit status 1,
+download=true takes what is there: the data set's folder, its archive in that folder or the one above, and only else the
+network. Continues where an earlier call stopped. Videos that do not decode are listed at the end and make the exit status 1,
 unless data.skip_bad=true, which leaves them out of every run and says so in every table.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+from datamodules.features import FeatureStore
+from datamodules.leaks import describe, find_leaks
 from datamodules.videos import DataError
-from reproduce.inputs import fail, feature_folder, read_annotation
+from reproduce.deletion import CHOICES, delete
+from reproduce.inputs import READERS, data_folder, fail, feature_folder, read_annotation
 from reproduce.settings import Settings, SettingsError, command_line
+from reproduce.space import Need
+from reproduce.unpackers import size_of
+
+GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
 
 
 @dataclass
 class PrepareSettings(Settings):
-    """Settings of prepare.py: those of a run, and two more."""
+    """Settings of prepare.py: those of a run, and some of its own."""
 
     released: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """folder with the released code's train_features.h5 … to import, with backbone.weights=released"""
     retry_bad: bool = False
     """try again to decode the videos that earlier calls found bad"""
+    download: bool = False
+    """get ucf11, hmdb51 or hollywood2: from archives in its folder or the one above, else from the mirrors and its official \
+address; broken downloads go on where they stopped"""
+    archive: list[str] = field(default_factory=list)
+    """archives to take instead, wherever they are: zip, tar or RAR"""
+    mirrors: list[str] = field(default_factory=list)
+    """addresses (http, https, ftp) to try before the official one, with download=true; one of a folder ends in a slash"""
+    check_features: bool = False
+    """read all features again and name the files that do not hold what was written"""
+    delete: str = "none"
+    """what to delete when all features are complete: none, archives (in the data set's folder or the one above), or videos \
+(and archives; runs and tables need only the features)"""
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Prepare a data set; returns the feature store's folder."""
     settings = command_line(PrepareSettings, __doc__ or "", argv)
     try:
+        _check(settings)
+        if settings.download or settings.archive:
+            _acquire(settings)
         annotation = read_annotation(settings)
         print(
             f"{annotation.data}, split {annotation.split}: {len(annotation.train)} train and {len(annotation.test)} test "
             f"videos of {len(annotation.classes)} classes in {annotation.folder.resolve()}",
             flush=True,
         )
+        for line in describe(annotation, find_leaks(annotation)):
+            print(line, flush=True)
         store = _features(settings, annotation)
+        if settings.check_features:
+            require_whole(store, [video.name for video in annotation.videos])
     except (DataError, SettingsError) as error:
         raise fail(error) from error
     _report(store, [video.name for video in annotation.videos], settings.data.skip_bad)
+    try:
+        _delete(settings, annotation, store)
+    except (DataError, OSError) as error:
+        raise fail(error) from error
     return store.path
 
 
-def _features(settings: PrepareSettings, annotation):
-    from datamodules.features import FeatureStore
+def _check(settings: PrepareSettings) -> None:
+    wanted = settings.download or settings.archive or settings.delete != "none"
+    if settings.delete not in CHOICES:
+        raise SettingsError(f"delete={settings.delete}: choose from {', '.join(CHOICES)}")
+    if wanted and settings.data.name == "videofolder":
+        raise SettingsError("download, archive and delete go with ucf11, hmdb51 and hollywood2; a videofolder is your own")
+    if wanted and "miniature" in settings.preset:
+        raise SettingsError("preset=miniature draws its own data; drop download, archive and delete, or the preset")
+    if settings.mirrors and not settings.download:
+        raise SettingsError("mirrors goes with download=true")
 
+
+def _acquire(settings: PrepareSettings) -> None:
+    from reproduce.acquire import Sources, acquire
+    from reproduce.launch import leaving_on_sigterm
+
+    name, sources = settings.data.name, Sources(settings.archive, settings.mirrors, settings.download)
+    with leaving_on_sigterm():
+        acquire(name, data_folder(settings), READERS[name].ARCHIVES, sources, _space_for_features(settings))
+
+
+def _space_for_features(settings: PrepareSettings) -> Need | None:
+    """Of the paper's backbone; of others, extraction itself finds out before it begins."""
+    backbone = settings.backbone
+    if backbone.name != "googlenet" or backbone.layer is not None or backbone.size != 224 or settings.released:
+        return None
+    folder = feature_folder(settings)
+    total = READERS[settings.data.name].LEAST_FRAMES * GOOGLENET_BYTES
+    return Need(folder, max(0, total - size_of(folder)), "features")
+
+
+def _delete(settings: PrepareSettings, annotation, store) -> None:
+    from reproduce.acquire import archives_on_disk
+    from reproduce.extraction import is_first_process
+
+    if settings.delete != "none" and is_first_process():
+        delete(settings.delete, annotation, store, archives_on_disk(READERS[settings.data.name].ARCHIVES, annotation.root))
+
+
+def _features(settings: PrepareSettings, annotation):
     if settings.retry_bad:
         FeatureStore(feature_folder(settings)).forget_bad()
     if settings.released:
@@ -70,12 +140,26 @@ def _features(settings: PrepareSettings, annotation):
         raise SettingsError(str(error)) from error
 
 
+def require_whole(store: FeatureStore, names: list[str]) -> None:
+    """Read some videos' features and compare them with what was written.
+
+    Raises:
+        DataError: some are damaged; names their files.
+    """
+    finished = [name for name in names if name in store.videos]
+    damaged = store.damaged(finished)
+    if damaged:
+        listed = "".join(f"\n    {reason}" for reason in damaged.values())
+        raise DataError(f"features of {len(damaged)} of {len(finished)} videos are damaged:{listed}")
+    print(f"the features of {len(finished)} videos are what was written", flush=True)
+
+
 def _report(store, names: list[str], skip_bad: bool) -> None:
     good = [name for name in names if name in store.videos]
     frames = sum(store.frames(name) for name in good)
     rows, columns = store.grid
     print(f"{len(good)} videos, {frames} frames of {rows}x{columns}x{store.channels} features in {store.path.resolve()}")
-    lying = [name for name in good if store.videos[name]["declared_frames"] not in (0, store.frames(name))]
+    lying = [name for name in good if store.videos[name].get("declared_frames", 0) not in (0, store.frames(name))]
     if lying:
         first = store.videos[lying[0]]
         print(

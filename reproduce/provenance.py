@@ -1,12 +1,16 @@
-"""Where a run comes from: when it started, from which commit, by which command, on which machine. Free of torch."""
+"""Where a run comes from: when it started, from which commit, by which command, with what, on which machine. Free of torch."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,12 @@ from reproduce.settings import cores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GIT_SECONDS = 20.0  # a repository on a slow network disk must not hold a run up
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "av", "wandb")
+FFMPEG = ("libavcodec", "libavformat", "libswscale")  # what decodes, opens and scales a video
 
 
 def provenance() -> dict[str, Any]:
-    """``started``, ``command``, ``commit``, ``dirty``, ``cpu`` and ``cores``, as run.json keeps them."""
+    """``started``, ``command``, ``commit``, ``dirty``, ``cpu``, ``cores``, ``ram_gib`` and ``system``, as run.json has them."""
     commit, dirty = commit_of(REPOSITORY)
     program = Path(sys.argv[0])
     return {
@@ -27,7 +33,36 @@ def provenance() -> dict[str, Any]:
         "dirty": dirty,
         "cpu": cpu_name(),
         "cores": cores(),
+        "ram_gib": ram_gib(),
+        "system": platform.platform(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the packages that have a part in a result, and the FFmpeg libraries inside PyAV, the one that is imported."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    for name in FFMPEG:
+        numbers = _library_versions().get(name)
+        if numbers:
+            found[name] = ".".join(map(str, numbers))
+    return found
+
+
+def _library_versions() -> dict[str, tuple[int, ...]]:
+    import av  # a tenth of a second, which `commit_of` alone need not wait for
+
+    return av.library_versions
+
+
+def ram_gib() -> float | None:
+    """The machine's memory in GiB; None where the system does not tell."""
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 @lru_cache

@@ -1,6 +1,6 @@
 "use strict";
 /* Draws the report's charts from the JSON beside it. No library; text enters the page as text only. */
-(() => {
+const report = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const tip = document.getElementById("tip");
   const live = document.getElementById("live");
@@ -324,4 +324,5 @@
     for (const [id, link] of links) link.toggleAttribute("aria-current", id === deepest);
   }, { rootMargin: "-20% 0px -75% 0px" });
   for (const id of links.keys()) watcher.observe(document.getElementById(id));
+  return { make, swatch, live };
 })();

@@ -1,4 +1,4 @@
-"""One HTML file about all finished runs: tables, learning curves, classes, confusions, settings, videos, what ran.
+"""One HTML file about all finished runs: tables, where they look, curves, classes, confusions, settings, what ran.
 
     python reproduce/report.py
     python reproduce/report.py paths.runs=/scratch/runs datasets=[hmdb51]
@@ -58,10 +58,12 @@ def main(argv: list[str] | None = None) -> Path:
             )
         print(f"making a report of {sum(len(data.runs) for data in sets)} runs below {root.resolve()}", flush=True)
         store: dict[str, Any] = {}
+        clips: dict[str, Any] = {}
         tables = [section for section in (table_1(sets), table_2(sets)) if section]
-        sections = [*tables, *(data_set(data, store) for data in sets), what_ran(sets)]
+        sections = [*tables, *(data_set(data, store, clips) for data in sets), what_ran(sets)]
         footer = tag("footer", tag("p", "Written by ", tag("code", "python reproduce/report.py"), "."))
-        write_atomically(target, page(f"Report: {TITLE}", join([markers(), header(sets, problems)]), sections, footer, store))
+        top = join([markers(), header(sets, problems)])
+        write_atomically(target, page(f"Report: {TITLE}", top, sections, footer, store, clips))
     except DataError as error:
         raise fail(error) from None
     except OSError as error:

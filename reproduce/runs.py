@@ -7,7 +7,8 @@
     holdout/           best.ckpt, last.ckpt of the first stage
     retrain/           last.ckpt of the second stage, with protocol=retrain
     predictions.csv    video, target, prediction, a column a class
-    attention/         <number>-<video>.png, filmstrips of where a soft attention network looks
+    attention/         <number>-<video>.png, filmstrips of where a soft attention network looks; watched.npz and
+                       <number>-<video>.webp, what any network saw and said of some test videos, see watched.py
     run.json           data, features, versions, notes, captions of the filmstrips
     wandb_id           of the W&B run
     metrics.json       the figures; written last, so that its presence means that the run is finished
@@ -15,18 +16,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.features import FeatureSpec, write_atomically
-from datamodules.videos import Annotation, DataError
+from datamodules.reading import SHOWN, DataError, csv_text, read_json, read_records
+from datamodules.videos import Annotation
 from reproduce.inputs import split_of
 from reproduce.settings import Settings
 
@@ -34,6 +34,20 @@ ATTENTION_ONLY = ("attention", "attention_layers")
 NOT_IN_SOFTMAX = ("num_layers", "hidden_dim", "dropout", "input_dropout")
 # What tables and reports read; of a run without a test, not all are there.
 FILES = ("config.yaml", "history.csv", "predictions.csv", "run.json", "metrics.json")
+AGAIN = "remove the run's folder to run it again"
+SCORES = ("test/accuracy", "test/mAP")
+# What tables read of run.json, and the type it has.
+ABOUT = {
+    "data": str,
+    "split": str,
+    "miniature": bool,
+    "multi_label": bool,
+    "notes": list,
+    "stride": int,
+    "train_videos": int,
+    "test_videos": int,
+    "groups": dict,
+}
 # The settings whose values ``identity`` lists without a name, in its order.
 LISTED = {
     "data": ("data.name", "data.split", "data.fps", "data.stride", "data.batch_size", "data.skip_bad"),
@@ -128,30 +142,63 @@ class RunFolder:
         """Folder of a stage's checkpoints."""
         return self.path / name
 
+    @property
+    def tested(self) -> Path:
+        """The checkpoint whose weights a finished run was tested with."""
+        second = self.stage("retrain") / "last.ckpt"
+        return second if second.is_file() else self.stage("holdout") / "best.ckpt"
+
     def filmstrip(self, name: str) -> Path:
         """A picture of where the network looks."""
         return self.path / "attention" / f"{name}.png"
+
+    @property
+    def watched(self) -> Path:
+        """What the network saw and said of some test videos."""
+        return self.path / "attention" / "watched.npz"
+
+    def sheet(self, name: str) -> Path:
+        """Frames of a test video that was watched, as tiles of one picture."""
+        return self.path / "attention" / f"{name}.webp"
 
     def files(self) -> list[Path]:
         """What tables and reports read, ``metrics.json`` last."""
         return [self.path / name for name in FILES if (self.path / name).is_file()]
 
     def metrics(self) -> dict[str, Any] | None:
-        """The figures of a finished run, else None."""
-        return self._json("metrics.json")
+        """The figures of a finished run, else None.
+
+        Raises:
+            DataError: the file is damaged, or a figure is no number; names it.
+        """
+        found = self._json("metrics.json")
+        for key, value in (found or {}).items():
+            finite = type(value) in (int, float) and (key not in SCORES or 0 <= value <= 1)
+            if not finite:
+                raise DataError(f"{self.path / 'metrics.json'}: {key} is {value!r}; {AGAIN}")
+        return found
 
     def about(self) -> dict[str, Any]:
-        """What ``run.json`` says."""
-        return self._json("run.json") or {}
+        """What ``run.json`` says.
+
+        Raises:
+            DataError: the file is damaged, or something that tables need is missing of a finished run, or of another type.
+        """
+        path, found = self.path / "run.json", self._json("run.json") or {}
+        finished = (self.path / "metrics.json").is_file()
+        for key, kind in ABOUT.items():
+            if key not in found and finished:
+                raise DataError(f"{path}: {f'lacks {key!r}' if found else 'missing or empty'}; {AGAIN}")
+            if key in found and type(found[key]) is not kind:
+                raise DataError(f"{path}: {key} is {str(found[key])[:SHOWN]!r}, which is no {kind.__name__}; {AGAIN}")
+        texts = [*found.get("notes", []), *found.get("groups", {}).values()]
+        if not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{path}: notes and groups must be texts; {AGAIN}")
+        return found
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise DataError(f"{path}: damaged ({error}); remove the run's folder to run it again") from error
+        return read_json(path, AGAIN) if path.exists() else None
 
     def write_config(self, text: str) -> None:
         """Write ``config.yaml``."""
@@ -174,41 +221,71 @@ class RunFolder:
             predicted: (V,) class ids, or (V, C) booleans for multi-label.
         """
         names = annotation.classes
-        text = StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["video", "target", "prediction", *names])
+        records: list[list[str]] = [["video", "target", "prediction", *names]]
         for video, row, guess in zip(annotation.test, scores, predicted, strict=True):
             target = "|".join(names[label] for label in video.labels)
             chosen = np.flatnonzero(guess) if annotation.multi_label else [guess]
             prediction = "|".join(names[label] for label in chosen)
-            writer.writerow([video.name, target, prediction, *(str(np.float32(score)) for score in row)])
-        write_atomically(self.path / "predictions.csv", text.getvalue())
+            records.append([video.name, target, prediction, *(str(np.float32(score)) for score in row)])
+        write_atomically(self.path / "predictions.csv", csv_text(records))
 
-    def predictions(self) -> Predictions:
+    def predictions_sha256(self) -> str:
+        """Of the bytes of ``predictions.csv``."""
+        return hashlib.sha256((self.path / "predictions.csv").read_bytes()).hexdigest()
+
+    def predictions(self, sound: bool = True) -> Predictions:
         """Read ``predictions.csv``.
+
+        Args:
+            sound: refuse what contradicts itself: no video, one that stands there twice or lacks its class, a score that is
+                not finite.
 
         Raises:
             DataError: it is missing or malformed; names the line.
         """
         path = self.path / "predictions.csv"
         if not path.is_file():
-            raise DataError(f"{path} is missing; remove the run's folder to run it again")
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            names = tuple(next(reader)[3:])
-            position = {name: number for number, name in enumerate(names)}
-            videos, hot, scores = [], [], []
-            for row in reader:
-                try:
-                    videos.append(row[0])
-                    labels = [position[name] for name in row[1].split("|") if name]
-                    hot.append([label in labels for label in range(len(names))])
-                    scores.append([float(score) for score in row[3:]])
-                    if len(row) != 3 + len(names):
-                        raise ValueError(f"{len(row)} values instead of {3 + len(names)}")
-                except (ValueError, IndexError, KeyError) as error:
-                    raise DataError(f"{path}, line {reader.line_num}: malformed ({error})") from error
-        return Predictions(tuple(videos), names, np.asarray(hot, dtype=bool), np.asarray(scores, dtype=np.float32))
+            raise DataError(f"{path} is missing; {AGAIN}")
+        records = read_records(path)
+        line, head = next(records, (1, []))
+        names = tuple(head[3:])
+        if head[:3] != ["video", "target", "prediction"] or not names or len(set(names)) < len(names):
+            raise DataError(f"{path}, line {line}: expected video,target,prediction and a column a class; {AGAIN}")
+        position = {name: number for number, name in enumerate(names)}
+        one_label = sound and self.about().get("multi_label") is False
+        rows: dict[int, tuple[str, list[bool], list[float], str]] = {}
+        seen: dict[str, int] = {}
+        for line, row in records:
+            try:
+                rows[line] = _prediction(row, position)
+                video, hot, scores, _ = rows[line]
+                if sound and not np.isfinite(scores).all():
+                    raise ValueError("a score is not finite")
+                if sound and video in seen:
+                    raise ValueError(f"{video!r} stands in line {seen[video]} already")
+                if one_label and sum(hot) != 1:
+                    raise ValueError(f"{video!r} has {sum(hot)} classes instead of one")
+            except ValueError as error:
+                raise DataError(f"{path}, line {line}: malformed ({error}); {AGAIN}") from None
+            seen[video] = line
+        if sound and not rows:
+            raise DataError(f"{path}: holds no video; {AGAIN}")
+        videos, hots, scores, predicted = (tuple(column) for column in zip(*rows.values(), strict=True)) if rows else ((),) * 4
+        shape = len(rows), len(names)
+        target = np.asarray(hots, dtype=bool).reshape(shape)
+        return Predictions(videos, names, target, np.asarray(scores, np.float32).reshape(shape), predicted, tuple(rows))
+
+
+def _prediction(row: list[str], position: dict[str, int]) -> tuple[str, list[bool], list[float], str]:
+    """A record of ``predictions.csv``: the video, which classes it has, its scores, and what was predicted."""
+    if len(row) != 3 + len(position):
+        raise ValueError(f"{len(row)} values instead of {3 + len(position)}")
+    target = [row[1]] if row[1] in position else row[1].split("|") if row[1] else []  # a name may hold the bar itself
+    unknown = [name for name in target if name not in position]
+    if unknown:
+        raise ValueError(f"there is no class {unknown[0]!r}")
+    with np.errstate(over="ignore"):
+        return row[0], [name in target for name in position], [float(score) for score in row[3:]], row[2]
 
 
 @dataclass(frozen=True)
@@ -220,12 +297,16 @@ class Predictions:
         classes: class names.
         target: (V, C) booleans.
         scores: (V, C) float32 mean class probabilities.
+        predicted: what the file says was predicted, class names joined by ``|``.
+        lines: where in the file each video stands, from 1.
     """
 
     videos: tuple[str, ...]
     classes: tuple[str, ...]
     target: np.ndarray
     scores: np.ndarray
+    predicted: tuple[str, ...] = ()
+    lines: tuple[int, ...] = ()
 
 
 def run_folder(settings: Settings, annotation: Annotation, spec: FeatureSpec) -> RunFolder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from reproduce import charts
@@ -10,6 +10,7 @@ from reproduce.cells import BASELINE, BASELINE_NAME, MARK, MINIATURE_TITLE, Cell
 from reproduce.collect import FPS, LAYERS, PENALTY, Configuration, DataSet, Video, differences, effects, videos
 from reproduce.page import Markup, Section, join, missing, table, tag
 from reproduce.uncertainty import LEVEL
+from reproduce.viewer import viewer
 
 LISTED_VIDEOS = 8  # hardest, and easiest
 SHORT = "avg pooled"
@@ -30,20 +31,24 @@ def named(row: str, name: str, rows: Sequence[str]) -> Markup:
     return tag("th", tag("span", charts.swatch(charts.style(row, rows)), unbroken, class_="named"), scope="row")
 
 
-def data_set(data: DataSet, store: Data) -> Section:
+def data_set(data: DataSet, store: Data, clips: Data) -> Section:
     """Everything about one data set.
 
     Args:
         data: its runs.
         store: receives the numbers of the charts.
+        clips: receives the pictures and the numbers of the attention viewer.
     """
+    gaze = viewer(data, clips)
+    watched = {video["name"] for video in clips.get(data.anchor, {}).get("videos", ())}
     parts = (
         Section(f"{data.anchor}-results", "Results", results(data)),
+        Section(f"{data.anchor}-viewer", "Where it looks", gaze),
         Section(f"{data.anchor}-curves", "Learning curves", learning_curves(data, store)),
         Section(f"{data.anchor}-classes", "Class by class", per_class(data)),
         Section(f"{data.anchor}-confusions", "Confusions", confusions(data, store)),
         Section(f"{data.anchor}-settings", "Effect of λ, layers and fps", settings(data, store)),
-        Section(f"{data.anchor}-videos", "Hardest and easiest videos", hardest(data)),
+        Section(f"{data.anchor}-videos", "Hardest and easiest videos", hardest(data, watched)),
     )
     about = next(iter(data.rows.values())).about
     words = [
@@ -264,8 +269,13 @@ def settings(data: DataSet, store: Data) -> Markup:
     return join([tag("div", *plots, class_="charts own") if plots else None, note if plots else None, *absent])
 
 
-def hardest(data: DataSet) -> Markup:
-    """The videos with the lowest and the highest mean score of their true class."""
+def hardest(data: DataSet, watched: Collection[str]) -> Markup:
+    """The videos with the lowest and the highest mean score of their true class.
+
+    Args:
+        data: its runs.
+        watched: names of the videos that the attention viewer has.
+    """
     rows = data.rows.values()
     found = videos(rows)
     runs = sum(len(one.runs) for one in rows)
@@ -273,16 +283,20 @@ def hardest(data: DataSet) -> Markup:
     what = "The mean score of each video's true class" + ("es" if data.multi_label else "")
     words = f"{what} over {runs} run{'s' if runs > 1 else ''} of {len(rows)} row{'s' if len(rows) > 1 else ''}."
     columns = [("Hardest", found[:count]), ("Easiest", found[::-1][:count])]
-    lists = [tag("div", tag("h4", title), tag("ol", *map(_video, listed), class_="videos")) for title, listed in columns]
+    lists = []
+    for title, listed in columns:
+        items = [_video(video, f"{data.anchor}-viewer" if video.name in watched else None) for video in listed]
+        lists.append(tag("div", tag("h4", title), tag("ol", *items, class_="videos")))
     return join([tag("p", words), tag("div", *lists, class_="two")])
 
 
-def _video(video: Video) -> Markup:
+def _video(video: Video, viewer_at: str | None) -> Markup:
+    link = viewer_at and tag("a", "watch", href=f"#{viewer_at}", data_video=video.name)
     taken = f", mostly taken for {video.mistaken}" if video.mistaken else ""
     return tag(
         "li",
         tag("span", video.name, class_="name"),
         tag("span", tag("i", class_="fill", style=f"width:{100 * video.score:.1f}%"), class_="bar", aria_hidden="true"),
         tag("span", f"{video.score:.2f}", class_="value"),
-        tag("small", f"{', '.join(video.target)}: recognised in {video.hits} of {video.runs}{taken}"),
+        tag("small", f"{', '.join(video.target)}: recognised in {video.hits} of {video.runs}{taken}", link and " · ", link),
     )

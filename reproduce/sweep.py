@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> list[Point]:
             with _study(sweep, settings, words) as journal:
                 search = Search(sweep, listed, len(listed or ()) or _count(sweep, settings), journal, settings.draw_seed)
                 points, failures = _run(sweep, settings, words, None, search)
-    except (DataError, SettingsError) as error:
+    except (DataError, SettingsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     _say_best(sweep, points)

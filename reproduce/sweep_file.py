@@ -87,8 +87,9 @@ def read_sweep(path: Path) -> Sweep:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path}: cannot be read as a sweep file ({str(error).splitlines()[0]})") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise SettingsError(f"{path}: cannot be read as a sweep file ({reason})") from error
     try:
         return _sweep(path, content)
     except SettingsError as error:
@@ -98,19 +99,21 @@ def read_sweep(path: Path) -> Sweep:
 def _sweep(path: Path, content: Any) -> Sweep:
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict) or not content["parameters"]:
         raise SettingsError("a sweep file has program, method, metric, parameters and command")
-    unknown = sorted(set(content) - SWEEP_KEYS)
+    unknown = sorted(str(key) for key in content if key not in SWEEP_KEYS)
     if unknown:
         raise SettingsError(f"{unknown[0]}: not known here; known are {', '.join(sorted(SWEEP_KEYS))}")
     if content.get("program") != PROGRAM:
         raise SettingsError(f"program: {content.get('program')}; a sweep here runs {PROGRAM}")
     method = content.get("method")
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise SettingsError(f"method: {method}; choose from {', '.join(METHODS)}")
     metric = content.get("metric") or {}
-    if not isinstance(metric, dict) or not metric.get("name") or metric.get("goal") not in ("minimize", "maximize"):
+    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str) or not metric["name"]:
+        raise SettingsError("metric: give its name, such as test/accuracy, and the goal, minimize or maximize")
+    if metric.get("goal") not in ("minimize", "maximize"):
         raise SettingsError("metric: give its name, such as test/accuracy, and the goal, minimize or maximize")
     command = content.get("command") or []
-    if "${program}" not in command or "${args_no_hyphens}" not in command:
+    if not isinstance(command, list) or not {"${program}", "${args_no_hyphens}"} <= set(map(str, command)):
         raise SettingsError(
             "command: write [${env}, ${interpreter}, ${program}, ${args_no_hyphens}]; settings are key=value without dashes"
         )
@@ -134,16 +137,19 @@ def _check_parameter(name: str, spec: Any, method: str) -> None:
         raise SettingsError(f"parameters: {name}: write value:, values:, or min: and max:")
     if "parameters" in spec:
         raise SettingsError(f"parameters: {name}: nested parameters do not reach the command line; write {name}.<key>")
-    unknown = sorted(set(spec) - PARAMETER_KEYS)
+    unknown = sorted(str(key) for key in spec if key not in PARAMETER_KEYS)
     if unknown:
         raise SettingsError(f"parameters: {name}: {unknown[0]} is none of {', '.join(sorted(PARAMETER_KEYS))}")
+    if "values" in spec and (not isinstance(spec["values"], list) or not spec["values"]):
+        raise SettingsError(f"parameters: {name}: values must be a list")
     for value in [*spec.get("values", ()), *(spec[key] for key in ("value", "min", "max", "mu", "sigma", "q") if key in spec)]:
         if isinstance(value, str) and _is_number(value):
             raise SettingsError(f"parameters: {name}: {value} is a string to YAML; write {float(value)!r} with a point")
     if "value" in spec or "values" in spec:
-        if "values" in spec and (not isinstance(spec["values"], list) or not spec["values"]):
-            raise SettingsError(f"parameters: {name}: values must be a list")
         return
+    for key in ("min", "max", "mu", "sigma", "q"):
+        if key in spec and type(spec[key]) not in (int, float):
+            raise SettingsError(f"parameters: {name}: {key} is {spec[key]!r}, not a number")
     distribution = distribution_of(spec)
     base = distribution.removeprefix("q_")
     if base not in BOUNDED + UNBOUNDED:
@@ -170,11 +176,14 @@ def _hyperband(content: Any) -> Hyperband | None:
         return None
     if not isinstance(content, dict) or content.get("type") != "hyperband":
         raise SettingsError("early_terminate: its type must be hyperband")
-    eta = int(content.get("eta", 3))
+    for key, least in (("eta", 2), ("min_iter", 1), ("max_iter", 1), ("s", 0)):
+        if key in content and (type(content[key]) is not int or not least <= content[key] < 10**6):
+            raise SettingsError(f"early_terminate: {key} is {content[key]!r}, not a whole number from {least}")
+    eta = content.get("eta", 3)
     if "min_iter" in content:
-        return Hyperband(int(content["min_iter"]), eta)
+        return Hyperband(content["min_iter"], eta)
     if "max_iter" in content and "s" in content:
-        return Hyperband(max(1, int(content["max_iter"]) // eta ** int(content["s"])), eta)
+        return Hyperband(max(1, content["max_iter"] // eta ** min(content["s"], 20)), eta)
     raise SettingsError("early_terminate: give min_iter, or max_iter and s")
 
 

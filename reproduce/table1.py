@@ -6,7 +6,8 @@
 
 Checks that every data set is in place, extracts features where they are missing, trains and tests each cell as
 ``train.py`` does (finished runs are reused, interrupted ones go on), marks rows that differ significantly from the
-average-pooled one, and writes results/table1.{md,csv,tex,html}. The grid is that of sweeps/table1.yaml.
+average-pooled one, and writes results/table1.{md,csv,tex,html}, and which runs they were made from to
+results/table1.json, for verify.py. The grid is that of sweeps/table1.yaml.
 """
 
 from __future__ import annotations

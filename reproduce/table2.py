@@ -7,7 +7,8 @@
 Runs what this suite can run, as ``table1.py`` does: checks that the data are in place, extracts features where they are
 missing, trains and tests each row on each column (finished runs are reused, interrupted ones go on). Every other number
 is quoted from reproduce/quoted.csv, which names its publication. Rows of ours that the paper's table does not have stand
-at the end of their section. Writes results/table2.{md,csv,tex,html}. The grid is that of sweeps/table2.yaml.
+at the end of their section. Writes results/table2.{md,csv,tex,html}, and which runs they
+were made from to results/table2.json, for verify.py. The grid is that of sweeps/table2.yaml.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -15,8 +16,12 @@ from io import StringIO
 from pathlib import Path
 
 from datamodules.features import write_atomically
-from reproduce.cells import Cell, Table
+from datamodules.videos import DataError
+from reproduce.cells import BASELINE, Cell, Table
+from reproduce.inputs import fail
 
+CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what is no character to be seen
+TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # directions of writing
 BOLD, DIM, GREEN = "1", "2", "32"  # of a terminal
 
 
@@ -68,7 +73,7 @@ def to_text(table: Table, terminal: bool = False) -> str:
     if table.sources:
         lines += ["", paint("Source", BOLD)]
         lines += [f"{_line(indent + table.labels[row], [], labels, [])}  {table.sources[row]}" for row in table.rows]
-    notes = [f"- {note}" for note in table.notes()]
+    notes = [f"- {plain(note)}" for note in table.notes()]
     if terminal:
         columns = shutil.get_terminal_size().columns
         notes = [paint(line, DIM) for note in notes for line in textwrap.wrap(note, columns, subsequent_indent="  ")]
@@ -86,6 +91,7 @@ def _block(table: Table, cell: Cell, marked: bool) -> list[str]:
 def _line(label: str, parts: Sequence[str], first: int, widths: Sequence[int]) -> str:
     """The label to the left, the parts to the right of their columns."""
     words = [" " * (width - _width(part)) + part for part, width in zip(parts, widths, strict=True)]
+    label = plain(label)
     return "  ".join([label + " " * (first - _width(label)), *words])
 
 
@@ -119,14 +125,23 @@ def _bars(words: Sequence[str], escaped: bool = True) -> str:
     return "| " + " | ".join(_markdown(word) if escaped else word for word in words) + " |"
 
 
+def plain(text: str) -> str:
+    """A text without what would end a line, move a terminal's cursor or turn the direction of writing: a name may hold it."""
+    return "".join(
+        " " if unicodedata.category(character) in CONTROLS or character in TURNS else character for character in text
+    )
+
+
 def _markdown(text: str) -> str:
-    for character in "\\|*_<`":
+    text = plain(text)
+    for character in "\\|*_<`~#":
         text = text.replace(character, f"\\{character}")
-    return text
+    # Links and entities, without a backslash before every bracket of an interval.
+    return re.sub(r"&(?=#|\w+;)", r"\\&", text.replace("](", "]\\("))
 
 
-CSV_HEAD = ["table", "data", "row", "figure", "mean", "std", "low", "high", "paper", "difference", "seeds", "miniature"]
-CSV_HEAD += ["origin", "source", "section", "from_baseline", "from_baseline_low", "from_baseline_high"]
+CSV_HEAD = ["table", "data", "row", "figure", "mean", "std", "low", "high", "paper", "difference", "seeds"]
+CSV_HEAD += ["miniature", "leaky", "origin", "source", "section", "from_baseline", "from_baseline_low", "from_baseline_high"]
 CSV_HEAD += ["test", "p", "p_corrected", "p_bootstrap", "significant"]
 
 
@@ -147,7 +162,7 @@ def to_csv(table: Table) -> str:
                 tested.append(str(one.significant))
             origin = ["" if cell.origin == "–" else cell.origin] if table.sources else ["measured" if cell.values else ""]
             origin += [table.sources.get(row, ""), table.sections.get(row, "")]
-            start = [table.name, column, row, cell.figure, *numbers, len(cell.values), cell.miniature]
+            start = [table.name, column, row, cell.figure, *numbers, len(cell.values), cell.miniature, cell.leaky]
             writer.writerow([*start, *origin, *tested])
     return text.getvalue()
 
@@ -192,10 +207,14 @@ def to_latex(table: Table) -> str:
 
 
 def _tex(text: str) -> str:
+    text = plain(text)
     special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
     special |= {character: f"\\{character}" for character in "&%$#_{}"}
     special |= {"±": "$\\pm$", "λ": "$\\lambda$", "−": "$-$", "–": "--", "*": "$^{*}$", "<": "$<$", ">": "$>$"}
-    return "".join(special.get(character, character) for character in text)
+    special |= {"|": "\\textbar{}"}
+    written = "".join(special.get(character, character) for character in text)
+    # After the end of a line, LaTeX takes a bracket for a length.
+    return f"{{[}}{written[1:]}" if written.startswith("[") else written
 
 
 STYLE = """
@@ -289,10 +308,44 @@ def _html(text: str) -> str:
 FORMATS = {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html}
 
 
+def made_from(table: Table, folder: Path) -> str:
+    """Which runs each measured number was made from, as JSON: for ``verify.py``.
+
+    Args:
+        table: the table.
+        folder: where it is written; the runs' paths start there, so that both can be moved together.
+    """
+    cells = [
+        {
+            "data": column,
+            "row": row,
+            "runs": [
+                {
+                    "folder": Path(os.path.relpath(run.path.resolve(), folder.resolve())).as_posix(),
+                    "seed": seed,
+                    "predictions_sha256": run.predictions_sha256(),
+                    "videos": run.about().get("data_fingerprint"),
+                    "features": run.about().get("feature_fingerprint"),
+                }
+                for seed, run in table.cells[row, column].runs
+            ],
+        }
+        for column in table.columns
+        for row in table.rows
+        if table.cells[row, column].runs
+    ]
+    return json.dumps({"table": table.name, "baseline": BASELINE, "cells": cells}, indent=1, ensure_ascii=False) + "\n"
+
+
 def write_table(table: Table, folder: Path) -> None:
-    """Print a table and write it to ``table1.md``, ``.csv``, ``.tex`` and ``.html``."""
+    """Print a table and write it to ``table1.md``, ``.csv``, ``.tex``, ``.html``, and what it was made from to ``.json``."""
     print("\n" + to_text(table, terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR")), flush=True)
     stem = table.name.lower().replace(" ", "")
-    for suffix, write in FORMATS.items():
-        write_atomically(folder / f"{stem}.{suffix}", write(table))
-    print(f"written: {folder.resolve() / stem}" + ", ".join(f".{suffix}" for suffix in FORMATS), flush=True)
+    try:
+        for suffix, write in FORMATS.items():
+            write_atomically(folder / f"{stem}.{suffix}", write(table))
+        write_atomically(folder / f"{stem}.json", made_from(table, folder))
+    except OSError as error:
+        what = f"cannot write to {folder.resolve()} ({error}); make room or set paths.results, and run it again"
+        raise fail(DataError(what)) from error
+    print(f"written: {folder.resolve() / stem}" + ", ".join(f".{suffix}" for suffix in [*FORMATS, "json"]), flush=True)

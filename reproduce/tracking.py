@@ -20,6 +20,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
+from datamodules.features import write_atomically
 from datamodules.videos import DataError
 from reproduce.history import History
 from reproduce.runs import FILES, RunFolder
@@ -127,7 +128,7 @@ def _open(settings: Settings, folder: RunFolder) -> wandb.Run | None:
     }
     if not in_sweep():  # an agent dictates these
         if not folder.wandb_id.is_file():
-            folder.wandb_id.write_text(secrets.token_hex(4) + "\n")
+            write_atomically(folder.wandb_id, secrets.token_hex(4) + "\n")
         options |= {
             "id": folder.wandb_id.read_text().strip(),
             "project": settings.logging.project,
@@ -143,7 +144,7 @@ def _open(settings: Settings, folder: RunFolder) -> wandb.Run | None:
         print(f"W&B: {server()} does not take the run ({reason}); logging offline", flush=True)
         wandb.teardown()  # the client takes the failed run's id for one in use
         run = wandb.init(mode="offline", **options)
-    folder.wandb_id.write_text(run.id + "\n")
+    write_atomically(folder.wandb_id, run.id + "\n")
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     run.define_metric("cv/*", step_metric="cv/epoch")
@@ -288,7 +289,7 @@ def _download(runs: Iterable[Any], root: Path) -> list[RunFolder]:
             for wanted in FILES:
                 if f"{name}/{wanted}" in files:
                     files[f"{name}/{wanted}"].download(root=str(root), replace=True).close()
-            folder.wandb_id.write_text(run.id + "\n")
+            write_atomically(folder.wandb_id, run.id + "\n")
         except Exception as error:  # the client raises what it likes
             raise DataError(f"{name} cannot be fetched ({(str(error) or type(error).__name__).splitlines()[0]})") from error
     return list(folders.values())

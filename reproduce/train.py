@@ -4,18 +4,18 @@
     python reproduce/train.py preset=[released,miniature] data.name=hmdb51 data.split=2
     python reproduce/train.py data.name=videofolder data.folder=my_videos model.num_layers=1
 
-A finished run is found and reused, an interrupted one goes on where it stopped. The last line printed is the path of
-the run folder.
+A finished run is found and reused, an interrupted one goes on from its last whole epoch, to the same figures. SIGTERM ends
+it after the batch at hand, with status 143. The last line printed is the path of the run folder.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
 
 from datamodules.videos import DataError
-from reproduce import tracking
+from reproduce import focus, tracking
 from reproduce.inputs import fail, feature_spec, read_annotation
+from reproduce.launch import leaving_on_sigterm
 from reproduce.runs import RunFolder, run_folder
 from reproduce.settings import Settings, SettingsError, command_line
 
@@ -31,15 +31,12 @@ def main(argv: list[str] | None = None) -> RunFolder:
         raise fail(error) from error
     if metrics is None:
         tracking.configure()
-        from lightning.pytorch.utilities.exceptions import SIGTERMException
-
         from lightning_modules.backbone import BackboneError
         from reproduce.training import run
 
         try:
-            metrics = run(settings, annotation, folder)
-        except SIGTERMException:
-            raise SystemExit(128 + signal.SIGTERM) from None  # Lightning's own status is 0, as if the run were finished
+            with leaving_on_sigterm():
+                metrics = run(settings, annotation, folder)
         except (DataError, SettingsError, BackboneError, FloatingPointError) as error:
             raise fail(error) from error
         except OSError as error:
@@ -52,9 +49,9 @@ def main(argv: list[str] | None = None) -> RunFolder:
     for name, value in metrics.items():
         if name.startswith(kinds):
             print(f"{name} {value:.4f}")
-    if "test/attention_in_box" in metrics:
-        ratio = metrics["test/attention_in_box"] / metrics["test/box_area"]
-        print(f"attention inside the actor's box: {ratio:.2f} times the box's share of the frame")
+    attention = focus.sentence(metrics)
+    if attention:
+        print(attention)
     print(folder.path.resolve(), flush=True)
     return folder
 

@@ -15,7 +15,18 @@ from reproduce.settings import Settings, entries, resolve
 from reproduce.sweep_file import first_point, read_sweep, words_of
 from reproduce.table2 import TableSettings as Table2Settings
 
-SCRIPTS = ["prepare.py", "train.py", "table1.py", "table2.py", "sweep.py", "report.py", "dashboard.py", "benchmark.py"]
+SCRIPTS = [
+    "prepare.py",
+    "train.py",
+    "table1.py",
+    "table2.py",
+    "sweep.py",
+    "report.py",
+    "dashboard.py",
+    "benchmark.py",
+    "verify.py",
+    "predict.py",
+]
 PACKAGES = ("lightning_modules", "datamodules", "reproduce")
 
 

@@ -34,6 +34,13 @@ def inputs_of(name: str, frames: int) -> dict[str, np.ndarray]:
     return {"cube": cube, "mean": single.mean(axis=1), "max": single.max(axis=1)}
 
 
+def put(path: Path, content: str | bytes) -> Path:
+    """A file with that content, and its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 def fill(path: Path, lengths: dict[str, int]) -> FeatureStore:
     """A finished store of some videos, name -> frames."""
     store = FeatureStore(path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.boxes import COLUMNS, cell_coverage, read_boxes
+from datamodules.boxes import COLUMNS, cell_coverage, centres_inside, read_boxes
 from datamodules.videos import DataError
 
 HEADER = "video,frame,left,top,right,bottom"
@@ -76,6 +76,66 @@ def test_coverage_equals_a_count_of_points(boxes, grid):
 def test_a_frame_without_box_has_no_coverage():
     coverage = cell_coverage(np.array([[0, 0, 1, 1], [np.nan] * 4]), (3, 3))
     assert (coverage[0] == 1).all() and np.isnan(coverage[1]).all()
+
+
+# several boxes a frame
+
+
+@given(boxes, grids)
+def test_one_actor_covers_what_one_box_covers(boxes, grid):
+    array = np.array(boxes)
+    np.testing.assert_allclose(cell_coverage(array[:, None], grid), cell_coverage(array, grid), atol=1e-6)
+    assert np.array_equal(centres_inside(array[:, None], grid), centres_inside(array, grid))
+
+
+@given(boxes, grids)
+@settings(max_examples=40)
+def test_several_actors_cover_what_any_of_them_does(boxes, grid):
+    """Against a count of points, at most half a point's distance from an edge."""
+    rows, columns = grid
+    fine = 60
+    x, y = (np.arange(columns * fine) + 0.5) / (columns * fine), (np.arange(rows * fine) + 0.5) / (rows * fine)
+    inside = np.zeros((len(y), len(x)), dtype=bool)
+    for left, top, right, bottom in boxes:
+        inside |= ((y > top) & (y < bottom))[:, None] & ((x > left) & (x < right))[None]
+    counted = inside.reshape(rows, fine, columns, fine).mean(axis=(1, 3)).reshape(-1)
+    (covered,) = cell_coverage(np.array([boxes]), grid)
+    assert covered.dtype == np.float32 and abs(counted - covered).max() <= 2.5 * len(boxes) / fine
+    assert covered.min() >= 0 and covered.max() <= 1
+
+
+def test_what_two_actors_share_counts_once():
+    half, other = [0, 0, 0.5, 1], [0.25, 0, 0.75, 1]
+    covered = cell_coverage(np.array([[half, other], [half, half], [half, [np.nan] * 4], [[np.nan] * 4] * 2]), (1, 2))
+    assert covered[:3].tolist() == [[1, 0.5], [1, 0], [1, 0]] and np.isnan(covered[3]).all()
+    centres = centres_inside(np.array([[half, other], [half, half], [half, [np.nan] * 4], [[np.nan] * 4] * 2]), (1, 4))
+    assert centres[:3].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 0, 0]] and np.isnan(centres[3]).all()
+
+
+def test_a_film_of_no_actors_has_no_box_in_any_frame():
+    assert (
+        np.isnan(cell_coverage(np.empty((3, 0, 4)), (2, 2))).all()
+        and np.isnan(centres_inside(np.empty((3, 0, 4)), (2, 2))).all()
+    )
+
+
+@given(boxes, grids)
+def test_a_centre_is_inside_where_all_four_edges_say_so(boxes, grid):
+    rows, columns = grid
+    found = centres_inside(np.array(boxes), grid)
+    assert found.shape == (len(boxes), rows * columns) and found.dtype == np.float32
+    for (left, top, right, bottom), cells in zip(boxes, found, strict=True):
+        for i, cell in enumerate(cells):
+            x, y = (i % columns + 0.5) / columns, (i // columns + 0.5) / rows
+            assert cell == (left <= x <= right and top <= y <= bottom)
+
+
+def test_a_frame_without_box_has_no_centre_inside():
+    inside = centres_inside(np.array([[0, 0, 0.5, 0.5], [np.nan] * 4]), (2, 2))
+    assert inside[0].tolist() == [1, 0, 0, 0] and np.isnan(inside[1]).all()
+
+
+# reading
 
 
 def test_boxes_are_read_by_video_and_frame_in_any_order(tmp_path):

@@ -1,5 +1,7 @@
 """The stream of frames for feature extraction: every frame of every video once, in order, whoever decodes it."""
 
+import os
+import signal
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +102,20 @@ def test_any_number_of_workers_gives_the_same_frames(paths, workers):
     data = FrameDataModule(paths, SIZE, packet=16, num_workers=workers)
     received = Received(data.predict_dataloader(), 16)
     assert received.stamps == complete() and set(received.ends) == set(range(len(paths)))
+
+
+def test_the_video_at_which_a_decoding_process_died_is_known(paths):
+    data = FrameDataModule(paths, SIZE, packet=1, num_workers=2)
+    packets = iter(data.predict_dataloader())
+    next(packets)
+    assert data.stream is not None
+    ((killed, _), (other, _)) = data.stream.at.tolist()
+    assert killed != other and os.getpid() not in (killed, other)
+    os.kill(killed, signal.SIGKILL)
+    with pytest.raises((RuntimeError, OSError, EOFError)) as error:
+        list(packets)
+    data.on_exception(error.value)
+    assert data.lost == [paths[data.stream.at[0, 1]]], "the other one waits, or is done"
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 9])

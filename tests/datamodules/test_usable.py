@@ -42,11 +42,20 @@ def test_a_video_that_lacks_its_pooled_frames_counts_as_missing(tmp_path, annota
 
 
 def test_bad_videos_are_refused_unless_they_are_to_be_left_out(tmp_path, annotation):
+    bad = [annotation.videos[0], annotation.videos[-1]]
+    store = store_of(tmp_path, annotation.videos[1:-1])
+    for video in bad:
+        store.enter_bad(video.name, "no frame")
+    with pytest.raises(DataError, match=r"2 videos do not decode: '0\.avi', '8\.avi'.*data\.skip_bad=true"):
+        usable(annotation, store, skip_bad=False)
+    left = usable(annotation, store, skip_bad=True)
+    assert left.test == annotation.test[:-1] and left.train == annotation.train[1:]
+    assert left.notes == ("demo: 2 videos left out (1 train, 1 test): do not decode",)
+
+
+def test_a_class_that_loses_all_its_videos_of_a_side_is_named(tmp_path, annotation):
     store = store_of(tmp_path, annotation.videos[:-2])
     for video in annotation.videos[-2:]:
         store.enter_bad(video.name, "no frame")
-    with pytest.raises(DataError, match=r"2 videos do not decode: '7\.avi', '8\.avi'.*data\.skip_bad=true"):
-        usable(annotation, store, skip_bad=False)
-    left = usable(annotation, store, skip_bad=True)
-    assert [v.name for v in left.test] == ["6.avi"] and left.train == annotation.train
-    assert left.notes == ("demo: 2 videos left out (0 train, 2 test): do not decode",)
+    with pytest.raises(DataError, match=r"no test video of 'b'(.|\n)*2 videos do not decode.*retry_bad=true"):
+        usable(annotation, store, skip_bad=True)

@@ -134,7 +134,7 @@ def test_frames_are_those_of_the_video_and_too_few_are_an_error(clips):
 def test_a_finished_run_holds_filmstrips_of_its_test_videos(trained):
     folder = RunFolder((trained / "run").resolve())
     captions, scored = folder.about()["filmstrips"], folder.predictions()
-    assert len(captions) == 3 == len(list((folder.path / "attention").iterdir()))
+    assert len(captions) == 3 == len(list((folder.path / "attention").glob("*.png")))
     for number, (name, caption) in enumerate(captions.items(), start=1):
         video, said = caption.split(": ", 1)
         position = scored.videos.index(video)

@@ -1,7 +1,14 @@
 import subprocess
+import sys
 from datetime import datetime, timezone
+from importlib.metadata import version
 
-from reproduce.provenance import commit_of, provenance
+import av
+import numpy
+import torch
+from conftest import REPOSITORY
+
+from reproduce.provenance import commit_of, provenance, ram_gib, versions
 
 
 def git(folder, *words):
@@ -33,4 +40,19 @@ def test_a_run_knows_when_and_by_what_it_was_started(monkeypatch):
     found = provenance()
     assert found["command"] == "python reproduce/train.py row=avg_pool_lstm 'preset=[released,miniature]'"
     assert abs((datetime.fromisoformat(found["started"]) - datetime.now(timezone.utc)).total_seconds()) < 5
-    assert found["cpu"] and found["cores"] >= 1
+    assert found["cpu"] and found["cores"] >= 1 and found["system"]
+    assert found["ram_gib"] == ram_gib() and 0.2 < found["ram_gib"] < 100_000
+
+
+def test_versions_are_those_that_are_loaded():
+    found = versions()
+    assert found["numpy"] == numpy.__version__ and found["av"] == av.__version__
+    assert torch.__version__.startswith(found["torch"]) and found["lightning"] == version("lightning")
+    assert found["libavcodec"] == ".".join(map(str, av.library_versions["libavcodec"]))
+    assert {"python", "torchvision", "torchmetrics", "wandb", "libavformat", "libswscale"} <= set(found)
+
+
+def test_versions_load_neither_torch_nor_wandb():
+    code = "import sys; from reproduce.provenance import versions; versions(); print({'torch', 'wandb'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "set()", done.stderr

@@ -21,7 +21,7 @@ EVIL = "<script>alert(1)</script>"
 CLOSING = "</script><img src=x onerror=alert(2)> & \"'"
 CLASSES = [EVIL, CLOSING, "a_rather_long_class_name_that_does_not_fit", "swing"]
 ROWS = {"softmax_regression": 1.0, "avg_pool_lstm": 1.2, "soft_attention_0": 4.0, "soft_attention_1": 3.0}
-PARTS = ("results", "curves", "classes", "confusions", "settings", "videos")
+PARTS = ("results", "viewer", "curves", "classes", "confusions", "settings", "videos")
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +172,10 @@ def test_the_file_asks_nobody_for_anything_and_escapes_every_name(report):
         assert name not in ("img", "iframe", "object"), "a class name became an element"
         assert not {"src", "onerror", "onload", "onclick"} & set(attributes), attributes
         assert re.match(r"#|data:,", attributes.get("href", "#")), attributes
-    assert len(parsed.scripts) == 2
+    assert len(parsed.scripts) == 3
     stored = json.loads(parsed.scripts[0])
     assert any(EVIL in chart.get("classes", ()) and CLOSING in chart["classes"] for chart in stored.values())
-    assert "alert(1)" not in parsed.scripts[1] and "url(" not in html and "@import" not in html
+    assert "alert(1)" not in parsed.scripts[2] and "url(" not in html and "@import" not in html
     assert "default-src &#x27;none&#x27;" in html
 
 

@@ -193,7 +193,7 @@ def test_the_command_measures_three_splits_and_runs_nothing_twice(tmp_path):
     first = script("table2.py", *words, cwd=tmp_path)
     assert "\x1b" not in first.stdout
     results = {path.suffix: path.read_text(encoding="utf-8") for path in (tmp_path / "results").iterdir()}
-    assert set(results) == {".md", ".csv", ".tex", ".html"}
+    assert set(results) == {".md", ".csv", ".tex", ".html", ".json"}
     rows = {(row["data"], row["row"]): row for row in csv.DictReader(StringIO(results[".csv"]))}
     assert rows["hmdb51_mean", "soft_attention_0"]["origin"] == rows["hmdb51_1", "soft_attention_0"]["origin"] == "measured"
     assert rows["hollywood2", "soft_attention_0"]["origin"] == rows["hmdb51_mean", "VideoDarwin"]["origin"] == "quoted"

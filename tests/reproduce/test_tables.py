@@ -165,7 +165,7 @@ def test_escape_codes_go_to_terminals_alone(table, tmp_path, monkeypatch, capsys
     shown = screen.getvalue()
     assert "\x1b[1m" in shown and "\x1b[32m" in shown
     plain = re.sub(r"\x1b\[\d+m", "", shown)
-    assert plain.split()[:-5] == to_text(compared(table, 0.001)).split()  # the last words name the files
+    assert plain.split()[:-6] == to_text(compared(table, 0.001)).split()  # the last words name the files
     assert max(len(line) for line in plain.splitlines() if line[:2] in ("- ", "  ")) <= 60
     monkeypatch.setenv("NO_COLOR", "1")
     write_table(compared(table, 0.001), tmp_path)
@@ -174,7 +174,7 @@ def test_escape_codes_go_to_terminals_alone(table, tmp_path, monkeypatch, capsys
 
 def test_all_formats_are_written(table, tmp_path):
     write_table(table, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"table1.{suffix}" for suffix in ("md", "csv", "tex", "html")}
+    assert {path.name for path in tmp_path.iterdir()} == {f"table1.{suffix}" for suffix in ("md", "csv", "tex", "html", "json")}
     for suffix, write in FORMATS.items():
         assert (tmp_path / f"table1.{suffix}").read_text(encoding="utf-8") == write(table)
 

@@ -155,7 +155,8 @@ def test_an_online_run_logs_config_curves_summary_and_tables(server, clips, trai
     assert identifier in text
     logged = find_run(state, identifier)
     summary = logged["summary"] if isinstance(logged["summary"], dict) else json.loads(logged["summary"])
-    assert summary["test/accuracy"] == pytest.approx(metrics["test/accuracy"])
+    tested = {key: value for key, value in metrics.items() if key.startswith("test/")}
+    assert {key: summary[key] for key in tested} == pytest.approx(tested) and "test/attention_entropy" in tested
     for part in ("train/loss", "val/accuracy", "retrain-train/loss", "test/per_class", "test/confusion_matrix", '"mine"'):
         assert part.strip('"') in text, part
     captions = json.loads((run / "run.json").read_text())["filmstrips"]

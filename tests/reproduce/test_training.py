@@ -1,4 +1,7 @@
-from reproduce.training import History
+import pytest
+
+from datamodules.videos import DataError
+from reproduce.training import Clock, History
 
 
 def epochs(path, stage="holdout"):
@@ -29,3 +32,39 @@ def test_stages_do_not_disturb_each_other(tmp_path):
     history = epochs(tmp_path / "history.csv")
     history.add({"stage": "retrain", "epoch": 0, "train/loss": 1.0})
     assert len(history.resume("retrain", 0)) == 0 and len(history.rows("holdout")) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("stage,epoch,train/loss\nholdout,0,1.5\nholdout,1\n", "line 3: damaged (not as many values"),
+        ("stage,epoch,train/loss\nholdout,0,1.5,7\n", "line 2: damaged (not as many values"),
+        ("stage,epoch,train/loss\nholdout,first,1.5\n", "line 2: damaged (no stage, or no number of an epoch"),
+        ("epoch,train/loss\n0,1.5\n", "line 2: damaged (no stage"),
+        ("stage,epoch,train/loss\nholdout,0,low\n", "line 2: damaged (train/loss is 'low'"),
+        ('stage,epoch,train/loss\nholdout,0,"1.5\n', "damaged"),
+        ("\x00\x01\x02", None),
+    ],
+)
+def test_a_damaged_history_is_an_error_that_names_the_line(tmp_path, text, says):
+    (tmp_path / "history.csv").write_text(text)
+    if says is None:  # a first line of names, and no epoch
+        assert History(tmp_path / "history.csv").epochs() == []
+        return
+    with pytest.raises(DataError) as error:
+        History(tmp_path / "history.csv")
+    assert says in str(error.value) and str(tmp_path) in str(error.value) and "remove" in str(error.value)
+
+
+def test_a_history_that_lacks_epochs_of_the_checkpoint_is_refused(tmp_path):
+    """The best epoch may be among them; one that was not saved yet is only repeated."""
+    history = epochs(tmp_path / "history.csv")
+    with pytest.raises(DataError, match=r"\[0, 1, 2, 3\] of holdout, its checkpoint 5"):
+        history.resume("holdout", 5)
+
+
+def test_seconds_count_all_calls_and_none_twice():
+    clock = Clock()
+    clock.carry(100.0)  # the first stage's last checkpoint
+    clock.carry(150.0)  # the second stage's counts the first one's too
+    assert 150 <= clock.seconds() < 151

@@ -1,0 +1,272 @@
+"""Can a mistake be corrected by looking elsewhere? Fig. 9 of the paper as an experiment over every misclassified video.
+
+For each test video that a run got wrong, the location softmax is drawn anew and then alone optimised for the true label
+(``lightning_modules.glimpses.correct``). As a control, the same is done for a label that is neither the true nor the
+predicted one: what gaze alone can make the network say, whether or not it is so.
+
+One row a video is written as soon as it is known, so that the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import statistics as python_statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.blocks import BLOCK_LENGTH
+from datamodules.features import FeatureStore
+from datamodules.videos import Annotation, DataError, Video
+from lightning_modules.attention import LocationAttention, SoftAttentionLSTM
+from lightning_modules.glimpses import LIMIT, correct
+from reproduce.glimpsing import attending, dense
+from reproduce.looking import Track, watch
+from reproduce.progress import Progress
+from reproduce.rows import write_rows
+from reproduce.settings import SettingsError
+from reproduce.trained import Trained
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one misclassified video.
+
+    Args:
+        video: its name.
+        target: its true class.
+        prediction: of the network as it was trained.
+        random_prediction: under the randomly initialised location softmax.
+        corrected: whether it is predicted correctly in the end.
+        steps: of the optimiser until then, or the limit.
+        turned: ½ Σ_i |l_{t,i} - l'_{t,i}| between the learned and the last glimpse, mean over frames: 0 same, 1 disjoint.
+        moved: distance between the two gazes' centres, mean over frames, in fractions of the frame's sides.
+        control: the class that the control was optimised for.
+        control_reached: whether the control was predicted in the end.
+        control_steps: as ``steps``, for the control.
+        seed, limit: of this row.
+    """
+
+    video: str
+    target: str
+    prediction: str
+    random_prediction: str
+    corrected: bool
+    steps: int
+    turned: float
+    moved: float
+    control: str
+    control_reached: bool
+    control_steps: int
+    seed: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Gazes:
+    """A video's attention under the learned, the random and the optimised location softmax."""
+
+    learned: Track
+    random: Track
+    optimised: Track
+
+
+def mistaken(trained: Trained, annotation: Annotation) -> list[Video]:
+    """The test videos that a run got wrong, by name.
+
+    Raises:
+        SettingsError: the data set is multi-label, so that a video is not simply right or wrong.
+        DataError: the run was tested on other videos.
+    """
+    if trained.multi_label:
+        raise SettingsError(f"{annotation.data} has several labels a video; correction needs data sets with one")
+    predictions = trained.folder.predictions()
+    by_name = {video.name: video for video in annotation.test}
+    if set(predictions.videos) != set(by_name):
+        raise DataError(f"{trained.folder.path}/predictions.csv: not the test videos of {annotation.folder}")
+    wrong = predictions.scores.argmax(axis=1) != predictions.target.argmax(axis=1)
+    return [by_name[name] for name in sorted(np.asarray(predictions.videos)[wrong].tolist())]
+
+
+def correct_one(
+    trained: Trained, store: FeatureStore, video: Video, seed: int = 1, limit: int = LIMIT
+) -> tuple[Outcome, Gazes]:
+    """Correct one misclassified video.
+
+    Raises:
+        SettingsError: the run's attention has no location softmax weights.
+        DataError: the features cannot be read.
+    """
+    network = attending(trained)
+    if not isinstance(network.attention, LocationAttention):
+        raise SettingsError(
+            f"{trained.folder.path}: content attention has no location softmax weights to optimise; take a run with "
+            "model.attention=location, as preset=paper has"
+        )
+    whole, (target,) = dense(trained, store, video.name), video.labels
+    learned = watch(network, store, video.name, trained.watcher())
+    predicted, last_n = int(learned.scores.argmax()), trained.settings.model.last_n
+    entropy = np.frombuffer(hashlib.sha256(f"{seed} {video.name}".encode()).digest()[:8], dtype=np.int64)[0]
+    generator = torch.Generator().manual_seed(int(entropy) & (2**63 - 1))
+    others = [label for label in range(len(trained.classes)) if label not in (target, predicted)]
+    if whole.stride != 1 or not others:
+        raise SettingsError(f"{trained.folder.path}: correction needs data.stride=1 and at least three classes")
+    control = others[int(torch.randint(len(others), (1,), generator=generator))]
+    made, controlled = (
+        correct(network, whole.frames, label, whole.blocks, BLOCK_LENGTH, whole.skip, last_n, generator, limit)
+        for label in (target, control)
+    )
+    gazes = []
+    for weight in (made.random, made.weight):
+        with _looking_with(network, weight):
+            gazes.append(watch(network, store, video.name, trained.watcher()))
+    names = trained.classes
+    turned, moved = gaze_difference(learned, gazes[1])
+    outcome = Outcome(
+        video=video.name,
+        target=names[target],
+        prediction=names[predicted],
+        random_prediction=names[made.random_prediction],
+        corrected=made.corrected,
+        steps=made.steps,
+        turned=round(turned, 6),
+        moved=round(moved, 6),
+        control=names[control],
+        control_reached=controlled.corrected,
+        control_steps=controlled.steps,
+        seed=seed,
+        limit=limit,
+    )
+    return outcome, Gazes(learned, *gazes)
+
+
+def correct_all(
+    trained: Trained,
+    annotation: Annotation,
+    store: FeatureStore,
+    path: Path,
+    seed: int = 1,
+    limit: int = LIMIT,
+    most: int | None = None,
+) -> Iterator[tuple[Outcome, Gazes | None]]:
+    """Correct every misclassified test video; writes ``path``, a row a video, and goes on where it stopped.
+
+    Args:
+        trained: the run.
+        annotation, store: of its data.
+        path: CSV file.
+        seed: of the random weights.
+        limit: steps of the optimiser.
+        most: only the first so many videos by name; None for all.
+
+    Yields:
+        Each video's outcome, by name; its gazes too, unless it was done before.
+
+    Raises:
+        DataError: the file is damaged or cannot be written.
+    """
+    done = {row.video: row for row in read_outcomes(path) if (row.seed, row.limit) == (seed, limit)}
+    videos = mistaken(trained, annotation)[:most]
+    progress = Progress(f"correcting {annotation.data}", "videos")
+    for number, video in enumerate(videos, start=1):
+        if video.name in done:
+            yield done[video.name], None
+            continue
+        outcome, gazes = correct_one(trained, store, video, seed, limit)
+        yield outcome, gazes  # drawn before it counts as done
+        done[video.name] = outcome
+        write_rows(path, [[field.name for field in fields(Outcome)], *(astuple(one) for one in done.values())])
+        progress.update(number, len(videos))
+    progress.close()
+
+
+def gaze_difference(one: Track, other: Track) -> tuple[float, float]:
+    """How far two gazes at the same frames are apart: ``turned`` and ``moved`` of ``Outcome``."""
+    assert one.attention is not None and other.attention is not None
+    turned = 0.5 * np.abs(one.attention - other.attention).sum(axis=(1, 2)).mean()
+    rows, columns = one.attention.shape[1:]
+    centres = [
+        np.stack(
+            [
+                track.attention.sum(axis=1) @ ((np.arange(columns) + 0.5) / columns),
+                track.attention.sum(axis=2) @ ((np.arange(rows) + 0.5) / rows),
+            ]
+        )
+        for track in (one, other)
+        if track.attention is not None
+    ]  # (2, n) each
+    moved = np.hypot(*(centres[0] - centres[1])).mean()
+    return float(turned), float(moved)
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[str]:
+    """What the experiment found, in sentences."""
+    if not outcomes:
+        return ["No test video is misclassified."]
+    corrected = [one for one in outcomes if one.corrected]
+    at_once = sum(one.steps == 0 for one in corrected)
+    lines = [
+        f"{len(corrected)} of {len(outcomes)} misclassified test videos become correct ({len(corrected) / len(outcomes):.0%}) "
+        f"when the location softmax alone is optimised for them, {at_once} of them by the random glimpse already; "
+        f"limit {outcomes[0].limit} steps."
+    ]
+    learned = [one for one in corrected if one.steps]
+    if learned:
+        steps = [one.steps for one in learned]
+        lines.append(
+            f"Steps to the first correct prediction of the others: median {python_statistics.median(steps):g}, "
+            f"{min(steps)} to {max(steps)}."
+        )
+    if corrected:
+        turned, moved = (python_statistics.fmean(getattr(one, name) for one in corrected) for name in ("turned", "moved"))
+        lines.append(
+            f"Of the corrected ones, {turned:.0%} of the attention went elsewhere, and the gaze's centre moved by "
+            f"{moved:.3f} of the frame's side, in the mean."
+        )
+    reached = sum(one.control_reached for one in outcomes)
+    lines.append(
+        f"Control: optimised for a label that is neither true nor predicted, {reached} of {len(outcomes)} "
+        f"({reached / len(outcomes):.0%}) reach it."
+    )
+    return lines
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Read what ``correct_all`` wrote; nothing where there is no file.
+
+    Raises:
+        DataError: it is damaged; names the line.
+    """
+    if not path.is_file():
+        return []
+    types = {"bool": lambda text: {"True": True, "False": False}[text], "int": int, "float": float, "str": str}
+    found = []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            try:
+                found.append(Outcome(**{field.name: types[str(field.type)](row[field.name]) for field in fields(Outcome)}))
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}, line {reader.line_num}: damaged ({error!r}); remove the file to begin anew"
+                ) from error
+    return found
+
+
+@contextmanager
+def _looking_with(network: SoftAttentionLSTM, weight: Tensor) -> Iterator[None]:
+    """The network with another location softmax for a while."""
+    assert isinstance(network.attention, LocationAttention)
+    own = network.attention.locations.weight
+    before = own.detach().clone()
+    own.data.copy_(weight)
+    try:
+        yield
+    finally:
+        own.data.copy_(before)

@@ -1,0 +1,212 @@
+"""Show a trained network your own videos: what it says of them, and where it looks.
+
+    python reproduce/predict.py checkpoint=runs/ucf11/soft_attention_1-0ea1b2c3d4e5 video=clip.mp4
+    python reproduce/predict.py checkpoint=runs/hmdb51/soft_attention_0-0ea1b2c3d4e5 video=recordings output=seen top=3
+
+Prints the likeliest classes of the whole video, scored as a test scores it (the mean over all its blocks), and over time.
+Writes, for each video, into <output>/<video's name>/:
+
+    overlay.mp4      frame and overlay side by side, the likeliest classes and the time below; plays in a browser
+    filmstrip.png    evenly spaced frames above their overlays
+    frames.csv       of every frame looked at: time, class probabilities, attention by row and column; frames.json is the same
+    summary.json     the whole video's scores and those over time
+
+Films may be of any length, in any format that FFmpeg reads. A video that is finished is not made again. One that does not
+decode does not stop the others: it is named at the end, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from datamodules.videos import SUFFIXES, DataError
+from reproduce.inputs import fail, feature_folder
+from reproduce.settings import SettingsError, command_line
+
+MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")
+ALSO_SHOWN = 3  # classes of an interval
+BAR = 20  # characters
+LEAST_SIDE, MOST_SIDE = 64, 1920  # px
+
+
+@dataclass
+class PredictSettings:
+    """Settings of predict.py."""
+
+    checkpoint: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
+    """the run's folder, for the weights it was tested with, or a .ckpt in its holdout/ or retrain/"""
+    video: Optional[str] = None  # noqa: UP045
+    """a video file, or a folder: all videos in it and in its sub-folders"""
+    output: str = "predictions"
+    """folder that receives a folder for each video; give each model its own"""
+    top: int = 5
+    """classes to name"""
+    side: int = 480
+    """larger side of a picture in the overlay video, pixels"""
+    columns: int = 6
+    """frames of the filmstrip"""
+    overwrite: bool = False
+    """make again what is finished"""
+    features: Optional[str] = None  # noqa: UP045
+    """folder of the run's features, which holds the weights of a random backbone; null for where the run had it"""
+    accelerator: str = "auto"
+    """auto (a GPU if there is one), cpu or gpu"""
+
+
+def main(argv: list[str] | None = None) -> list[Path]:
+    """Predict; returns the folders written."""
+    settings = command_line(PredictSettings, __doc__ or "", argv)
+    try:
+        checkpoint, video = _checked(settings)
+        output = Path(settings.output).expanduser()
+        videos = videos_in(video, output)
+        viewer = _viewer(settings, checkpoint)
+    except (DataError, SettingsError) as error:
+        raise fail(error) from None
+    from datamodules.decoding import VideoError
+    from reproduce.launch import leaving_on_sigterm
+    from reproduce.predicting import Look, attends, predict_video
+
+    look = Look(settings.side, settings.columns, min(settings.top, len(viewer.trained.classes)))
+    if not attends(viewer):
+        print(f"{viewer.trained.settings.model.name} has no attention: the videos show the probabilities alone")
+    written: list[Path] = []
+    bad: list[VideoError] = []
+    with leaving_on_sigterm():
+        for path, name in zip(videos, names_of(videos, video), strict=True):
+            try:
+                _show(predict_video(viewer, path, output / name, look, settings.overwrite), look.top)
+            except VideoError as error:
+                bad.append(error)
+                print(f"left out: {error}\n", flush=True)
+            except DataError as error:
+                raise fail(error) from None
+            else:
+                written.append(output / name)
+                print(f"written: {written[-1].resolve()}\n", flush=True)
+    for error in bad:
+        print(f"bad: {error}", file=sys.stderr)
+    if bad:
+        print(f"error: {len(bad)} of {len(videos)} videos do not decode", file=sys.stderr)
+        raise SystemExit(1)
+    return written
+
+
+def _checked(settings: PredictSettings) -> tuple[Path, Path]:
+    """The run and the video.
+
+    Raises:
+        SettingsError: a setting is missing or impossible.
+    """
+    if settings.checkpoint is None or settings.video is None:
+        lacking = " and ".join(f"{key}=<path>" for key in ("checkpoint", "video") if getattr(settings, key) is None)
+        raise SettingsError(f"say {lacking}; --help shows examples")
+    for key, least in {"top": 1, "columns": 1}.items():
+        if getattr(settings, key) < least:
+            raise SettingsError(f"{key}={getattr(settings, key)}: must be at least {least}")
+    if not LEAST_SIDE <= settings.side <= MOST_SIDE:
+        raise SettingsError(f"side={settings.side}: must be from {LEAST_SIDE} to {MOST_SIDE}")
+    if settings.accelerator not in ("auto", "cpu", "gpu"):
+        raise SettingsError(f"accelerator={settings.accelerator}: choose from auto, cpu, gpu")
+    return Path(settings.checkpoint).expanduser(), Path(settings.video).expanduser()
+
+
+def videos_in(video: Path, output: Path) -> list[Path]:
+    """The videos that are meant, in order of their paths; those written by this script are not among them.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not video.is_dir():
+        if not video.exists():
+            raise DataError(f"video={video}: there is no such file or folder (looked at {video.resolve()})")
+        return [video]
+    suffixes, own = (*SUFFIXES, *MORE_SUFFIXES), output.resolve()
+    found = [
+        path
+        for path in sorted(video.rglob("*"))
+        if path.suffix.lower() in suffixes
+        and not any(part.startswith(".") for part in path.relative_to(video).parts)
+        and own not in path.resolve().parents
+        and path.is_file()
+    ]
+    if not found:
+        raise DataError(f"video={video}: the folder holds no video ({', '.join(suffixes)})")
+    return found
+
+
+def names_of(videos: list[Path], root: Path) -> list[str]:
+    """A folder's name for each video, from its path below the root, all different."""
+    from reproduce.gaze import safe_name
+
+    names: list[str] = []
+    taken: set[str] = set()  # in lower case, for systems that take A and a for the same
+    for path in videos:
+        below = path.relative_to(root).as_posix() if path != root else path.name
+        name = base = safe_name(below) or "video"
+        number = 2
+        while name.lower() in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def _viewer(settings: PredictSettings, checkpoint: Path):
+    """The network, ready to look.
+
+    Raises:
+        DataError: the run, its checkpoint or its backbone is not there.
+        SettingsError: there is no GPU.
+    """
+    import torch
+
+    from reproduce.extraction import quiet_lightning
+    from reproduce.streaming import Viewer
+    from reproduce.trained import load_trained
+
+    quiet_lightning()
+    on_gpu = torch.cuda.is_available() and settings.accelerator != "cpu"
+    if settings.accelerator == "gpu" and not on_gpu:
+        raise SettingsError("accelerator=gpu: torch finds no GPU here")
+    trained = load_trained(checkpoint)
+    store = Path(settings.features).expanduser() if settings.features else feature_folder(trained.settings)
+    viewer = Viewer(trained, store, torch.device("cuda" if on_gpu else "cpu"))
+    options = trained.settings.backbone
+    print(
+        f"{trained.folder.name}, {trained.checkpoint.parent.name}/{trained.checkpoint.name}: {len(trained.classes)} classes; "
+        f"{options.name} ({options.weights} weights) in {viewer.precision} on the {'GPU' if on_gpu else 'CPU'}",
+        flush=True,
+    )
+    return viewer
+
+
+def _show(summary: dict[str, Any], top: int) -> None:
+    """Print a video's scores."""
+    from reproduce.overlay_video import clock
+    from reproduce.progress import duration
+
+    kind = "each class by itself" if summary["multi_label"] else "they sum to 1"
+    frames = f"{summary['frames']} frame{'s' if summary['frames'] != 1 else ''}"
+    print(f"{summary['video']}: {frames}, {clock(summary['seconds'])}; probabilities ({kind}):")
+    ranking = sorted(summary["scores"].items(), key=lambda item: -item[1])[:top]
+    width = max(len(name) for name, _ in ranking)
+    for place, (name, score) in enumerate(ranking, start=1):
+        print(f"  {place}. {name:{width}}  {score:.3f}  {'#' * round(BAR * score)}")
+    print(f"  over time, mean of each {duration(summary['interval'])} from:")
+    begins = [clock(part["begin"]) for part in summary["over_time"]]
+    likeliest = [
+        sorted(part["scores"].items(), key=lambda item: -item[1])[: min(top, ALSO_SHOWN)] for part in summary["over_time"]
+    ]
+    longest = max(len(names[0][0]) for names in likeliest)
+    for begin, ((name, score), *others) in zip(begins, likeliest, strict=True):
+        rest = ", ".join(f"{other} {less:.2f}" for other, less in others)
+        print(f"  {begin:>{len(begins[-1])}}  {name:{longest}}  {score:.2f} {'#' * round(BAR * score):{BAR}}  {rest}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

@@ -1,0 +1,131 @@
+"""SIGTERM, and what else ends the work of a process from outside: where it stops, and in which words.
+
+A cluster that takes a machine back sends SIGTERM, and half a minute later SIGKILL. Training stops after the batch at hand:
+the checkpoint of the last whole epoch is on disk already, and the same command repeats the epoch that was cut short, with
+the same order of blocks and the same dropout masks, so that the result is the same to the bit. Extraction stops after the
+packet at hand; videos that were finished stay. An epoch takes about a minute on a GPU, hours only on a small CPU; a
+checkpoint within it would have to hold the half-done metrics of every process.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from datamodules.videos import DataError
+from reproduce.launch import leave
+
+AGREE_EVERY = 8  # batches between two questions to the other processes; a question makes a GPU wait for the CPU
+LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue|sendbytes", re.IGNORECASE)
+
+
+class LostProcess(DataError):
+    """Another process of the same run, or one that decodes for this one, is gone."""
+
+
+class Preemption(Callback):
+    """Ends a Trainer's work between two batches after SIGTERM, by ``SystemExit`` with status 143.
+
+    It takes the place of Lightning's own handler, which lets extraction go on, ends with status 0, and speaks to the other
+    processes in the middle of whatever they are saying to each other.
+    """
+
+    def __init__(self) -> None:
+        self.told = False
+        self._trainer: Trainer | None = None
+
+    def leave_if_told(self) -> None:
+        """End the process if SIGTERM came."""
+        if self.told:
+            leave()
+
+    def _listen(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        if threading.current_thread() is threading.main_thread():  # Lightning puts the earlier handler back at its end
+            signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: Any) -> None:
+        launcher = None if self._trainer is None else self._trainer.strategy.launcher
+        if not self.told and launcher is not None:
+            launcher.kill(signal.SIGTERM)  # the processes that Lightning started; others hear of it from who started them
+        self.told = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to listen."""
+        self._listen(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch before has been saved."""
+        self._leave_together(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop within the epoch; not after its last batch, since it is validated and saved now."""
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if not last and (trainer.world_size == 1 or batch_idx % AGREE_EVERY == AGREE_EVERY - 1):
+            self._leave_together(trainer)
+
+    def _leave_together(self, trainer: Trainer) -> None:
+        """A process that left alone would look to the others like one that was lost."""
+        self.told = trainer.strategy.reduce_boolean_decision(self.told, all=False)
+        self.leave_if_told()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to listen."""
+        self._listen(trainer)
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Stop; a test is done as a whole or not at all."""
+        self.leave_if_told()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to listen."""
+        self._listen(trainer)
+
+    def on_predict_batch_end(self, *_: Any) -> None:
+        """Stop; the videos that are finished stay."""
+        self.leave_if_told()
+
+
+def environment_plugins() -> list[SLURMEnvironment]:
+    """Plugins for any Trainer: on SLURM one that keeps its hands off the job.
+
+    Lightning's own would, on SIGUSR1, write a checkpoint to the working folder, from which every later Trainer there
+    would start, whatever run it belongs to.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+@contextmanager
+def explained(processes: int) -> Iterator[None]:
+    """Within, the loss of another process is an error in words.
+
+    Args:
+        processes: of the run.
+
+    Raises:
+        LostProcess: says which one, as far as that is known, and that the same command goes on.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or LOST.search(str(error))
+        if processes == 1 or not lost:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LostProcess(
+            f"another of the {processes} processes of this run is gone, and this one cannot go on without it ({reason}). Its "
+            "own output says why; a process that the system killed says nothing. Finished videos and epochs are kept: run "
+            "the same command again"
+        ) from error

@@ -1,0 +1,212 @@
+"""What figures.py is asked for: its settings, which runs a figure needs, and the best finished one of each. Free of torch."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Optional
+
+from datamodules.videos import DataError
+from reproduce import paper
+from reproduce.collect import Configuration, DataSet, Run, read
+from reproduce.inputs import data_folder, feature_spec
+from reproduce.presets import ROWS
+from reproduce.runs import RunFolder, configuration, named
+from reproduce.settings import Settings, SettingsError, resolve
+
+DEFAULT_ROW = "soft_attention_0"  # paper, footnote 1: the figures are of λ = 0 unless they say otherwise
+ROW_WORDS = ("row", "model.name", "objective.attention_penalty")
+DATA_WORDS = ("data.name", "column", "data.split", "data.folder")
+MOST_DIFFERENCES = 4  # that an error names
+
+
+@dataclass
+class FigureSettings(Settings):
+    """Settings of figures.py: those of the runs, and what is drawn of them."""
+
+    figure: list[str] = field(default_factory=lambda: ["all"])
+    """which figures, or all"""
+    videos: list[str] = field(default_factory=list)
+    """clips by name (without folder and suffix, where that is unique) instead of by rule"""
+    choose: list[str] = field(default_factory=list)
+    """rule by which clips are chosen: correct, incorrect or any, and the order they are taken in: first (by name), confident, \
+foreground or background (attention in the actor's box over the box's area), focused or spread (entropy); one a class as \
+long as there are classes. Empty for each figure's own rule"""
+    clips: Optional[int] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
+    """clips of a figure, of each data set and kind; null for each figure's own number"""
+    columns: int = 6
+    """pictures beside one another, evenly spaced over the clip"""
+    glimpse: str = "search"
+    """of figure=glimpse: a cell as row,column from 0; a box as left,top,right,bottom in fractions of the frame; a map as a \
+CSV file; or search, which tries every cell"""
+    limit: int = 200
+    """of figure=correction: the optimiser's steps after which a clip counts as not corrected"""
+    most: Optional[int] = None  # noqa: UP045
+    """of figure=correction: the first so many misclassified clips by name; null for all, with preset=miniature for 16"""
+    train: bool = False
+    """train what is missing; preset=miniature, whose runs take minutes, does so anyway"""
+    workers: Optional[int] = None  # noqa: UP045
+    """runs at a time; null for one on each trainer.devices GPUs, or one a core, up to 8, where there is no GPU"""
+
+
+OWN_KEYS = ("figure", "videos", "choose", "clips", "columns", "glimpse", "limit", "most", "train", "workers")
+
+
+@dataclass(frozen=True)
+class Need:
+    """A run that a figure is drawn from.
+
+    Args:
+        data: of ``data.name``; None for that of the command line.
+        row: of ``presets.ROWS``; None for that of the command line or else ``DEFAULT_ROW``.
+        fps: of ``data.fps``; None for that of the command line.
+    """
+
+    data: str | None = None
+    row: str | None = None
+    fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, and what it finds.
+
+    Args:
+        settings: as resolved.
+        words: of the command line, for the runs alone.
+    """
+
+    settings: FigureSettings
+    words: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where figures are written."""
+        return Path(self.settings.paths.results).expanduser() / "figures"
+
+    def words_of(self, need: Need) -> list[str]:
+        """The words that train.py takes for a run, without its seed unless the command line says one."""
+        words = list(self.words)
+        if need.data is not None and need.data != self.settings.data.name:
+            words = [*_without(words, DATA_WORDS), f"data.name={need.data}"]
+        if need.row is not None:
+            words = [*_without(words, ROW_WORDS), f"row={need.row}"]
+        elif len(_without(words, ROW_WORDS)) == len(words):
+            words.append(f"row={DEFAULT_ROW}")
+        if need.fps is not None:
+            words = [*_without(words, ("data.fps",)), f"data.fps={need.fps:g}"]
+        return words
+
+    def settings_of(self, need: Need) -> Settings:
+        """The settings of a run."""
+        return resolve(Settings, self.words_of(need))
+
+    def command(self, need: Need) -> str:
+        """What to run for it."""
+        return shlex.join(["python", "reproduce/train.py", *self.words_of(need)])
+
+    @cached_property
+    def _read(self) -> list[DataSet]:
+        found, problems = read(Path(self.settings.paths.runs).expanduser())
+        for problem in problems:
+            print(f"note: {problem}", flush=True)
+        return found
+
+    def configurations(self, dataset: str) -> tuple[Configuration, ...]:
+        """Everything that ran to its end on a data set."""
+        return next((found.configurations for found in self._read if found.name == dataset), ())
+
+    def wanted(self, need: Need) -> tuple[str, dict]:
+        """The data set's name as in run folders, and the settings besides the seed by dotted key, of a need."""
+        settings = self.settings_of(need)
+        dataset = data_folder(settings).name if settings.data.name == "videofolder" else settings.data.name
+        wanted = named(configuration(settings, dataset, feature_spec(settings)))
+        return dataset, {key: value for key, value in wanted.items() if key != "seed"}
+
+    def runs(self, need: Need) -> list[Run]:
+        """The finished runs of a need whose weights are there, the best on validation first; of ``seed=`` where given."""
+        dataset, wanted = self.wanted(need)
+        found = [
+            run
+            for one in self.configurations(dataset)
+            if {key: value for key, value in one.settings.items() if key != "videos"} == wanted
+            for run in one.runs
+            if run.folder.tested.is_file() and "map" in run.about  # which earlier versions did not write
+        ]
+        if any(word.startswith("seed=") for word in self.words):
+            found = [run for run in found if run.settings["seed"] == self.settings.seed]
+        return sorted(found, key=lambda run: (-validation(run), run.settings["seed"]))
+
+    def best(self, need: Need = Need()) -> RunFolder:
+        """Of a need's finished runs, which differ in the seed alone, the one with the best validation figure.
+
+        Raises:
+            DataError: there is none; says which command makes it.
+        """
+        found = self.runs(need)
+        if not found:
+            raise DataError(self.lacking(need))
+        return found[0].folder
+
+    def lacking(self, need: Need) -> str:
+        """That a need has no finished run, which run comes nearest, and what to do."""
+        dataset, wanted = self.wanted(need)
+        row = f"{wanted['model.name']}_{wanted['objective.attention_penalty']:g}" if "model.attention" in wanted else "a run"
+        where = Path(self.settings.paths.runs).expanduser().resolve()
+        said = f"no finished run with its weights of {dataset}, {paper.ROW_NAMES.get(row, row)}, with these settings in {where}"
+        near = [
+            (apart, one)
+            for one in self.configurations(dataset)
+            if (apart := {key: one.settings[key] for key in wanted if key in one.settings and one.settings[key] != wanted[key]})
+        ]
+        if near:
+            apart, one = min(near, key=lambda pair: len(pair[0]))
+            some = [f"{key}={value} instead of {wanted[key]}" for key, value in list(apart.items())[:MOST_DIFFERENCES]]
+            more = f" and {len(apart) - len(some)} more" if len(apart) > len(some) else ""
+            said += f"\n    the nearest, {one.runs[0].folder.name}, has {', '.join(some)}{more}"
+        return f"{said}\n    make it with: {self.command(need)}"
+
+    def train(self, needs: Sequence[Need]) -> None:
+        """Train what is not there, as the tables do; exits where that fails.
+
+        Raises:
+            SettingsError: a row is none of Table 1's.
+            DataError: data are not in place.
+        """
+        from reproduce.grid import exit_if_failed, finish_grid
+        from reproduce.inputs import read_annotation
+
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for need in needs:
+            settings = self.settings_of(need)
+            if settings.row not in ROWS:
+                raise SettingsError(f"figures.py trains the rows of Table 1 alone; run it yourself: {self.command(need)}")
+            read_annotation(settings)
+            groups.setdefault(tuple(_without(self.words_of(need), ("row", "seed"))), []).append(str(settings.row))
+        failures = []
+        for words, rows in groups.items():
+            settings = resolve(Settings, list(words))
+            name = (
+                settings.data.name
+                if settings.data.fps == Settings().data.fps
+                else f"{settings.data.name} at {settings.data.fps:g} fps"
+            )
+            columns = {name: list(words)}
+            _, failed = finish_grid(
+                self.settings, columns, list(dict.fromkeys(rows)), [self.settings.seed], self.settings.workers, "figures.py"
+            )
+            failures += failed
+        exit_if_failed(failures)
+        self.__dict__.pop("_read", None)  # the new runs are read too
+
+
+def validation(run: Run) -> float:
+    """The figure by which a run's seed is taken: validation accuracy, or mAP for multi-label."""
+    return float(run.metrics.get("val/mAP" if run.multi_label else "val/accuracy", float("-inf")))
+
+
+def _without(words: Sequence[str], keys: Sequence[str]) -> list[str]:
+    return [word for word in words if word.partition("=")[0] not in keys]

@@ -1,0 +1,459 @@
+"""Extraction of zip, tar and RAR: whole or not at all, whatever a stranger has put into them."""
+
+import bz2
+import gzip
+import io
+import os
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packing import tar_of, tarred, zipped
+from rar import FOLDER, SYMLINK, Item, block4, block5, rar
+
+from reproduce import entries, unpackers
+from reproduce.archives import extract, inspect
+from reproduce.entries import MOST_RATIO, SMALL, ArchiveError, Entry, wrong_name
+from reproduce.rar_headers import read_entries
+
+FILES = {
+    "top/class a/v_(1)_[x]&+;~@!#.avi": b"\0\1\2" * 9000,
+    "top/class a/second.avi": b"video" * 4000,
+    "top/empty.avi": b"",
+    "top/notes.txt": b"hello\n",
+}
+REAL = [name for name in unpackers.COMMANDS if shutil.which(name)]
+needs_a_tool = pytest.mark.skipif(not REAL, reason=f"none of {', '.join(unpackers.COMMANDS)} is on PATH")
+
+
+def zip_entry(name: str, data: bytes = b"x", mode: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    info = zipfile.ZipInfo("placeholder")
+    info.filename, info.orig_filename, info.external_attr = name, name, mode << 16
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("good.txt", b"good")
+        archive.writestr(info, data)
+    return buffer.getvalue()
+
+
+def tar_entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", data: bytes = b"") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return tar_of([(tarfile.TarInfo("good.txt"), b"good"), (info, data)])
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write(folder: Path, data: bytes, name: str = "archive.bin") -> Path:
+    """An archive in a folder whose neighbours would show that something escaped."""
+    home = folder / "outer" / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / name).write_bytes(data)
+    return home / name
+
+
+def refused(folder: Path, data: bytes) -> str:
+    """Extraction fails, leaves nothing inside or outside; returns the message."""
+    path = write(folder, data)
+    before = tree(folder)
+    with pytest.raises(ArchiveError) as error:
+        extract(path, path.with_name("out"))
+    assert str(path) in str(error.value)
+    assert tree(folder) == before and not list(folder.rglob("*.part")) and not path.with_name("out").exists()
+    return str(error.value)
+
+
+GOOD = {
+    "zip": zipped(FILES),
+    "zip, stored": zipped(FILES, zipfile.ZIP_STORED),
+    "zip, bzip2": zipped(FILES, zipfile.ZIP_BZIP2),
+    "tar": tarred(FILES),
+    "tar.gz": tarred(FILES, "w:gz"),
+    "tar.bz2": tarred(FILES, "w:bz2"),
+    "tar.xz": tarred(FILES, "w:xz"),
+}
+
+
+@pytest.mark.parametrize("data", GOOD.values(), ids=GOOD)
+def test_zip_and_tar_by_the_standard_library(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    path = write(tmp_path, data)
+    done = extract(path, tmp_path / "out")
+    assert tree(tmp_path / "out") == FILES
+    assert (done.files, done.bytes) == (len(FILES), sum(map(len, FILES.values())))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "outer"]
+
+
+@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("name", list(unpackers.COMMANDS))
+def test_rar_by_each_tool(name, version, tmp_path, monkeypatch):
+    if name not in REAL:
+        pytest.skip(f"{name} is not on PATH")
+    if (name, version) == ("unar", 5):
+        pytest.skip("unar expects records in RAR 5 that the writer of these tests leaves out")
+    monkeypatch.setattr(unpackers, "COMMANDS", {name: unpackers.COMMANDS[name]})
+    path = write(tmp_path, rar([Item("top", mode=FOLDER), *(Item(n, d) for n, d in FILES.items())], version))
+    assert extract(path, tmp_path / "out").tool == name
+    assert tree(tmp_path / "out") == FILES
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_rar_headers_say_what_is_in_it(version, tmp_path):
+    path = write(tmp_path, rar([Item("top", mode=FOLDER), *(Item(n, d) for n, d in FILES.items())], version))
+    found = read_entries(path)
+    assert found[0].name == "top" and found[0].kind == "folder"
+    assert found[1:] == [Entry(name, len(data), "file", zlib.crc32(data)) for name, data in FILES.items()]
+
+
+def test_names_that_rar_4_writes_in_unicode_are_read(tmp_path):
+    plain, code = b"caf?.avi", bytes([0, 0b00000001, *b"caf", 0xE9, 0b00000000, *b".avi"])
+    name = plain + b"\0" + code
+    fields = (1, 1, 3, zlib.crc32(b"x"), 0, 20, 0x30, len(name), 0o100644)
+    block = block4(0x74, 0x8200, struct.pack("<IIBIIBBHI", *fields) + name) + b"x"
+    path = write(tmp_path, b"Rar!\x1a\x07\x00" + block4(0x73, 0, bytes(6)) + block)
+    assert [entry.name for entry in read_entries(path)] == ["café.avi"]
+
+
+# strangers' archives
+
+LONG = "n" * 256
+DEEP = "/".join(["folder"] * 160) + "/x"
+NAMES = ["../x", "a/../../x", "/etc/x", "//x", "C:/x", "c:x", "a\\..\\x", "..", "a/..", "a//b", "a\nb", "a\x1bb", LONG, DEEP]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=[name[:12] for name in NAMES])
+@pytest.mark.parametrize("kind", ["zip", "tar", "rar4", "rar5"])
+def test_names_that_lead_elsewhere_or_that_no_disk_takes_are_refused(kind, name, tmp_path):
+    data = {
+        "zip": lambda: zip_entry(name),
+        "tar": lambda: tar_entry(name, data=b"x"),
+        "rar4": lambda: rar([Item("good.txt", b"good"), Item(name, b"x")], 4),
+        "rar5": lambda: rar([Item("good.txt", b"good"), Item(name, b"x")], 5),
+    }[kind]()
+    assert "refused: the entry" in refused(tmp_path, data)
+
+
+def test_a_zero_byte_hides_no_part_of_a_zips_name(tmp_path):
+    data = zip_entry("harmlessQ../../x").replace(b"harmlessQ", b"harmless\0")
+    assert "refused: the entry" in refused(tmp_path, data)
+
+
+LINKS = {
+    "zip, symbolic": (zip_entry("link", b"/etc", SYMLINK), "link"),
+    "zip, device": (zip_entry("null", b"", stat.S_IFCHR | 0o666), "special file"),
+    "zip, pipe": (zip_entry("pipe", b"", stat.S_IFIFO | 0o666), "special file"),
+    "tar, symbolic": (tar_entry("link", tarfile.SYMTYPE, "/etc"), "link"),
+    "tar, symbolic, near": (tar_entry("link", tarfile.SYMTYPE, "good.txt"), "link"),
+    "tar, hard": (tar_entry("link", tarfile.LNKTYPE, "good.txt"), "link"),
+    "tar, hard, far": (tar_entry("link", tarfile.LNKTYPE, "../home/archive.bin"), "link"),
+    "tar, character device": (tar_entry("null", tarfile.CHRTYPE), "special file"),
+    "tar, block device": (tar_entry("sda", tarfile.BLKTYPE), "special file"),
+    "tar, pipe": (tar_entry("pipe", tarfile.FIFOTYPE), "special file"),
+    "rar 4, symbolic": (rar([Item("link", b"/etc", SYMLINK)], 4), "link"),
+    "rar 4, device": (rar([Item("null", b"", stat.S_IFCHR | 0o666)], 4), "special file"),
+    "rar 5, symbolic": (rar([Item("link", link="/etc")], 5), "link"),
+    "rar 5, hard": (rar([Item("good", b"x"), Item("link", link="good", link_kind=4)], 5), "link"),
+    "rar 5, by its mode": (rar([Item("link", b"/etc", SYMLINK)], 5), "link"),
+}
+
+
+@pytest.mark.parametrize(("data", "kind"), LINKS.values(), ids=LINKS)
+def test_links_and_special_files_are_refused(data, kind, tmp_path):
+    assert f"is a {kind}; only plain files and folders" in refused(tmp_path, data)
+
+
+def test_a_link_followed_by_a_file_through_it_writes_nothing(tmp_path):
+    link = tarfile.TarInfo("top")
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+    refused(tmp_path, tar_of([(link, b""), (tarfile.TarInfo("top/escaped"), b"x")]))
+    assert not (tmp_path / "escaped").exists()
+
+
+def nested_zip(layers: int) -> bytes:
+    return zipped({f"{n}.bin": bytes(8 << 20) for n in range(layers)})
+
+
+def lying_zip(declared: int) -> bytes:
+    """Its directory and its header declare another size than there is."""
+    data = bytearray(zipped({"a.bin": bytes(100_000)}))
+    at = data.rindex(b"PK\x01\x02")
+    struct.pack_into("<I", data, 22, declared)
+    struct.pack_into("<I", data, at + 24, declared)
+    return bytes(data)
+
+
+def sparse_tar() -> bytes:
+    info = tarfile.TarInfo("sparse")
+    info.pax_headers = {"GNU.sparse.size": str(10 << 20), "GNU.sparse.numblocks": "0", "GNU.sparse.map": "0,0"}
+    return tar_of([(info, b"")])
+
+
+BOMBS = {
+    "zip, zeros": (nested_zip(8), "no archive of videos"),
+    "zip, says 4 GB": (lying_zip(2**32 - 2), "no archive of videos"),
+    "zip, says less than there is": (lying_zip(10), "damaged"),
+    "zip, says more than there is": (lying_zip(200_000), "damaged|declares"),
+    "tar.gz, zeros": (tarred({"zeros": bytes(64 << 20)}, "w:gz"), "no archive of videos"),
+    "tar.gz, many": (tarred({f"{n}": bytes(1 << 20) for n in range(40)}, "w:gz"), "no archive of videos"),
+    "tar, sparse": (sparse_tar(), "sparse|no archive"),
+    "tar.gz, a header of 64 MiB": (gzip.compress(tar_entry("x", tarfile.XHDTYPE, data=bytes(64 << 20))), "damaged|no archive"),
+    "rar 4, says 4 GB": (rar([Item("a", b"x", size=2**32 - 1)], 4), "no archive of videos"),
+    "rar 5, says 2^60": (rar([Item("a", b"x", size=2**60)], 5), "no archive of videos"),
+}
+
+
+@pytest.mark.parametrize(("data", "says"), BOMBS.values(), ids=BOMBS)
+def test_bombs_are_refused_before_they_go_off(data, says, tmp_path):
+    began = time.monotonic()
+    message = refused(tmp_path, data)
+    assert any(word in message for word in says.split("|")), message
+    assert time.monotonic() - began < 10
+
+
+def test_what_little_archives_may_become_has_a_limit_and_so_has_the_number_of_entries(tmp_path, monkeypatch):
+    path = write(tmp_path, zipped({"x": bytes(SMALL)}))
+    assert extract(path, tmp_path / "out").bytes == SMALL
+    assert path.stat().st_size * MOST_RATIO < SMALL
+    monkeypatch.setattr(entries, "MOST_ENTRIES", 3)
+    assert "more than 3 entries" in refused(tmp_path / "other", GOOD["zip"])
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(entries.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    for data in (GOOD["zip"], GOOD["tar"], rar(FILES)):
+        assert "GiB are free" in refused(tmp_path, data)
+
+
+CLASHES = {
+    "twice": ([("a", b"1"), ("a", b"2")], "stands twice"),
+    "file and folder": ([("a/b", b"1"), ("a", b"2")], "is a file and a folder"),
+    "in a file": ([("a", b"1"), ("a/b", b"2")], "lies in a file"),
+    "dot": ([("a", b"1"), ("./a", b"2")], "on this disk|stands twice"),
+}
+
+
+@pytest.mark.parametrize(("items", "says"), CLASHES.values(), ids=CLASHES)
+def test_entries_that_would_overwrite_each_other_are_refused(items, says, tmp_path):
+    for data in (tar_of([(tarfile.TarInfo(n), d) for n, d in items]), rar([Item(n, d) for n, d in items], 4)):
+        assert any(word in refused(tmp_path, data) for word in says.split("|"))
+
+
+def test_names_that_differ_by_case_need_a_disk_that_tells_it(tmp_path, monkeypatch):
+    data = tarred({"Clip.avi": b"1", "clip.avi": b"2"})
+    if entries.tells_case(tmp_path):
+        path = write(tmp_path / "sensitive", data)
+        extract(path, tmp_path / "out")
+        assert tree(tmp_path / "out") == {"Clip.avi": b"1", "clip.avi": b"2"}
+    monkeypatch.setattr(entries, "tells_case", lambda folder: False)
+    assert "does not tell case" in refused(tmp_path, data)
+
+
+DAMAGED = {
+    "zip, first half": GOOD["zip"][: len(GOOD["zip"]) // 2],
+    "zip, a wrong byte": GOOD["zip, stored"].replace(b"videovideo", b"videovidea", 1),
+    "tar, first half": GOOD["tar"][: len(GOOD["tar"]) // 2],
+    "tar, ends after an entry": GOOD["tar"][: 512 + 27136],
+    "tar, a wrong header": GOOD["tar"].replace(b"second.avi", b"sec\xffnd.avi", 1),
+    "tar.gz, first half": GOOD["tar.gz"][: len(GOOD["tar.gz"]) // 2],
+    "tar.gz, wrong sum": GOOD["tar.gz"][:-8] + b"\0" * 8,
+    "tar.bz2, first half": GOOD["tar.bz2"][: len(GOOD["tar.bz2"]) // 2],
+    "tar.xz, first half": GOOD["tar.xz"][: len(GOOD["tar.xz"]) // 2],
+    "gzip of a text": gzip.compress(b"hello" * 1000),
+    "bzip2 of nothing": bz2.compress(b""),
+    "rar 4, first half": rar(FILES, 4)[:12_000],
+    "rar 5, first half": rar(FILES, 5)[:12_000],
+    "rar 4, wrong header": rar(FILES, 4).replace(b"second.avi", b"secund.avi", 1),
+    "rar 5, wrong header": rar(FILES, 5).replace(b"second.avi", b"secund.avi", 1),
+    "rar, one of several volumes": b"Rar!\x1a\x07\x00" + block4(0x73, 1, bytes(6)),
+    "rar 5, encrypted headers": b"Rar!\x1a\x07\x01\x00" + block5(4, 0, 0),
+    "rar 4, encrypted": rar([Item("a", b"x", encrypted=True)], 4),
+    "rar 5, encrypted": rar([Item("a", b"x", encrypted=True)], 5),
+    "a web page": b"<!DOCTYPE html><html></html>",
+    "nothing": b"",
+    "7z": b"7z\xbc\xaf'\x1c" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_archives_are_refused_whole(data, tmp_path):
+    assert refused(tmp_path, data)
+
+
+@needs_a_tool
+def test_a_rar_with_a_wrong_byte_is_refused_by_every_tool(tmp_path):
+    """bsdtar extracts it without a word (3.6.2): the comparison with the headers' sums finds it."""
+    for version in (4, 5):
+        message = refused(tmp_path, rar(FILES, version).replace(b"videovideo", b"videovidea", 1))
+        assert all(f"    {name}: " in message for name in REAL)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_to_any_archive_is_noticed_or_harmless(data, tmp_path):
+    """Bytes flipped, cut or added: extraction fails with its own error or gives exactly the files; never another file."""
+    kind = data.draw(st.sampled_from(["zip", "tar", "tar.gz", "rar4", "rar5"]))
+    content = bytearray({"rar4": rar(FILES, 4), "rar5": rar(FILES, 5)}.get(kind) or GOOD[kind])
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.one_of(st.integers(0, 200), st.integers(0, len(content) - 1))) % max(1, len(content))
+        if data.draw(st.booleans()):
+            content[at : at + 1] = data.draw(st.binary(max_size=3))
+        else:
+            del content[at : at + data.draw(st.integers(1, 5000))]
+        content = content or bytearray(b"x")
+    path = write(tmp_path, bytes(content))
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    try:
+        found = inspect(path)
+        if kind.startswith("rar"):
+            assert all(isinstance(entry, Entry) for entry in found or ())
+            return
+        extract(path, tmp_path / "out")
+    except ArchiveError as error:
+        assert str(path) in str(error)
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["outer"]
+    else:
+        assert sorted(tmp_path.iterdir()) == [tmp_path / "out", tmp_path / "outer"]
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+def test_a_name_that_is_let_through_stays_below_its_folder(name):
+    if wrong_name(name) is None:
+        joined = os.path.normpath(os.path.join("/base/folder", name))
+        assert joined == "/base/folder" or joined.startswith("/base/folder/")
+
+
+# tools
+
+
+def fake_tool(folder: Path, name: str, script: str) -> None:
+    """A tool on PATH; ``here`` is the folder it is to extract to, whichever tool it stands for."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    here = "here = next(w for w in (w.removeprefix('-o') for w in reversed(sys.argv)) if pathlib.Path(w).is_dir())"
+    text = f"#!{sys.executable}\nimport os, pathlib, sys, time\n{here}\nhere = pathlib.Path(here)\n{script}\n"
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+WRITES = "".join(
+    f"p = here / {name!r}; p.parent.mkdir(parents=True, exist_ok=True); p.write_bytes({data!r})\n"
+    for name, data in FILES.items()
+)
+
+
+def test_the_first_tool_that_is_there_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for name in reversed(unpackers.COMMANDS):
+        fake_tool(tmp_path / "bin", name, WRITES)
+        path = write(tmp_path, rar(FILES))
+        assert extract(path, tmp_path / f"by {name}").tool == name
+        assert tree(tmp_path / f"by {name}") == FILES
+    assert list(unpackers.COMMANDS) == ["bsdtar", "unrar", "unar", "7z"]
+
+
+MISDEEDS = {
+    "fails": ("sys.exit('cannot read this')", "failed with status 1: cannot read this"),
+    "leaves a file out": (WRITES + "p.unlink()", "'top/notes.txt' is missing"),
+    "cuts a file short": (WRITES + "p.write_bytes(b'')", "'top/notes.txt' has 0 bytes"),
+    "writes one too many": (WRITES + "(here / 'more').touch()", "declares no such file"),
+    "writes a link": (WRITES + "p.unlink(); p.symlink_to('/etc/passwd')", "became a link"),
+    "links a file twice": (WRITES + "os.link(here / 'top/empty.avi', here / 'again')", "became a link"),
+    "writes a pipe": (WRITES + "p.unlink(); os.mkfifo(p)", "became a link or a special file"),
+    "writes beside its folder": (WRITES + "(here / '../escaped').write_text('x')", "escaped"),
+    "writes without end": ("f = open(here / 'x', 'wb')\nwhile True: f.write(bytes(1 << 16)); time.sleep(.01)", "ended it"),
+}
+
+
+@pytest.mark.parametrize(("script", "says"), MISDEEDS.values(), ids=MISDEEDS)
+def test_a_tool_that_does_wrong_is_found_out_and_the_next_one_taken(script, says, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    fake_tool(tmp_path / "bin", "bsdtar", script)
+    message = refused(tmp_path, rar(FILES))
+    assert says in message and "sudo apt-get install" in message
+    fake_tool(tmp_path / "bin", "unar", WRITES)
+    assert extract(write(tmp_path, rar(FILES)), tmp_path / "out").tool == "unar"
+    assert tree(tmp_path / "out") == FILES
+
+
+def test_a_tool_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(unpackers, "HANGS_AFTER", 0.3)
+    monkeypatch.setattr(unpackers, "LOOK_EVERY", 0.05)
+    fake_tool(tmp_path / "bin", "7z", "time.sleep(60)")
+    assert "wrote nothing for" in refused(tmp_path, rar(FILES))
+
+
+def test_without_a_tool_one_line_for_each_system_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = refused(tmp_path, rar(FILES))
+    assert "RAR needs one of bsdtar, unrar, unar, 7z, and none is on PATH" in message
+    lines = message.splitlines()
+    for system, command in {"Debian": "apt-get", "Fedora": "dnf", "conda": "conda-forge", "macOS": "brew"}.items():
+        assert any(line.strip().startswith(system) and command in line for line in lines)
+
+
+def test_folders_that_nobody_may_enter_become_usable(tmp_path):
+    folder, file = tarfile.TarInfo("shut"), tarfile.TarInfo("shut/x")
+    folder.type, folder.mode, file.mode = tarfile.DIRTYPE, 0, 0o4000
+    extract(write(tmp_path, tar_of([(folder, b""), (file, b"1")])), tmp_path / "out")
+    assert (tmp_path / "out/shut").stat().st_mode & 0o700 == 0o700
+    assert stat.S_IMODE((tmp_path / "out/shut/x").stat().st_mode) & 0o7100 == 0
+
+
+EXTRACT = """
+import sys
+from pathlib import Path
+from reproduce.archives import extract
+extract(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "rar"])
+def test_killed_at_any_moment_the_same_call_extracts_all(kind, tmp_path, monkeypatch):
+    files = {f"top/{n:04}.avi": os.urandom(20_000) for n in range(400)}
+    data = {"zip": lambda: zipped(files), "tar.gz": lambda: tarred(files, "w:gz"), "rar": lambda: rar(files)}[kind]()
+    path = write(tmp_path, data)
+    if kind == "rar":
+        slow = "for n in range(400):\n p = here / f'top/{n:04}.avi'; p.parent.mkdir(exist_ok=True)\n p.touch(); time.sleep(.01)"
+        fake_tool(tmp_path / "bin", "bsdtar", slow)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    for least in (1, 100):
+        process = subprocess.Popen([sys.executable, "-c", EXTRACT, path, tmp_path / "out"], cwd=REPOSITORY)
+        deadline = time.monotonic() + 30
+        while len(list(tmp_path.glob("out.*.part/in/top/*"))) < least:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert list(tmp_path.glob("out.*.part")) and not (tmp_path / "out").exists()
+    if kind == "rar":
+        monkeypatch.undo()
+        if not REAL:
+            pytest.skip("no tool to end with")
+    extract(path, tmp_path / "out")
+    assert tree(tmp_path / "out") == files
+    time.sleep(0.1)
+    extract(path, tmp_path / "again")
+    assert not list(tmp_path.glob("again.*"))
+
+
+def test_the_count_of_bad_archives(capsys):
+    number = 4 * len(NAMES) + len(LINKS) + len(BOMBS) + 2 * len(CLASHES) + len(DAMAGED) + len(MISDEEDS)
+    with capsys.disabled():
+        print(f"\n{number} hostile or damaged archives and misbehaving tools, and 300 fuzzed archives")
+    assert number >= 120

@@ -1,0 +1,160 @@
+"""Figs. 5 and 9 and each class's mistakes: glimpses as a user writes them, and the experiments on a run of three classes."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+
+from datamodules.videos import DataError
+from reproduce import correcting, figures
+from reproduce.building import build_data
+from reproduce.correcting import Outcome, correct_one, gaze_difference, mistaken, read_outcomes, summary
+from reproduce.glimpsing import dense, parse_glimpse, scores_of_cells, scores_with
+from reproduce.looking import Track, watch
+from reproduce.runs import RunFolder
+from reproduce.settings import SettingsError
+from reproduce.trained import load_trained
+
+
+def test_a_cell_a_box_and_a_map_are_glimpses(tmp_path):
+    cell = parse_glimpse("3,4", (7, 7))
+    assert cell[3, 4] == cell.sum() == 1
+    box = parse_glimpse("0,0.5,0.5,1", (2, 4))
+    np.testing.assert_allclose(box, [[0, 0, 0, 0], [0.5, 0.5, 0, 0]])
+    partly = parse_glimpse("0,0,0.375,1", (1, 4))
+    np.testing.assert_allclose(partly, [[2 / 3, 1 / 3, 0, 0]], atol=1e-6)  # by the cells' covered share
+    file = tmp_path / "map.csv"
+    file.write_text("1,1,0\n0,0,2\n")
+    np.testing.assert_allclose(parse_glimpse(str(file), (2, 3)), [[0.25, 0.25, 0], [0, 0, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("7,0", "rows 0 to 6"),
+        ("0,-1", "columns 0 to 6"),
+        ("0.5,0,0.2,1", "left < right"),
+        ("0,0,1.5,1", "left < right"),
+        ("0,nan,1,1", "left < right"),
+        ("1,2,3", "a cell as row,column"),
+        ("0.5,1", "a cell as row,column"),
+        ("somewhere", "a cell as row,column"),
+        ("absent.csv", "no readable CSV"),
+    ],
+)
+def test_what_is_no_glimpse_is_refused(text, said):
+    with pytest.raises(SettingsError, match=said):
+        parse_glimpse(text, (7, 7))
+
+
+@pytest.mark.parametrize("text", ["1,2\n3\n", "1,x\n3,4\n", "0,0\n0,0\n", "1,-1\n0,1\n", "nan,1\n1,1\n", "1,2,3\n4,5,6\n", ""])
+def test_what_is_no_map_is_refused(tmp_path, text):
+    file = tmp_path / "map.csv"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=r"map\.csv"):
+        parse_glimpse(str(file), (2, 2))
+
+
+def track(attention) -> Track:
+    maps = np.asarray(attention, dtype=np.float32)
+    return Track(np.arange(len(maps)), maps, np.zeros((len(maps), 2), np.float32), np.zeros(2, np.float32))
+
+
+def test_how_far_two_gazes_are_apart():
+    left, right = [[1, 0, 0, 0]], [[0, 0, 0, 1]]
+    assert gaze_difference(track([left, left]), track([left, left])) == (0, 0)
+    turned, moved = gaze_difference(track([left, left]), track([left, right]))
+    assert turned == pytest.approx(0.5) and moved == pytest.approx(0.375)  # ¾ of the frame's width, in one of two frames
+    half = [[0.5, 0, 0, 0.5]]
+    assert gaze_difference(track([left]), track([half])) == pytest.approx((0.5, 0.375))
+
+
+def outcome(**changes) -> Outcome:
+    return dataclasses.replace(Outcome("v", "a", "b", "b", True, 4, 0.5, 0.1, "c", False, 9, 1, 9), **changes)
+
+
+def test_the_summary_counts():
+    said = " ".join(summary([outcome(), outcome(steps=0), outcome(steps=8), outcome(corrected=False, control_reached=True)]))
+    assert "3 of 4 misclassified test videos become correct (75%)" in said and "1 of them by the random glimpse" in said
+    assert (
+        "median 6, 4 to 8" in said and "Control: optimised for a label that is neither true nor predicted, 1 of 4 (25%)" in said
+    )
+    assert summary([]) == ["No test video is misclassified."]
+
+
+@pytest.fixture
+def run(trained, clips, monkeypatch):
+    monkeypatch.chdir(trained)  # the run's paths are relative to it
+    loaded = load_trained(RunFolder(trained / "run").path)
+    return loaded, build_data(loaded.settings)
+
+
+def test_cells_are_looked_at_one_by_one(run):
+    loaded, data = run
+    name = data.annotation.test[0].name
+    video = dense(loaded, data.store, name)
+    cells = scores_of_cells(loaded, video)
+    rows, columns = loaded.grid
+    assert cells.shape == (rows, columns, len(loaded.classes))
+    np.testing.assert_allclose(cells[1, 2], scores_with(loaded, video, parse_glimpse("1,2", loaded.grid)), atol=1e-6)
+    assert cells.std(axis=(0, 1)).max() > 0
+
+
+def test_a_correction_is_what_the_network_says_with_the_new_weights_and_repeats(run):
+    loaded, data = run
+    video = mistaken(loaded, data.annotation)[0]
+    before = watch(loaded.network, data.store, video.name, loaded.watcher())
+    one, gazes = correct_one(loaded, data.store, video, limit=20)
+    again, _ = correct_one(loaded, data.store, video, limit=20)
+    assert one == again
+    assert one.target == loaded.classes[video.labels[0]] != one.prediction
+    assert loaded.classes[int(gazes.optimised.scores.argmax())] == one.target if one.corrected else one.steps == 20
+    assert loaded.classes[int(gazes.random.scores.argmax())] == one.random_prediction
+    assert one.control not in (one.target, one.prediction)
+    np.testing.assert_array_equal(gazes.learned.attention, before.attention)
+    after = watch(loaded.network, data.store, video.name, loaded.watcher())
+    np.testing.assert_array_equal(after.attention, before.attention)  # the network is as it was
+
+
+def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    words = [*TINY, f"paths.data={clips}", "row=soft_attention_1", "limit=20", "paths.results=drawn", "most=2"]
+    files = figures.main([*words, "figure=[glimpse,correction,mistakes]"])
+    said = capsys.readouterr().out
+    folder = trained / "drawn/figures"
+    for name in ("glimpse_clips", "correction_clips", "mistakes_clips"):
+        picture = Image.open(folder / f"{name}.png")
+        assert picture.width > 900 and np.asarray(picture.convert("L")).std() > 10
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert "its own glimpse:" in said and "misclassified test videos become correct" in said
+
+    table = next(path for path in files if path.name == "correction.csv")
+    outcomes = read_outcomes(trained / table)
+    assert len(outcomes) == 2 and {one.limit for one in outcomes} == {20}
+    strips = sorted(path.name for path in (trained / table).parent.glob("*.png"))
+    assert len(strips) == 2  # one for each video
+    with (folder / "mistakes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    predictions = RunFolder(trained / "run").predictions()
+    wrong = predictions.scores.argmax(axis=1) != predictions.target.argmax(axis=1)
+    for row in rows:
+        of_class = wrong & predictions.target[:, predictions.classes.index(row["class"])]
+        assert float(row["score"]) == pytest.approx(predictions.scores[of_class].max(), abs=1e-6)
+        assert row["class"] == row["true"] != row["predicted"]
+    assert {row["class"] for row in rows} == {
+        predictions.classes[label] for label in range(3) if (wrong & predictions.target[:, label]).any()
+    }
+
+    computed = []
+    again = correcting.correct_one
+    monkeypatch.setattr(correcting, "correct_one", lambda *words: computed.append(words) or again(*words))
+    stamp = (trained / table).stat().st_mtime_ns
+    figures.main([*words, "figure=correction"])
+    assert not computed and (trained / table).stat().st_mtime_ns == stamp  # what is done is not done again
+    with (trained / table).open("a") as file:
+        file.write("clip,a,b\n")
+    with pytest.raises(DataError, match="line 4: damaged"):
+        read_outcomes(trained / table)

@@ -1,0 +1,212 @@
+"""SIGTERM and lost processes: what ends, how, and that the same command goes on to the same figures."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, script
+from test_train import words
+
+from datamodules.features import FeatureStore
+from reproduce.history import History
+from reproduce.launch import Job, run_all
+
+PATIENCE = 240  # seconds, on a busy machine
+LONG = ["data.batch_size=1", "trainer.max_epochs=2", "protocol=holdout"]  # epochs of a second, to be met within
+STORE = "features/miniature/clips/mobilenet_v3_small-random"
+MPI_FREE = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "RANK", "WORLD_SIZE"))}
+
+
+def start(name: str, *arguments: str, cwd: Path, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
+    """A script in a process group of its own, its output in ``output.txt``."""
+    command = [sys.executable, *before, str(REPOSITORY / "reproduce" / name), *arguments]
+    with (cwd / "output.txt").open("ab") as log:
+        return subprocess.Popen(
+            command, cwd=cwd, stdout=log, stderr=log, start_new_session=True, env={**MPI_FREE, **environment}
+        )
+
+
+def wait_for(condition, process: subprocess.Popen, cwd: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, f"ended too early: {(cwd / 'output.txt').read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"never came: {(cwd / 'output.txt').read_text()[-3000:]}"
+        time.sleep(0.005)
+
+
+def commands(group: int) -> dict[int, list[str]]:
+    """Command lines of the living processes of a group."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            of = os.getpgid(int(path.name))
+            line = (path / "cmdline").read_bytes().decode().split("\0")
+        except (OSError, ValueError):
+            continue
+        if of == group and line != [""]:  # zombies have none
+            found[int(path.name)] = line
+    return found
+
+
+def children(process: subprocess.Popen, word: str) -> list[int]:
+    """Other processes of a script's group that were started with a word."""
+    return [pid for pid, line in commands(process.pid).items() if pid != process.pid and any(word in part for part in line)]
+
+
+def epochs_in(folder: Path) -> int:
+    return sum(len(History(path).epochs()) for path in folder.glob("runs/clips/*/history.csv"))
+
+
+@pytest.fixture
+def here(trained, tmp_path):
+    """A working folder with the clips' features."""
+    shutil.copytree(trained / "features", tmp_path / "features")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def long_run(trained, clips, tmp_path_factory):
+    """A run of long epochs, undisturbed; returns its folder."""
+    folder = tmp_path_factory.mktemp("long")
+    shutil.copytree(trained / "features", folder / "features")
+    script("train.py", *words(clips, "row=soft_attention_1", *LONG), cwd=folder)
+    (run,) = folder.glob("runs/clips/*")
+    return run
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
+def test_sigterm_within_an_epoch_ends_training_and_the_figures_are_the_same(clips, here, long_run):
+    arguments = words(clips, "row=soft_attention_1", *LONG)
+    checkpoint = here / "runs/clips" / long_run.name / "holdout/last.ckpt"
+    process = start("train.py", *arguments, cwd=here)
+    wait_for(checkpoint.is_file, process, here)  # one epoch of two is saved, the other one has begun
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    output = (here / "output.txt").read_text()
+    assert output.count("holdout epoch") == epochs_in(here) == 1 and "Traceback" not in output
+    assert not list(here.glob("runs/clips/*/metrics.json")) and not list(here.rglob("*.part"))
+    script("train.py", *arguments, cwd=here)
+    for name in ("predictions.csv", "history.csv"):
+        assert (here / "runs/clips" / long_run.name / name).read_bytes() == (long_run / name).read_bytes()
+
+
+def test_sigterm_ends_extraction_and_keeps_what_is_done(clips, tmp_path):
+    arguments = words(clips, "backbone.batch_size=2", "backbone.workers=0")
+    journal = tmp_path / STORE / "journal-0.jsonl"
+    process = start("prepare.py", *arguments, cwd=tmp_path)
+    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 2, process, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    kept = {
+        name: FeatureStore(tmp_path / STORE).file(name).stat().st_mtime_ns for name in FeatureStore(tmp_path / STORE).videos
+    }
+    assert 2 <= len(kept) < 18 and not list(tmp_path.rglob("*.part"))
+    assert "Traceback" not in (tmp_path / "output.txt").read_text()
+    result = script("prepare.py", *arguments, cwd=tmp_path)
+    assert f"extracting features of {18 - len(kept)} videos" in result.stdout
+    store = FeatureStore(tmp_path / STORE)
+    assert {name: store.file(name).stat().st_mtime_ns for name in kept} == kept
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_runs_of_a_table_end_with_it(clips, here, number):
+    """Whether it is asked to end or killed; runs that went on unseen would hold the GPUs of the next call."""
+    table = words(clips, "datasets=[videofolder]", "rows=[avg_pool_lstm,max_pool_lstm]", "workers=2", *LONG)
+    table.remove("data.name=videofolder")
+    process = start("table1.py", *table, cwd=here)
+    wait_for(lambda: epochs_in(here) >= 1, process, here)
+    assert len(children(process, "train.py")) >= 1
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == (128 + number if number == signal.SIGTERM else -number)
+    deadline = time.monotonic() + PATIENCE
+    while commands(process.pid):
+        assert time.monotonic() < deadline, f"still there: {commands(process.pid)}"
+        time.sleep(0.1)
+    if number == signal.SIGTERM:
+        assert "the same command goes on with them" in (here / "output.txt").read_text()
+    logs = "".join(path.read_text() for path in here.glob("runs/logs/*.txt"))
+    assert "Traceback" not in logs and not list(here.glob("results/table1.*"))
+
+
+def test_a_worker_process_that_a_script_cannot_end_is_killed(tmp_path, monkeypatch):
+    import reproduce.launch as launch
+
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    (tmp_path / "deaf.py").write_text(code)
+    monkeypatch.setattr(launch, "HERE", tmp_path)
+    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    jobs = [Job("deaf", "deaf.py", [], tmp_path / "deaf.txt")]
+
+    def stop(job):
+        if job.last_lines(1) == ["deaf"]:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all(jobs, 1, stop=stop)
+    assert jobs[0].process is not None and jobs[0].process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_sigterm_ends_two_processes_together(clips, here):
+    arguments = words(clips, "row=soft_attention_1", "trainer.devices=2", *LONG, "data.batch_size=2")
+    process = start("train.py", *arguments, cwd=here)
+    wait_for(lambda: epochs_in(here) == 1, process, here)
+    os.killpg(process.pid, signal.SIGTERM)  # to all of them, at different moments of their work, as SLURM does
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    output = (here / "output.txt").read_text()
+    assert "Traceback" not in output and "error" not in output and not commands(process.pid)
+    script("train.py", *arguments, cwd=here)
+    undisturbed = here / "undisturbed"
+    undisturbed.mkdir()
+    shutil.copytree(here / "features", undisturbed / "features")
+    script("train.py", *arguments, cwd=undisturbed)
+    for name in ("predictions.csv", "history.csv"):
+        (one,), (two,) = here.glob(f"runs/clips/*/{name}"), undisturbed.glob(f"runs/clips/*/{name}")
+        assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
+def test_a_lost_rank_ends_the_others_in_words_and_the_same_command_goes_on(clips, here, launcher):
+    arguments = words(clips, "row=avg_pool_lstm", "trainer.devices=2", *LONG, "data.batch_size=2")
+    before = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2") if launcher == "torchrun" else ()
+    process = start("train.py", *arguments, cwd=here, before=before)
+    wait_for(lambda: epochs_in(here) >= 1, process, here)
+    ranks = children(process, "train.py")
+    os.kill(ranks[-1], signal.SIGKILL)
+    begun = time.monotonic()
+    assert process.wait(PATIENCE) != 0
+    took = time.monotonic() - begun
+    output = (here / "output.txt").read_text()
+    assert "is gone" in output and "run the same command again" in output, output[-3000:]
+    assert took < 60, "the others waited for long"
+    deadline = time.monotonic() + 30
+    while commands(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not commands(process.pid)
+    begin = [sys.executable, *before, str(REPOSITORY / "reproduce/train.py"), *arguments]
+    done = subprocess.run(begin, cwd=here, capture_output=True, text=True, timeout=PATIENCE, env=MPI_FREE)
+    assert done.returncode == 0, done.stderr
+    (metrics,) = here.glob("runs/clips/*/metrics.json")
+    assert json.loads(metrics.read_text())["holdout/epoch"] in (0, 1)
+
+
+def test_on_slurm_no_run_starts_from_another_ones_checkpoint(trained, clips, here):
+    """Lightning, there, begins every fit without a checkpoint from ``hpc_ckpt_<n>.ckpt`` in the working folder."""
+    foreign = next((trained / "run").resolve().glob("holdout/last.ckpt"))
+    shutil.copy(foreign, here / "hpc_ckpt_1.ckpt")
+    slurm = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "job", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    slurm |= {"SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}
+    result = script("train.py", *words(clips, "row=soft_attention_1"), cwd=here, env={**os.environ, **slurm})
+    assert "holdout epoch 1/3" in result.stdout
+    run = here / (trained / "run").resolve().relative_to(trained.resolve())
+    for name in ("predictions.csv", "history.csv"):
+        assert (run / name).read_bytes() == (trained / "run" / name).read_bytes()

@@ -1,0 +1,359 @@
+"""verify.py: a table that holds is said to hold, and each thing that was changed by hand is named with its place."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import script
+from runfolders import annotation, write_run
+from sklearn.metrics import average_precision_score
+
+from datamodules.features import FeatureStore
+from reproduce import recount, table1, table2, verify
+from reproduce.grid import Point
+from reproduce.runs import Predictions, RunFolder
+from reproduce.tables import write_table
+
+ROWS = ("softmax_regression", "avg_pool_lstm", "soft_attention_0", "soft_attention_1")
+SKILL = dict(zip(ROWS, (0.4, 1.0, 3.6, 1.2), strict=True))
+MINIATURE = True
+
+
+@dataclass
+class Made:
+    """Two tables and the runs they were made from."""
+
+    root: Path
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def run(self, row: str, data: str = "ucf11", seed: int = 1) -> Path:
+        record = json.loads((self.results / "table1.json").read_text())
+        cell = next(cell for cell in record["cells"] if (cell["data"], cell["row"]) == (data, row))
+        return self.results / next(run["folder"] for run in cell["runs"] if run["seed"] == seed)
+
+    def verify(self, capsys, *words: str) -> tuple[int, str]:
+        """Exit status, and what was printed."""
+        capsys.readouterr()
+        try:
+            verify.main([str(self.results), *words])
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out + err
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Table 1 on UCF-11 (two seeds) and Hollywood2, and Table 2 on HMDB-51's three splits."""
+    root = tmp_path_factory.mktemp("verify")
+    points = []
+    ucf = annotation("ucf11", ["biking", "diving", "golf", "riding", "swing", "walk"], 8, miniature=MINIATURE)
+    hollywood = annotation("hollywood2", ["Run", "Eat", "Kiss", "SitUp", "DriveCar"], 8, True, MINIATURE)
+    for data, seeds in ((ucf, (1, 2)), (hollywood, (1,))):
+        for row in ROWS:
+            for seed in seeds:
+                words = [f"data.name={data.data}", f"row={row}", f"seed={seed}"]
+                path = write_run(root / "runs", data, words, SKILL[row], 3)
+                points.append(Point(data.data, row, seed, words, RunFolder(path)))
+    write_table(table1.make_table(["ucf11", "hollywood2"], list(ROWS), points), root / "results")
+    points = []
+    for split in "123":
+        hmdb = annotation("hmdb51", [f"c{split}{number}" for number in range(3)], 6, miniature=MINIATURE)
+        for row in ("avg_pool_lstm", "soft_attention_0"):
+            words = ["data.name=hmdb51", f"data.split={split}", f"row={row}", "seed=1"]
+            path = write_run(root / "runs", hmdb, words, SKILL[row], 3)
+            points.append(Point(f"hmdb51_{split}", row, 1, words, RunFolder(path)))
+    write_table(table2.make_table(["avg_pool_lstm", "soft_attention_0"], points), root / "results")
+    return Made(root)
+
+
+@pytest.fixture
+def made(original, tmp_path):
+    shutil.copytree(original.root, tmp_path, dirs_exist_ok=True)
+    return Made(tmp_path)
+
+
+def replace(path: Path, pattern: str, new: str, count: int = 1) -> None:
+    text, number = re.subn(pattern, new, path.read_text(encoding="utf-8"), count=count, flags=re.M)
+    assert number == count
+    path.write_text(text, encoding="utf-8")
+
+
+def status_of(text: str, data: str, row: str) -> str:
+    """What a row's line says, in the first table that has it."""
+    (line, *_) = [line for line in text.splitlines() if re.match(rf"  {data} +{re.escape(row)} ", line)]
+    return next(word for word in (verify.VERIFIED, verify.DIFFERS, verify.UNVERIFIED) if line.endswith(f"  {word}"))
+
+
+# Arithmetic
+
+
+def test_average_precision_is_scikit_learns_with_equal_scores_too():
+    random = np.random.default_rng(3)
+    for digits in (1, 2, 7):
+        positive, scores = random.random(200) < 0.15, np.round(random.random(200), digits)
+        assert recount.average_precision(positive, scores) == pytest.approx(average_precision_score(positive, scores))
+    assert np.isnan(recount.average_precision(np.zeros(3, bool), np.ones(3)))
+
+
+def test_accuracy_takes_the_first_of_equal_scores_and_top_5_knows_its_bounds():
+    scores = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
+    target = np.array([[True, False, False], [False, True, False]])
+    found = Predictions(("a", "b"), ("x", "y", "z"), target, scores)
+    assert recount.accuracy(found) == 0.5
+    assert recount.top(found, 1) == (0.0, 1.0) and recount.top(found, 2) == (1.0, 1.0)
+
+
+# Tables that hold
+
+
+def test_every_number_of_two_tables_is_verified_and_moves_with_its_runs(made, capsys):
+    status, text = made.verify(capsys)
+    assert status == 0, text
+    assert "table1.csv: 8 verified" in text and verify.DIFFERS not in text
+    counts = re.search(r"table2.csv: (\d+) verified, (\d+) no number", text)
+    assert (
+        counts and int(counts[1]) == 4 + 12 and int(counts[1]) + int(counts[2]) == 30
+    )  # two rows measured twice, twelve quoted
+    significant = [row for row in csv.DictReader((made.results / "table1.csv").open()) if row["significant"] == "True"]
+    assert significant  # so that the star was verified
+    assert re.search(r"ucf11 +soft_attention_0 +\d+\.\d \[\d+\.\d, \d+\.\d\] +verified", text)
+
+
+def test_run_folders_that_were_moved_are_found_by_their_key(made, capsys):
+    shutil.move(made.root / "runs", made.root / "elsewhere")
+    status, text = made.verify(capsys)
+    assert status == 3 and text.count("is missing") >= 8 and verify.VERIFIED in text  # the quoted numbers
+    status, text = made.verify(capsys, f"paths.runs={made.root / 'elsewhere'}")
+    assert status == 0 and "table1.csv: 8 verified" in text
+
+
+def test_a_trained_run_says_what_it_was_made_with(trained):
+    about = RunFolder((trained / "run").resolve()).about()
+    assert {"torch", "torchvision", "numpy", "av", "libavcodec"} <= set(about["versions"])
+    assert {"commit", "dirty", "command", "cpu", "cores", "ram_gib", "gpus", "data_fingerprint"} <= set(about)
+    store = FeatureStore(next((trained / "features").rglob("manifest.json")).parent)
+    assert about["feature_fingerprint"] == store.fingerprint(store.videos) and len(about["feature_fingerprint"]) == 64
+    assert about["features_made_by"]["decoder"] == store.manifest["decoder"]
+
+
+# What was changed by hand
+
+
+@pytest.mark.parametrize("column", ["mean", "low", "difference", "paper", "seeds", "from_baseline_high", "p_corrected", "test"])
+def test_a_changed_cell_of_the_csv_is_named(made, capsys, column):
+    path = made.results / "table1.csv"
+    lines = list(csv.DictReader(path.open(newline="")))
+    number = next(i for i, line in enumerate(lines) if (line["data"], line["row"]) == ("ucf11", "soft_attention_1"))
+    true = lines[number][column]
+    lines[number][column] = "bootstrap" if column == "test" else f"{float(true) + 0.001:.6g}" if column != "seeds" else "3"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    status, text = made.verify(capsys)
+    assert status == 1 and "7 verified, 1 DIFFERS" in text
+    assert status_of(text, "ucf11", "soft_attention_1") == verify.DIFFERS
+    assert re.search(rf"table1.csv, line {number + 2}: {column} is {re.escape(lines[number][column])}, .* expected", text)
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex", "html"])
+def test_another_number_in_another_format_is_named(made, capsys, suffix):
+    line = next(line for line in csv.DictReader((made.results / "table1.csv").open()) if line["row"] == "soft_attention_1")
+    old = f"{float(line['mean']):.1f}"
+    path = made.results / f"table1.{suffix}"
+    text = path.read_text(encoding="utf-8")
+    start = text.index("λ = 1") if suffix != "tex" else text.index("$\\lambda$ = 1")
+    path.write_text(text[:start] + text[start:].replace(old, f"{float(old) + 0.2:.1f}", 1), encoding="utf-8")
+    status, text = made.verify(capsys)
+    assert status == 1 and status_of(text, "ucf11", "soft_attention_1") == verify.DIFFERS
+    assert re.search(rf"table1\.{suffix}: shows '{float(old) + 0.2:.1f}", text) and text.count(f"  {verify.DIFFERS}\n") == 1
+
+
+def test_a_star_too_many_is_named(made, capsys):
+    replace(made.results / "table1.md", r"(λ = 1 \| \d+\.\d ± \d+\.\d)", r"\1\\*")
+    status, text = made.verify(capsys)
+    assert status == 1 and "the row does not differ significantly" in text
+
+
+def test_a_title_that_hides_the_miniature_is_named(made, capsys):
+    replace(made.results / "table1.html", " on MINIATURE data: [^<]*", "", 2)
+    status, text = made.verify(capsys)
+    assert status == 1 and "table1.html: lacks the words 'on MINIATURE data" in text
+
+
+def test_a_row_of_predictions_that_was_improved_is_named_with_its_line(made, capsys):
+    path = made.run("softmax_regression") / "predictions.csv"
+    rows = list(csv.reader(path.open(newline="")))
+    number = next(i for i, row in enumerate(rows) if i and row[1] != row[2])
+    rows[number][2] = rows[number][1]
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    status, text = made.verify(capsys)
+    assert status == 1 and status_of(text, "ucf11", "softmax_regression") == verify.DIFFERS and "7 verified" in text
+    assert f"predictions.csv, line {number + 1}: {rows[number][0]!r} is predicted as {rows[number][1]!r}" in text
+    assert "is not the file the table was made from" in text
+
+
+def test_changed_scores_are_found_by_metrics_json_and_by_the_table(made, capsys):
+    path = made.run("softmax_regression") / "predictions.csv"
+    rows = list(csv.reader(path.open(newline="")))
+    number = next(i for i, row in enumerate(rows) if i and row[1] != row[2])
+    rows[number][2] = rows[number][1]
+    rows[number][3 + rows[0][3:].index(rows[number][1])] = "0.999"
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    _, text = made.verify(capsys)
+    assert re.search(r"metrics.json: test/accuracy is 0\.\d+, 0\.\d+ recomputed from predictions.csv", text)
+    assert re.search(r"table1.csv, line 2: mean is [\d.]+, [\d.]+ expected", text)
+
+
+def test_metrics_edited_by_hand_are_named(made, capsys):
+    folder = RunFolder(made.run("avg_pool_lstm", "hollywood2"))
+    metrics = folder.metrics()
+    folder.finish({**metrics, "test/mAP": metrics["test/mAP"] + 0.01})
+    status, text = made.verify(capsys)
+    assert status == 1 and status_of(text, "hollywood2", "avg_pool_lstm") == verify.DIFFERS
+    assert f"{folder.path.resolve()}/metrics.json: test/mAP is {metrics['test/mAP'] + 0.01:.6f}" in text
+    assert text.count(f"  {verify.DIFFERS}\n") == 1
+
+
+def test_a_video_that_stands_twice_is_named(made, capsys):
+    path = made.run("softmax_regression") / "predictions.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]) + "\n")
+    status, text = made.verify(capsys)
+    assert (
+        status == 1 and f"predictions.csv, line {len(lines) + 1}: {lines[1].split(',')[0]!r} stands in line 2 already" in text
+    )
+
+
+def test_another_quoted_number_is_named(made, capsys):
+    path = made.results / "table2.csv"
+    replace(path, r"^(Table 2,hmdb51_mean,VideoDarwin.*),63\.7000,", r"\1,73.7000,")
+    status, text = made.verify(capsys)
+    assert status == 1 and "paper is 73.7000, 63.7 expected" in text and "table2.md: shows '63.7 quoted'" in text
+
+
+def test_a_line_that_was_taken_out_of_the_csv_is_named(made, capsys):
+    replace(made.results / "table1.csv", r"^Table 1,hollywood2,soft_attention_0.*\n", "")
+    status, text = made.verify(capsys)
+    assert status == 1 and "table1.csv: has 0 lines of soft_attention_0 on hollywood2 instead of one" in text
+
+
+# What cannot be verified
+
+
+def test_a_missing_run_leaves_its_row_unverified_and_its_columns_tests_too(made, capsys):
+    shutil.rmtree(gone := made.run("avg_pool_lstm", seed=2))
+    status, text = made.verify(capsys)
+    assert status == 3 and f"the run folder {gone.resolve()} is missing" in text
+    assert {row: status_of(text, "ucf11", row) for row in ROWS} == dict.fromkeys(ROWS, verify.UNVERIFIED)
+    assert text.count("its difference from avg_pool_lstm: the run folder") == 3
+    assert "table1.csv: 4 verified, 4 not verified" in text
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "metrics.json", "run.json"])
+def test_a_missing_file_leaves_its_row_unverified(made, capsys, name):
+    (made.run("soft_attention_0") / name).unlink()
+    status, text = made.verify(capsys)
+    assert status == 3 and "7 verified, 1 not verified" in text and f"{name} " in text and "missing" in text
+
+
+def test_a_run_on_other_data_than_its_column_is_not_verified(made, capsys):
+    folder = RunFolder(made.run("soft_attention_0"))
+    folder.write_about({**folder.about(), "data_fingerprint": "f" * 64})
+    record = made.results / "table1.json"
+    entries = json.loads(record.read_text())
+    for cell in entries["cells"]:
+        for run in cell["runs"]:
+            run["videos"] = "f" * 64 if run["folder"].endswith(folder.path.name) else run["videos"]
+    record.write_text(json.dumps(entries))
+    status, text = made.verify(capsys)
+    assert status == 3 and "made from other videos than the column's other runs" in text
+    assert status_of(text, "ucf11", "soft_attention_0") == verify.UNVERIFIED and "7 verified" in text
+
+
+def test_a_table_without_its_record_is_not_verified(made, capsys):
+    (made.results / "table1.json").unlink()
+    status, text = made.verify(capsys)
+    assert status == 3 and text.count("table1.json names no run of it; make the table again") == 8
+
+
+def test_a_dirty_checkout_is_noted_and_no_fault(made, capsys):
+    folder = RunFolder(made.run("soft_attention_0"))
+    folder.write_about({**folder.about(), "dirty": True, "commit": "0123456789abcdef"})
+    status, text = made.verify(capsys)
+    assert status == 0 and f"note: commit 012345678, with uncommitted changes: ucf11/{folder.path.name}\n" in text
+
+
+# The data set's own list
+
+
+@pytest.fixture
+def on_disk(trained, clips, tmp_path):
+    """A table of a run that was really trained, and a copy of its videos."""
+    folder = RunFolder((trained / "run").resolve())
+    shutil.copytree(folder.path, tmp_path / "runs/clips" / folder.path.name)
+    shutil.copytree(clips / "clips", tmp_path / "data/clips")
+    point = Point("videofolder", "soft_attention_1", 1, [], RunFolder(tmp_path / "runs/clips" / folder.path.name))
+    write_table(table1.make_table(["videofolder"], ["soft_attention_1"], [point]), tmp_path / "results")
+    return Made(tmp_path)
+
+
+def test_a_trained_run_agrees_with_its_data_set(on_disk, capsys):
+    status, text = on_disk.verify(capsys, f"paths.data={on_disk.root / 'data'}")
+    assert status == 0 and "table1.csv: 1 verified" in text
+
+
+def test_other_labels_other_files_and_other_lists_are_named(on_disk, capsys):
+    predictions = next(on_disk.root.glob("runs/clips/*/predictions.csv"))
+    video, target = predictions.read_text().splitlines()[1].split(",")[:2]
+    listing = on_disk.root / "data/clips/videos.csv"
+    test = [line.partition(",")[0] for line in predictions.read_text().splitlines()[1:]]
+    head, *rows = listing.read_text().splitlines()
+    sides = [f"{row},{'test' if row.partition(',')[0] in test else 'train'}" for row in rows]
+    original = "\n".join([f"{head},split", *sides]) + "\n"
+    listing.write_text(original)
+    words = [f"paths.data={on_disk.root / 'data'}"]
+    assert on_disk.verify(capsys, *words)[0] == 0
+    with (on_disk.root / "data/clips" / video).open("ab") as file:
+        file.write(b"x")
+    status, text = on_disk.verify(capsys, *words)
+    assert status == 1 and "run.json: data_fingerprint is not that of the videos" in text
+    other = next(name for name in ("class0", "class1") if name != target)
+    listing.write_text(original.replace(f"{video},{target}", f"{video},{other}"))
+    status, text = on_disk.verify(capsys, *words)
+    assert status == 1 and re.search(
+        rf"predictions.csv, line 2: {video!r} is of class {target!r}, {other!r} in the test list", text
+    )
+    lines = [line for line in original.splitlines() if not line.startswith(video)]
+    listing.write_text("\n".join(lines) + "\n")
+    status, text = on_disk.verify(capsys, *words)
+    assert status == 1 and "more are not in the test list of clips" in text
+
+
+# The command
+
+
+def test_the_command_says_what_is_not_there(tmp_path):
+    result = script("verify.py", "nowhere", cwd=tmp_path, check=False)
+    assert result.returncode == 1 and f"no table1.csv or table2.csv in {tmp_path / 'nowhere'}" in result.stderr
+    (tmp_path / "table1.csv").write_text("a,b\n1,2\n")
+    result = script("verify.py", ".", cwd=tmp_path, check=False)
+    assert result.returncode == 1 and "table1.csv, line 1: not the columns" in result.stderr
+
+
+def test_a_damaged_record_is_named(made, capsys):
+    (made.results / "table1.json").write_text('{"cells": [{"data": "ucf11"}]}')
+    status, text = made.verify(capsys)
+    assert status == 1 and "table1.json: damaged" in text and "Traceback" not in text
