@@ -67,13 +67,13 @@ def acquire(data: str, root: Path, archives: Sequence[Archive], sources: Sources
     """
     named = {archive.name: _named(archive, archives, sources.archives) for archive in archives}
     mirrors = {archive.name: _mirrors(archive, archives, sources.mirrors) for archive in archives}
+    if all(archive.place(root) for archive in archives):  # perhaps on a disk that nobody may write to
+        print(f"{data}: its files are in {root.resolve()} already", flush=True)
+        return []
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root.parent / f".{root.name}.lock", data):
             wanted = [archive for archive in archives if archive.place(root) is None]
-            if not wanted:
-                print(f"{data}: its files are in {root.resolve()} already", flush=True)
-                return []
             here = {archive.name: named[archive.name] or next(iter(_placed(archive, root)), None) for archive in wanted}
             check_space([*_needs(root, wanted, here), *([features] if features else [])])
             ledger = Ledger(root)

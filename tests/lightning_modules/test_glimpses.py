@@ -61,9 +61,7 @@ def test_correction_learns_where_to_look_and_leaves_the_network_alone(frames):
         made = correct(model, seen, target, blocks, 30, generator=torch.Generator().manual_seed(target), limit=60)
         low, high = before["attention.locations.weight"].aminmax()
         assert low <= made.random.min() and made.random.max() <= high
-        assert (made.weight - made.random).abs().max() <= 2 * made.steps * STEP * (
-            high - low
-        )  # Adam's
+        assert (made.weight - made.random).abs().max() <= 2 * made.steps * STEP * (high - low)  # Adam's
         with torch.no_grad():  # what it says of itself is what the network says with these weights
             model.attention.locations.weight.copy_(made.weight)
             scores = block_scores(run_dense(model, seen, blocks, 30).logits, False, 30).mean(dim=0)

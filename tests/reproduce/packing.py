@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import pytest
 from rar import rar
 
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.miniature import VERSION
 from datamodules.videos import MINIATURE_MARKER
+from reproduce.archives import extract
+from reproduce.entries import ArchiveError
 
+FILES = {
+    "top/class a/v_(1)_[x]&+;~@!#.avi": b"\0\1\2" * 9000,
+    "top/class a/second.avi": b"video" * 4000,
+    "top/empty.avi": b"",
+    "top/notes.txt": b"hello\n",
+}
 TRAIN_GROUP, TEST_GROUP = 4, 5  # of UCF-11's paper_like split
 
 
@@ -99,3 +109,36 @@ def mark(root: Path, data: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / MINIATURE_MARKER).write_text(json.dumps({"version": VERSION, **MARKERS[data]}))
     return root
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write(folder: Path, data: bytes, name: str = "archive.bin") -> Path:
+    """An archive in a folder whose neighbours would show that something escaped."""
+    home = folder / "outer" / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    (home / name).write_bytes(data)
+    return home / name
+
+
+def refused(folder: Path, data: bytes) -> str:
+    """Extraction fails, leaves nothing inside or outside; returns the message."""
+    path = write(folder, data)
+    before = tree(folder)
+    with pytest.raises(ArchiveError) as error:
+        extract(path, path.with_name("out"))
+    assert str(path) in str(error.value)
+    assert tree(folder) == before and not list(folder.rglob("*.part")) and not path.with_name("out").exists()
+    return str(error.value)
+
+
+def fake_tool(folder: Path, name: str, script: str) -> None:
+    """A tool on PATH; ``here`` is the folder it is to extract to, whichever tool it stands for."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    here = "here = next(w for w in (w.removeprefix('-o') for w in reversed(sys.argv)) if pathlib.Path(w).is_dir())"
+    text = f"#!{sys.executable}\nimport os, pathlib, sys, time\n{here}\nhere = pathlib.Path(here)\n{script}\n"
+    path.write_text(text)
+    path.chmod(0o755)

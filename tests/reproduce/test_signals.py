@@ -40,23 +40,31 @@ def wait_for(condition, process: subprocess.Popen, cwd: Path) -> None:
         time.sleep(0.005)
 
 
-def commands(group: int) -> dict[int, list[str]]:
-    """Command lines of the living processes of a group."""
+def processes() -> dict[int, tuple[int, int, list[str]]]:
+    """(parent, group, command line) of every living process, by its id."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            of = os.getpgid(int(path.name))
             line = (path / "cmdline").read_bytes().decode().split("\0")
+            parent, group = (path / "stat").read_text().rpartition(")")[2].split()[1:3]
         except (OSError, ValueError):
             continue
-        if of == group and line != [""]:  # zombies have none
-            found[int(path.name)] = line
+        if line != [""]:  # zombies have none
+            found[int(path.name)] = (int(parent), int(group), line)
     return found
 
 
+def commands(group: int) -> dict[int, list[str]]:
+    """Command lines of the living processes of a group."""
+    return {pid: line for pid, (_, of, line) in processes().items() if of == group}
+
+
 def children(process: subprocess.Popen, word: str) -> list[int]:
-    """Other processes of a script's group that were started with a word."""
-    return [pid for pid, line in commands(process.pid).items() if pid != process.pid and any(word in part for part in line)]
+    """Processes below a script's that were started with a word, whatever their group: torchrun gives each one of its own."""
+    there, below = processes(), {process.pid}
+    for _ in range(3):  # generations
+        below |= {pid for pid, (parent, _, _) in there.items() if parent in below}
+    return sorted(pid for pid in below - {process.pid} if any(word in part for part in there.get(pid, (0, 0, [""]))[2]))
 
 
 def epochs_in(folder: Path) -> int:
@@ -188,10 +196,10 @@ def test_a_lost_rank_ends_the_others_in_words_and_the_same_command_goes_on(clips
     output = (here / "output.txt").read_text()
     assert "is gone" in output and "run the same command again" in output, output[-3000:]
     assert took < 60, "the others waited for long"
-    deadline = time.monotonic() + 30
-    while commands(process.pid) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while left := set(ranks) & set(processes()):
+        assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.1)
-    assert not commands(process.pid)
     begin = [sys.executable, *before, str(REPOSITORY / "reproduce/train.py"), *arguments]
     done = subprocess.run(begin, cwd=here, capture_output=True, text=True, timeout=PATIENCE, env=MPI_FREE)
     assert done.returncode == 0, done.stderr

@@ -266,7 +266,7 @@ def test_a_missing_run_leaves_its_row_unverified_and_its_columns_tests_too(made,
 def test_a_missing_file_leaves_its_row_unverified(made, capsys, name):
     (made.run("soft_attention_0") / name).unlink()
     status, text = made.verify(capsys)
-    assert status == 3 and "7 verified, 1 not verified" in text and f"{name} " in text and "missing" in text
+    assert status == 3 and "7 verified, 1 not verified" in text and f"/{name}" in text and "missing" in text
 
 
 def test_a_run_on_other_data_than_its_column_is_not_verified(made, capsys):

@@ -1,0 +1,70 @@
+"""RAR by external tools: which is taken, and what is made of those that fail, hang or do wrong."""
+
+import pytest
+from packing import FILES, fake_tool, refused, tree, write
+from rar import rar
+
+from reproduce import unpackers
+from reproduce.archives import extract
+
+WRITES = "".join(
+    f"p = here / {name!r}; p.parent.mkdir(parents=True, exist_ok=True); p.write_bytes({data!r})\n"
+    for name, data in FILES.items()
+)
+
+
+def test_the_first_tool_that_is_there_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for name in reversed(unpackers.COMMANDS):
+        fake_tool(tmp_path / "bin", name, WRITES)
+        path = write(tmp_path, rar(FILES))
+        assert extract(path, tmp_path / f"by {name}").tool == name
+        assert tree(tmp_path / f"by {name}") == FILES
+    assert list(unpackers.COMMANDS) == ["bsdtar", "unrar", "unar", "7z"]
+
+
+MISDEEDS = {
+    "fails": ("sys.exit('cannot read this')", "failed with status 1: cannot read this"),
+    "leaves a file out": (WRITES + "p.unlink()", "'top/notes.txt' is missing"),
+    "cuts a file short": (WRITES + "p.write_bytes(b'')", "'top/notes.txt' has 0 bytes"),
+    "writes one too many": (WRITES + "(here / 'more').touch()", "declares no such file"),
+    "writes a link": (WRITES + "p.unlink(); p.symlink_to('/etc/passwd')", "became a link"),
+    "links a file twice": (WRITES + "os.link(here / 'top/empty.avi', here / 'again')", "became a link"),
+    "writes a pipe": (WRITES + "p.unlink(); os.mkfifo(p)", "became a link or a special file"),
+    "writes beside its folder": (WRITES + "(here / '../escaped').write_text('x')", "escaped"),
+    "writes without end": ("f = open(here / 'x', 'wb')\nwhile True: f.write(bytes(1 << 16)); time.sleep(.01)", "ended it"),
+}
+
+
+@pytest.mark.parametrize(("script", "says"), MISDEEDS.values(), ids=MISDEEDS)
+def test_a_tool_that_does_wrong_is_found_out_and_the_next_one_taken(script, says, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    fake_tool(tmp_path / "bin", "bsdtar", script)
+    message = refused(tmp_path, rar(FILES))
+    assert says in message and "sudo apt-get install" in message
+    fake_tool(tmp_path / "bin", "unar", WRITES)
+    assert extract(write(tmp_path, rar(FILES)), tmp_path / "out").tool == "unar"
+    assert tree(tmp_path / "out") == FILES
+
+
+def test_a_tool_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(unpackers, "HANGS_AFTER", 0.3)
+    monkeypatch.setattr(unpackers, "LOOK_EVERY", 0.05)
+    fake_tool(tmp_path / "bin", "7z", "time.sleep(60)")
+    assert "wrote nothing for" in refused(tmp_path, rar(FILES))
+
+
+def test_without_a_tool_one_line_for_each_system_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = refused(tmp_path, rar(FILES))
+    assert "RAR needs one of bsdtar, unrar, unar, 7z, and none is on PATH" in message
+    lines = message.splitlines()
+    for system, command in {"Debian": "apt-get", "Fedora": "dnf", "conda": "conda-forge", "macOS": "brew"}.items():
+        assert any(line.strip().startswith(system) and command in line for line in lines)
+
+
+def test_the_count_of_misbehaving_tools(capsys):
+    with capsys.disabled():
+        print(f"\n{len(MISDEEDS) + 1} misbehaving tools")
+    assert len(MISDEEDS) >= 9
