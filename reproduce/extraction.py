@@ -180,6 +180,8 @@ def extract_into(
     try:
         trainer.predict(FeatureExtractor(backbone, precision, compiled, packet, stopwatch), data, return_predictions=False)
     except (RuntimeError, OSError, EOFError) as error:
+        if not data.lost:  # a worker's death is an exception too, wherever the process is: it may have cut short what looks
+            data.on_exception(error)
         if not data.lost:
             raise
         raise LostProcess(_in_words(error, data.lost, store)) from error

@@ -23,7 +23,7 @@ from reproduce.shown import SEPARATOR, Shown, named_videos, overlays
 from reproduce.strips import Strip, evenly, save_strips
 
 SEARCHED = 12  # misclassified clips among which a glimpse that corrects one is looked for
-MINIATURE_CLIPS = 16  # that are corrected with preset=miniature, where most= does not say
+MINIATURE_CLIPS = 8  # that are corrected with preset=miniature, where most= does not say
 DRAWN = 4  # corrected clips on the figure's page; every one has a filmstrip of its own
 
 

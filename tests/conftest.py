@@ -45,6 +45,11 @@ TINY = [
 ]
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment without what makes coverage measure a process, whose files a test's limits would forbid."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+
+
 def script(name: str, *words: str, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess:
     """Run an entry script in a folder, in a process of its own."""
     command = [sys.executable, str(REPOSITORY / "reproduce" / name), *words]

@@ -62,7 +62,7 @@ class Table:
             written = ("predictions.csv", "run.json", "metrics.json")
             pictures = len(list(here.glob("runs/hollywood2/*/attention/*.png")))
             return pictures + sum((run / name).exists() for run in self.runs() for name in written)
-        return sum(path.stat().st_mtime > since for path in here.glob("results/table1.*"))
+        return sum((here / "results" / name).stat().st_mtime > since for name in TABLES if (here / "results" / name).exists())
 
     def results(self) -> dict[str, bytes]:
         """What must be equal: tables, predictions, histories, pictures, figures without the seconds they took."""

@@ -12,12 +12,12 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 from browser import Browser, executable
 from conftest import REPOSITORY, SHARED
+from drawn import draw, facts
 from PIL import Image
 
 from datamodules.decoding import VideoError, probe, read_frames, read_timed
@@ -25,10 +25,9 @@ from datamodules.features import FeatureStore
 from datamodules.videos import DataError
 from lightning_modules.baselines import PooledLSTM
 from reproduce import overlay_video, predict, predicting
-from reproduce.frame_table import FEW, FrameTable, Moment, Timeline, read_moments
+from reproduce.frame_table import read_moments
 from reproduce.inputs import feature_folder
 from reproduce.looking import watch
-from reproduce.overlay import expand, overlay
 from reproduce.overlay_video import Painter, VideoFile, clock, encoder
 from reproduce.predicting import FILES, SUMMARY, Look, predict_video, read_summary
 from reproduce.streaming import Viewer, Viewing, load_backbone
@@ -48,39 +47,6 @@ def run(trained):
 @pytest.fixture(scope="module")
 def viewer(run):
     return Viewer(run[0], run[1].path, torch.device("cpu"))
-
-
-def draw(path: Path, shape=(48, 64), frames=5, codec="mpeg4", pix_fmt="yuv420p", pts=None, aspect=None) -> Path:
-    """A small video of noise that moves; ``pts`` in milliseconds."""
-    texture = np.random.default_rng(frames).integers(0, 256, (shape[0], shape[1] + frames, 3), dtype=np.uint8)
-    with av.open(f"file:{path}", "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = *shape, pix_fmt
-        if aspect:
-            stream.sample_aspect_ratio = aspect
-        if pts:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for number in range(frames):
-            image = np.ascontiguousarray(texture[:, number : number + shape[1]])
-            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pix_fmt)
-            if pts:
-                frame.pts, frame.time_base = pts[number], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def facts(path: Path) -> dict:
-    """What another reader finds in a video file."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        seconds, kind = float(stream.duration * stream.time_base), (stream.codec_context.name, stream.codec_context.pix_fmt)
-        times = [frame.time for frame in container.decode(stream)]
-        size = stream.codec_context.height, stream.codec_context.width
-    return {"kind": kind, "seconds": seconds, "times": times, "size": size}
-
-
-# a test video
 
 
 @pytest.fixture(scope="module")
@@ -280,12 +246,6 @@ def test_frames_keep_their_times(viewer, tmp_path):
     assert [(part["begin"], part["end"]) for part in summary["over_time"]] == [(0, 1), (1, pytest.approx(1.7196))]
 
 
-@pytest.mark.skipif(not (SHARED / "data/fights").is_dir(), reason="the real clips are not there")
-def test_frames_that_all_claim_one_time_follow_each_other():
-    times = [time for time, _ in read_timed(SHARED / "data/fights/fight/fi003.mp4", 16)]
-    np.testing.assert_allclose(times, np.arange(60) / 25, atol=1e-6)
-
-
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not there")
 def test_rotated_and_stretched_videos_are_shown_as_they_should_be(viewer, tmp_path):
     turned = predict_video(viewer, CLIPS / "video_90.mov", tmp_path / "turned", LOOK)
@@ -355,79 +315,6 @@ def test_nothing_is_kept_of_a_frame(run, viewer, tmp_path, monkeypatch):
         assert moment.frame == len(held) - 1 and moment.seconds == pytest.approx(moment.frame / 25, abs=1e-6)
     assert told == [*range(64, 700, 64), 700] and viewing.frames == 700 and viewing.seconds == pytest.approx(28)
     assert np.max(held) < 128  # a chunk and what is left of a block
-
-
-def test_a_timeline_has_few_intervals_however_long_the_film():
-    timeline, expected = Timeline(), {}
-    for second in range(0, 20_000, 7):
-        chance = np.asarray([second % 3, 1.0])
-        timeline.append(Moment(0, float(second), chance, None))
-        expected.setdefault(second // 1024, []).append(chance)
-    intervals = timeline.intervals()
-    assert timeline.length == 1024 and len(intervals) == 20 <= FEW
-    for (begin, end, mean), (number, chances) in zip(intervals, sorted(expected.items()), strict=True):
-        assert (begin, end) == (1024 * number, 1024 * (number + 1))
-        np.testing.assert_allclose(mean, np.mean(chances, axis=0))
-
-
-def test_tables_read_back_as_written(tmp_path):
-    rng = np.random.default_rng(0)
-    names = ["a, b", 'a "c"', "d|é", "frame"]
-    moments = [Moment(5 * n, n / 3, *(rng.random(size).astype(np.float32) for size in (4, (2, 3)))) for n in range(9)]
-    table = FrameTable(tmp_path / "frames", {"of": "é"}, names, (2, 3), 3)
-    for moment in moments:
-        table.append(moment)
-    table.close()
-    for found, moment in zip(read_moments(tmp_path / "frames.csv", 4, (2, 3)), moments, strict=True):
-        assert found.frame == moment.frame and found.seconds == pytest.approx(moment.seconds, abs=1e-6)
-        np.testing.assert_allclose(found.probabilities, moment.probabilities, rtol=1e-6)
-        np.testing.assert_allclose(found.attention, moment.attention, rtol=1e-6)
-    document = json.loads((tmp_path / "frames.json").read_text())
-    assert document["of"] == "é" and document["frames"][8]["top"][0] == names[int(moments[8].probabilities.argmax())]
-
-
-# pictures
-
-
-def test_the_overlay_is_the_recipe_s_stretched_with_the_picture():
-    rng = np.random.default_rng(0)
-    alpha = rng.dirichlet(np.full(49, 0.2)).reshape(7, 7)
-    square = rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    painter = Painter(224, 224, 224, ["a"], True, 1.0)
-    np.testing.assert_array_equal(painter.overlaid(square, alpha), overlay(square, alpha))
-    wide = Painter(224, 448, 448, ["a"], True, 1.0)
-    drawn = wide.overlaid(np.zeros((224, 448, 3), dtype=np.uint8), alpha)[:, :, 0].astype(float)
-    light = expand(alpha, 224, 224)
-    recipe = 204 * light / light.max()
-    np.testing.assert_allclose(drawn[:, 0::2], recipe, atol=2.5)
-    np.testing.assert_allclose(drawn[:, 1::2], recipe, atol=2.5)
-
-
-@pytest.mark.parametrize("size", [(48, 64), (568, 320), (20, 2000), (1, 1)])
-def test_text_and_bars_lie_below_and_are_not_cut(size):
-    names = ["a_very_long_name_of_a_class_" * 5, "shörtΩ", "c", "d"]
-    painter = Painter(*size, 240, names, True, 3725.04)
-    assert painter.width >= 480 and painter.width % 2 == 0 == painter.height % 2
-    chance = np.asarray([0.5, 0.25, 0.0, 0.004])
-    moment = Moment(0, 0.0, chance, np.full((2, 3), 1 / 6))
-    drawn = painter.paint(np.zeros((*size, 3), dtype=np.uint8), 86_399, 3724.96, moment)
-    assert drawn.shape == (painter.height, painter.width, 3)
-    below = drawn[painter.picture[1] :].astype(int)
-    ink = np.abs(below - overlay_video.PAPER).max(axis=2) > 20
-    assert not ink[:, :6].any() and not ink[:, -6:].any() and not ink[:4].any() and not ink[-4:].any()
-    begin, end = round(0.46 * painter.width), painter.width - overlay_video.PAD - overlay_video.PERCENT
-    assert not ink[: overlay_video.PAD + 3 * overlay_video.LINE, begin - 8 : begin].any()  # the long name is shortened
-    for line, share in enumerate((0.5, 0.25, 0.004)):
-        row = below[overlay_video.PAD + overlay_video.LINE * line + overlay_video.LINE // 2]
-        blue = (row == overlay_video.BAR).all(axis=1).sum()
-        assert blue == pytest.approx(share * (end - begin), abs=1.5)
-
-
-def test_clocks():
-    assert [clock(seconds) for seconds in (0, 7.26, 59.96, 3727.3)] == ["0:00.0", "0:07.3", "1:00.0", "1:02:07.3"]
-
-
-# errors
 
 
 @pytest.mark.parametrize(
@@ -542,10 +429,3 @@ def test_features_that_are_not_finite_are_a_bad_video(viewer, tmp_path, monkeypa
     monkeypatch.setattr(Viewer, "features", broken)
     with pytest.raises(VideoError, match=r"a\.mp4: features of frame 67 are not finite"):
         list(Viewing(viewer, path, lambda done: None))
-
-
-def test_names_of_folders_are_safe_and_differ():
-    root = Path("videos")
-    videos = [root / name for name in ("a/b.mp4", "a-b.avi", "A-B.mov", "日本.mp4", "日.mp4")]
-    assert predict.names_of(videos, root) == ["a-b", "a-b-2", "A-B-3", "video", "video-2"]
-    assert predict.names_of([Path("x/clip 1.mp4")], Path("x/clip 1.mp4")) == ["clip-1"]

@@ -91,7 +91,7 @@ BEGIN_AND_END = """
 import time
 from pathlib import Path
 from reproduce import tracking
-from reproduce.runs import RunFolder
+from reproduce.runs import ABOUT, RunFolder
 from reproduce.settings import Settings, resolve
 import lightning.pytorch.loggers
 folder = RunFolder(Path("runs/data/model-0123456789ab"))
@@ -99,6 +99,7 @@ folder.path.mkdir(parents=True)
 started = time.monotonic()
 logger = tracking.start(resolve(Settings, []), folder)
 tracking.log(logger, {"train/loss": 1.0})
+folder.write_about({key: kind() for key, kind in ABOUT.items()})
 folder.finish({"test/accuracy": 0.5})
 tracking.finish(logger, folder)
 print("mode", logger.experiment.settings.mode, "seconds", time.monotonic() - started, flush=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY, SHARED, TINY, draw_clips, script
+from conftest import REPOSITORY, SHARED, TINY, draw_clips, script, unmeasured
 
 from datamodules.features import FeatureStore
 
@@ -119,7 +119,7 @@ def test_two_processes_extract_and_train_as_one_does(clips, tmp_path):
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
-        arguments = words(clips, "row=soft_attention_1", "model.dropout=0", f"trainer.devices={devices}", "optim.lr=0.001")
+        arguments = words(clips, "row=soft_attention_1", "model.dropout=0", f"trainer.devices={devices}", "optim.lr=0.0002")
         run = Path(script("train.py", *arguments, cwd=folder).stdout.strip().splitlines()[-1])
         rows = (run / "history.csv").read_text().splitlines()
         column = rows[0].split(",").index("train/loss")
@@ -244,7 +244,7 @@ def test_a_full_disk_is_an_error_and_the_same_command_goes_on_later(clips, train
     if name == "train.py":
         shutil.copytree(trained / "features", tmp_path / "features")
     arguments = words(clips, "row=avg_pool_lstm", "trainer.max_epochs=1")
-    result = script(name, *arguments, cwd=tmp_path, check=False, preexec_fn=limit_file_size)
+    result = script(name, *arguments, cwd=tmp_path, check=False, preexec_fn=limit_file_size, env=unmeasured())
     assert result.returncode == 1 and "cannot write" in result.stderr and "Traceback" not in result.stderr
     assert not list(tmp_path.rglob("*.npy.*part")) and not list(tmp_path.rglob("metrics.json"))
     script(name, *arguments, cwd=tmp_path)

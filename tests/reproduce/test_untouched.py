@@ -67,7 +67,7 @@ def test_other_test_labels_change_no_checkpoint(clips, trained, tmp_path):
     names = ("holdout/best.ckpt", "holdout/last.ckpt", "retrain/last.ckpt")
     for name in names:
         found, compared = (tensors(torch.load(folder / name, map_location="cpu", weights_only=True)) for folder in (one, other))
-        assert found.keys() == compared.keys() and sum(isinstance(value, torch.Tensor) for value in found.values()) > 30
+        assert found.keys() == compared.keys() and sum(isinstance(value, torch.Tensor) for value in found.values()) > 20
         for place, value in found.items():
             same = torch.equal(value, compared[place]) if isinstance(value, torch.Tensor) else value == compared[place]
             assert same, f"{name}{place}"
