@@ -6,7 +6,6 @@ what a killed process has left behind is completed or begun again. One process w
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from filelock import FileLock, Timeout
-
 from datamodules.distribution import Archive
 from datamodules.videos import DataError
 from reproduce.archives import Extracted, extract, inspect, kind_of
 from reproduce.download import DownloadError, Patience, download, sync_folder
 from reproduce.ledger import Ledger
+from reproduce.locking import one_at_a_time
 from reproduce.settings import SettingsError
 from reproduce.space import Need, check_space
 from reproduce.unpackers import size_of
@@ -72,7 +70,7 @@ def acquire(data: str, root: Path, archives: Sequence[Archive], sources: Sources
         return []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _alone(root.parent / f".{root.name}.lock", data):
+        with one_at_a_time(root.parent / f".{root.name}.lock", f"gets {data}"):
             wanted = [archive for archive in archives if archive.place(root) is None]
             here = {archive.name: named[archive.name] or next(iter(_placed(archive, root)), None) for archive in wanted}
             check_space([*_needs(root, wanted, here), *([features] if features else [])])
@@ -94,20 +92,6 @@ def acquire(data: str, root: Path, archives: Sequence[Archive], sources: Sources
             return used
     except OSError as error:
         raise DataError(f"{data}: cannot write to {root.resolve()} ({error}); set paths.data") from error
-
-
-@contextlib.contextmanager
-def _alone(path: Path, data: str) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process gets {data}; waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _belongs(name: str, archive: Archive, archives: Sequence[Archive]) -> bool:

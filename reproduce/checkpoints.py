@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from torch import nn
 
-from datamodules.features import write_atomically
+from datamodules.features import FeatureStoreError, write_atomically
 from datamodules.videos import DataError
 
 
@@ -62,3 +63,21 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if bad:
         raise DataError(f"{path.resolve()}: {len(bad)} of {len(weights)} weights are not finite, {bad[0]} for one; {again}")
     return state
+
+
+def restore_backbone(backbone: nn.Module, path: Path, advice: str) -> None:
+    """Give a backbone the weights that lie beside a feature store; no code in the file is run.
+
+    Args:
+        backbone: of the architecture that was stored.
+        path: ``backbone.pt``.
+        advice: what to do about a damaged file.
+
+    Raises:
+        FeatureStoreError: the file is damaged, or of another network.
+    """
+    try:
+        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # damaged bytes make the unpickler raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FeatureStoreError(f"{path}: not the weights of this backbone, or damaged ({reason}); {advice}") from error

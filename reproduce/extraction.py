@@ -7,24 +7,25 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from datamodules.decoding import RESIZE_RULE, VideoError, decoder_version, probe, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError, replaced, to_extract, write_atomically
 from datamodules.frames import FrameDataModule
-from datamodules.videos import Annotation, DataError
+from datamodules.videos import Annotation
 from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
+from reproduce.checkpoints import restore_backbone
 from reproduce.extractor import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.inputs import feature_folder, feature_spec, require_videos
 from reproduce.launch import leaving_on_sigterm
+from reproduce.locking import one_at_a_time
 from reproduce.preemption import LostProcess, Preemption, environment_plugins, explained
 from reproduce.settings import Settings, cores
 
@@ -92,32 +93,6 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
         what = f"cannot write features to {path.resolve()} ({error}); make room or set paths.features, and run it again"
         raise FeatureStoreError(what) from error
     return FeatureStore(path)
-
-
-@contextlib.contextmanager
-def one_at_a_time(path: Path, work: str) -> Iterator[None]:
-    """Hold a lock, which the system releases when this process dies; wait where another process holds it, and say so.
-
-    Args:
-        path: of the lock.
-        work: what the other process does, for the message.
-
-    Raises:
-        DataError: another process holds it, and this one is the first of several that torchrun or srun started: the others
-            do not know that it waits.
-    """
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if any(int(os.environ.get(name, "1") or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
-            raise DataError(f"another process {work}; run this again when it has finished") from None
-        print(f"another process {work}; waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str]) -> None:
@@ -329,11 +304,7 @@ def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -
     path = store.path / BACKBONE
     if path.is_file():
         again = f"remove {store.path.resolve()} to extract all features again"
-        try:
-            backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # damaged bytes make the unpickler raise almost anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise FeatureStoreError(f"{path}: not the weights of {options.name}, or damaged ({reason}); {again}") from error
+        restore_backbone(backbone, path, again)
         if store.manifest.get("weights_sha256", backbone.sha256()) != backbone.sha256():
             raise FeatureStoreError(f"{path}: not the weights that the features there were made with; {again}")
         return backbone

@@ -22,6 +22,7 @@ from datamodules.frames import FramePacket
 from datamodules.videos import DataError
 from lightning_modules.backbone import Backbone, BackboneError, build_backbone
 from lightning_modules.frames import pool_frames
+from reproduce.checkpoints import restore_backbone
 from reproduce.extraction import PACKET, half_precision
 from reproduce.extractor import FeatureExtractor, Stopwatch
 from reproduce.frame_table import Moment
@@ -155,11 +156,7 @@ def load_backbone(trained: Trained, store: Path) -> Backbone:
                 f"{path.resolve()} is missing: it holds the random weights of the backbone that {folder} was trained on. "
                 "Give the folder of the run's features, with backbone.pt in it, as features=<folder>"
             )
-        try:
-            backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # damaged bytes make the unpickler raise almost anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise DataError(f"{path}: not the weights of {options.name}, or damaged ({reason})") from error
+        restore_backbone(backbone, path, "give another one as features=<folder>, or extract and train again")
     said = trained.about.get("weights_sha256")
     if said is not None and backbone.sha256() != said:
         where = store / BACKBONE if options.weights == "random" else f"backbone.weights={options.weights}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,6 +14,7 @@ from torch import nn
 from datamodules.blocks import skip_of
 from datamodules.videos import DataError
 from reproduce.building import build_network
+from reproduce.checkpoints import read_checkpoint
 from reproduce.looking import Watcher
 from reproduce.runs import RunFolder
 from reproduce.settings import Settings, validate
@@ -83,8 +82,8 @@ def load_trained(path: Path) -> Trained:
     settings = read_settings(folder.path / "config.yaml")
     rows, columns, channels = about["map"]
     network = build_network(settings, (rows * columns, channels), len(about["classes"]))
-    prefix = "network."
-    weights = {key.removeprefix(prefix): value for key, value in _state(checkpoint).items() if key.startswith(prefix)}
+    prefix, state = "network.", read_checkpoint(checkpoint)["state_dict"]
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     try:
         network.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:
@@ -116,10 +115,3 @@ def read_settings(path: Path) -> Settings:
     except (OSError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise DataError(f"{path}: not the configuration of a run ({error})") from error
     return settings
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        return dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{checkpoint}: not a checkpoint of this suite, or damaged ({str(error).splitlines()[0]})") from error

@@ -21,9 +21,10 @@ from lightning_modules.recognizer import Recognizer
 from reproduce import tracking
 from reproduce.building import build_data, build_recognizer, fold_of
 from reproduce.checkpoints import WholeCheckpoints, read_checkpoint
-from reproduce.extraction import ensure_features, is_first_process, one_at_a_time, quiet_lightning, strategy
+from reproduce.extraction import ensure_features, is_first_process, quiet_lightning, strategy
 from reproduce.finite import LossWatch, require_finite_scores, require_finite_weights
 from reproduce.history import History
+from reproduce.locking import one_at_a_time
 from reproduce.outcome import about, write_test
 from reproduce.preemption import Preemption, environment_plugins, explained
 from reproduce.progress import Progress
