@@ -60,8 +60,9 @@ class Recognizer(LightningModule):
         self.objective = objective
         self.optimizer_settings: dict[str, Any] = {"name": optimizer, "lr": lr, "betas": tuple(betas), "eps": eps}
         self.seed = seed
-        # By default the metric leaves out values that are nan, and an epoch that went wrong half-way would look like another.
-        means = {name: MeanMetric(nan_strategy="disable") for name in ("loss", "cross_entropy", "penalty")}
+        # A nan counts as infinite: by default the metric leaves it out, so that an epoch that went wrong half-way would look
+        # like another; and "disable" would leave out the weights too.
+        means = {name: MeanMetric(nan_strategy=float("inf")) for name in ("loss", "cross_entropy", "penalty")}
         self.epoch_means = nn.ModuleDict(means)
         self.measures: AttentionMeasures | None = None
         self.videos: VideoMetric | None = None

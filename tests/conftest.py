@@ -45,6 +45,11 @@ TINY = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long tests first, so that no process is left with one of them when the others have nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def unmeasured() -> dict[str, str]:
     """The environment without what makes coverage measure a process, whose files a test's limits would forbid."""
     return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}

@@ -119,7 +119,7 @@ def test_two_processes_extract_and_train_as_one_does(clips, tmp_path):
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
-        arguments = words(clips, "row=soft_attention_1", "model.dropout=0", f"trainer.devices={devices}", "optim.lr=0.0002")
+        arguments = words(clips, "row=soft_attention_1", "model.dropout=0", f"trainer.devices={devices}", "optim.lr=0.001")
         run = Path(script("train.py", *arguments, cwd=folder).stdout.strip().splitlines()[-1])
         rows = (run / "history.csv").read_text().splitlines()
         column = rows[0].split(",").index("train/loss")
