@@ -182,7 +182,7 @@ class Shown:
         metrics = self.trained.folder.metrics() or {}
         figure = "val/mAP" if self.trained.multi_label else "val/accuracy"
         of = f", of {seeds} seeds the best on validation" if seeds > 1 else ""
-        score = f" ({figure.removeprefix('val/')} {100 * metrics[figure]:.1f} %)" if figure in metrics else ""
+        score = f" (validation {figure.removeprefix('val/')} {100 * metrics[figure]:.1f} %)" if figure in metrics else ""
         return f"run {self.trained.folder.name}, seed {self.trained.settings.seed}{of}{score}"
 
 
