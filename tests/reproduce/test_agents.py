@@ -101,6 +101,7 @@ def test_an_agent_finishes_table_1_and_the_table_comes_back_from_the_server(onli
     assert "'test/accuracy'" in result.stdout and (mine / "predictions.csv").is_file(), result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_two_agents_at_once_share_one_configuration_and_two_processes_one_run(online, clips):
     data, environment, here = online
     # λ tells average-pooled networks not apart: two points, one configuration.

@@ -38,6 +38,7 @@ def here(trained, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_goes_on_with_what_is_left_and_a_crash_stops_nothing(clips, here):
     path = write(here, parameters={"optim.lr": {"values": [0.01, 1e30, 0.02]}})
     words = words_of(clips, "workers=1", without=("optim.lr", "logging.wandb"))

@@ -186,6 +186,7 @@ def test_what_cannot_be_made_is_refused_with_what_to_write(words, says, tmp_path
     assert result.stderr.count("looked in") == (2 if "/nowhere" in says else 0)  # once a data set, not once a split
 
 
+@pytest.mark.slow
 def test_the_command_measures_three_splits_and_runs_nothing_twice(tmp_path):
     tiny_hmdb51(tmp_path / "data/hmdb51")
     words = ["preset=miniature", "paths.data=data", "columns=[hmdb51_1,hmdb51_2,hmdb51_3]", "backbone.size=64"]

@@ -279,6 +279,7 @@ TABLE = [word for word in TINY if not word.startswith("data.name")]
 ARGUMENTS = [*TABLE, "datasets=[videofolder]", "rows=[softmax_regression,avg_pool_lstm]", "seeds=[1,2]"]
 
 
+@pytest.mark.slow
 def test_a_table_killed_in_the_middle_equals_an_undisturbed_one(clips, trained, tmp_path):
     """The table process is killed after its first finished run; the same command ends it."""
     import os
