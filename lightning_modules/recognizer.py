@@ -145,7 +145,8 @@ class Recognizer(LightningModule):
             for frames in (batch.coverage, batch.inside)
         )
         assert self.measures is not None
-        self.measures.update(batch.video, attention, batch.grid, FPS / batch.skip, coverage, inside)
+        skip = self.trainer.datamodule.skip  # type: ignore[attr-defined] - not the batch's, which counts among its own frames
+        self.measures.update(batch.video, attention, batch.grid, FPS / skip, coverage, inside)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/…``."""

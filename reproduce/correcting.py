@@ -26,6 +26,7 @@ from datamodules.features import FeatureStore
 from datamodules.videos import Annotation, DataError, Video
 from lightning_modules.attention import LocationAttention, SoftAttentionLSTM
 from lightning_modules.glimpses import LIMIT, correct
+from lightning_modules.measures import gaze
 from reproduce.glimpsing import attending, dense
 from reproduce.looking import Track, watch
 from reproduce.progress import Progress
@@ -190,18 +191,11 @@ def gaze_difference(one: Track, other: Track) -> tuple[float, float]:
     """How far two gazes at the same frames are apart: ``turned`` and ``moved`` of ``Outcome``."""
     assert one.attention is not None and other.attention is not None
     turned = 0.5 * np.abs(one.attention - other.attention).sum(axis=(1, 2)).mean()
-    rows, columns = one.attention.shape[1:]
-    centres = [
-        np.stack(
-            [
-                track.attention.sum(axis=1) @ ((np.arange(columns) + 0.5) / columns),
-                track.attention.sum(axis=2) @ ((np.arange(rows) + 0.5) / rows),
-            ]
-        )
-        for track in (one, other)
-        if track.attention is not None
-    ]  # (2, n) each
-    moved = np.hypot(*(centres[0] - centres[1])).mean()
+    here, there = (
+        gaze(torch.from_numpy(maps.reshape(1, len(maps), -1)), (maps.shape[1], maps.shape[2]))
+        for maps in (one.attention, other.attention)
+    )
+    moved = (here - there).norm(dim=-1).mean()
     return float(turned), float(moved)
 
 

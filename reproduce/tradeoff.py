@@ -6,17 +6,14 @@ square, and where uniform attention stands a broken line. λ stands at even dist
 
 from __future__ import annotations
 
-import csv
 import statistics as python_statistics
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from datamodules.features import write_atomically
 from datamodules.videos import DataError
 from reproduce import paper
 from reproduce.collect import PENALTY, Configuration
@@ -24,6 +21,7 @@ from reproduce.focus import MEASURES, Measure
 from reproduce.ink import BLUE, CAPTION, INK, LABEL, NOTE, SOFT, STYLE, TITLE, VERMILION, WIDTH, line_height, save_pages, wrap
 from reproduce.paper_figures import MINIATURE
 from reproduce.request import Need, Request
+from reproduce.rows import write_rows
 
 PANELS = {
     "mass": ("Focus on the actor", "attention in its box / box area"),
@@ -57,7 +55,7 @@ def tradeoff(request: Request, needs: Sequence[Need]) -> list[Path]:
     with rc_context(STYLE):
         page = _page(found, measures, title, notes)
     files = save_pages([page], path)
-    write_atomically(path.with_suffix(".csv"), _csv(found, measures))
+    write_rows(path.with_suffix(".csv"), _rows(found, measures))
     return [*files, path.with_suffix(".csv")]
 
 
@@ -156,15 +154,13 @@ def _meaning(found: list[Configuration], boxes: bool) -> str:
     return said if boxes else f"{said} The data set says not where the actor is: no focus on it can be measured."
 
 
-def _csv(found: list[Configuration], measures: list[Measure]) -> str:
+def _rows(found: list[Configuration], measures: list[Measure]) -> list[list]:
     """A line a run: λ, seed, the test figure in percent, and the measures."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     figure = "test_mAP" if found[0].multi_label else "test_accuracy"
-    writer.writerow(["lambda", "seed", figure, *(measure.name for measure in measures), "run"])
+    rows: list[list] = [["lambda", "seed", figure, *(measure.name for measure in measures), "run"]]
     for one in found:
         for run, score in zip(one.runs, one.values, strict=True):
             values = [measure.of(run.metrics) for measure in measures]
             shown = ["" if value is None else f"{value:.6g}" for value in values]
-            writer.writerow([f"{one.settings[PENALTY]:g}", run.settings["seed"], f"{score:.4f}", *shown, run.folder.name])
-    return text.getvalue()
+            rows.append([f"{one.settings[PENALTY]:g}", run.settings["seed"], f"{score:.4f}", *shown, run.folder.name])
+    return rows

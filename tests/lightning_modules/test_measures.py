@@ -2,6 +2,7 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -253,6 +254,7 @@ def test_the_recognizer_measures_the_attention_that_it_tests_with(skip, stride):
     coverage[3] = math.nan
     inside = torch.where(coverage.isnan(), torch.nan, (coverage > 0.5).float())
     recognizer = Recognizer(network, 3, False, Objective())
+    recognizer._trainer = SimpleNamespace(datamodule=SimpleNamespace(skip=skip))  # frames between two steps of the film
     recognizer.videos = VideoMetric(torch.tensor([0, blocks]), 3)
     recognizer.measures = AttentionMeasures(2)
     mean_, max_ = cubes.mean(dim=1), cubes.amax(dim=1)
