@@ -33,6 +33,37 @@ def block_scores(logits: Tensor, multi_label: bool, last_n: int) -> Tensor:
     return (logits.sigmoid() if multi_label else logits.softmax(dim=-1)).mean(dim=1)
 
 
+class BlockMean(Metric):
+    """Weighted mean over the blocks of an epoch, Σ w_b x_b / Σ w_b, over all ranks; it is nan if one value is.
+
+    torchmetrics' ``MeanMetric`` leaves out nan, overwrites it in the tensor given, or leaves out the weights; and asks the
+    device at each step.
+    """
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "weight"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: Tensor) -> None:
+        """Add some blocks.
+
+        Args:
+            value: (B,).
+            weight: (B,), 0 for blocks that only fill up a rank's share.
+        """
+        self.total += (value * weight).sum()
+        self.weight += weight.sum()
+
+    def compute(self) -> Tensor:
+        """The mean, a scalar."""
+        return self.total / self.weight
+
+
 class VideoScores(NamedTuple):
     """Scores of all videos of a set, in the set's order.
 

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense, windows
 from lightning_modules.measures import AttentionMeasures
-from lightning_modules.metrics import VideoMetric, VideoScores, block_scores, summarise
+from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, block_scores, summarise
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
 
@@ -60,10 +59,7 @@ class Recognizer(LightningModule):
         self.objective = objective
         self.optimizer_settings: dict[str, Any] = {"name": optimizer, "lr": lr, "betas": tuple(betas), "eps": eps}
         self.seed = seed
-        # A nan counts as infinite: by default the metric leaves it out, so that an epoch that went wrong half-way would look
-        # like another; and "disable" would leave out the weights too.
-        means = {name: MeanMetric(nan_strategy=float("inf")) for name in ("loss", "cross_entropy", "penalty")}
-        self.epoch_means = nn.ModuleDict(means)
+        self.epoch_means = nn.ModuleDict({name: BlockMean() for name in ("loss", "cross_entropy", "penalty")})
         self.measures: AttentionMeasures | None = None
         self.videos: VideoMetric | None = None
         self.scores: VideoScores | None = None
@@ -99,7 +95,7 @@ class Recognizer(LightningModule):
         )
         parts = {"loss": cost.data + cost.decay, "cross_entropy": cost.cross_entropy, "penalty": cost.penalty}
         for name, value in parts.items():
-            cast(MeanMetric, self.epoch_means[name]).update(value.detach(), batch.weight)
+            cast(BlockMean, self.epoch_means[name]).update(value.detach(), batch.weight)
         self.log("train/step_loss", cost.loss.detach())
         return cost.loss
 
@@ -111,7 +107,7 @@ class Recognizer(LightningModule):
         """
         names = {"loss": "train/loss", "cross_entropy": "train/cross_entropy", "penalty": "attention/penalty"}
         for name, module in self.epoch_means.items():
-            metric = cast(MeanMetric, module)
+            metric = cast(BlockMean, module)
             value = metric.compute()
             metric.reset()
             if name == "loss" and not value.isfinite():

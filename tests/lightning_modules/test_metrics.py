@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, confusion_matrix, recall_score, top_k_accuracy_score
 
 from lightning_modules import metrics
-from lightning_modules.metrics import BlockCountError, VideoMetric, VideoScores, block_scores, predictions, summarise
+from lightning_modules.metrics import BlockCountError, BlockMean, VideoMetric, VideoScores, block_scores, predictions, summarise
 
 torch.set_num_threads(1)
 
@@ -278,3 +278,16 @@ def test_a_block_scored_on_both_ranks_is_an_error():
 
 def test_states_stay_out_of_checkpoints():
     assert VideoMetric(torch.tensor(COUNTS), C).state_dict() == {}
+
+
+def test_an_epochs_mean_counts_blocks_by_weight_and_keeps_nan_without_touching_what_it_is_given():
+    mean = BlockMean()
+    mean.update(torch.tensor([1.0, 5.0, 100.0]), torch.tensor([1.0, 1.0, 0.0]))
+    mean.update(torch.tensor([3.0]), torch.tensor([2.0]))
+    assert mean.compute() == torch.tensor(3.0)
+    losses = torch.tensor([1.0, float("nan")])
+    mean.update(losses, torch.ones(2))
+    assert mean.compute().isnan() and losses.tolist()[0] == 1.0 and losses[1].isnan()
+    mean.reset()
+    mean.update(torch.tensor([7.0]), torch.ones(1))
+    assert mean.compute() == torch.tensor(7.0)
