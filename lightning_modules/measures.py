@@ -8,6 +8,7 @@ again (protocol §4); these steps count here as they count in the prediction.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,8 +102,25 @@ def pointing_game(attention: Tensor, inside: Tensor) -> Tensor:
     return (most * inside).sum(dim=-1) / most.sum(dim=-1)
 
 
+class VideoMeasures(NamedTuple):
+    """What was measured of each video of a set, V videos and M = ``len(NAMES)`` figures.
+
+    Args:
+        sums: (V, M) float64, over the video's steps or blocks.
+        counts: (V, M) int64, how many of them; 0 where there was none, such as steps with a box.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def means(self) -> dict[str, float]:
+        """The set's figures that at least one step gave."""
+        pairs = zip(NAMES, self.sums.sum(dim=0).tolist(), self.counts.sum(dim=0).tolist(), strict=True)
+        return {name: total / count for name, total, count in pairs if count}
+
+
 class AttentionMeasures(Metric):
-    """Means of the above over all blocks and steps of a set, to the last bit the same on one process and on several.
+    """Sums of the above over each video's blocks and steps, to the last bit the same on one process and on several.
 
     The states are sums and counts by video, whose blocks are all on one rank; so no sum depends on how many there are.
 
@@ -161,7 +179,6 @@ class AttentionMeasures(Metric):
             self.sums[video, NAMES.index(name)] += finite.double().sum()
             self.counts[video, NAMES.index(name)] += finite.numel()
 
-    def compute(self) -> dict[str, float]:
-        """The figures that at least one step gave, over all ranks."""
-        pairs = zip(NAMES, self.sums.sum(dim=0).tolist(), self.counts.sum(dim=0).tolist(), strict=True)
-        return {name: total / count for name, total, count in pairs if count}
+    def compute(self) -> VideoMeasures:
+        """Sums and counts of every video, over all ranks."""
+        return VideoMeasures(self.sums.cpu(), self.counts.cpu())

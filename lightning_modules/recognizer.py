@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense, windows
-from lightning_modules.measures import AttentionMeasures
+from lightning_modules.measures import AttentionMeasures, VideoMeasures
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, block_scores, summarise
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
@@ -64,6 +64,8 @@ class Recognizer(LightningModule):
         self.videos: VideoMetric | None = None
         self.scores: VideoScores | None = None
         """Scores of the last evaluation's videos, over all ranks."""
+        self.attention: VideoMeasures | None = None
+        """What the last test measured of each video's attention, over all ranks; all counts are 0 without attention."""
         self.figures: dict[str, float] = {}
         """The last evaluation's figures, in double precision."""
 
@@ -154,9 +156,9 @@ class Recognizer(LightningModule):
         assert self.measures is not None
         with warnings.catch_warnings():  # computed on every rank, whether or not it had a video, or there is attention
             warnings.filterwarnings("ignore", ".*was called before the ``update`` method.*")
-            found = self.measures.compute()
+            self.attention = self.measures.compute()
         self.measures = None
-        for name, value in found.items():
+        for name, value in self.attention.means().items():
             self._log("test", name, value)
 
     @property

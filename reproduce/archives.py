@@ -35,7 +35,7 @@ TAR_MAGIC = slice(257, 262), b"ustar"
 CHUNK = 1 << 20
 AT_ONCE = 8  # files that are flushed together, which disks do in the time of one
 LARGEST_READ = 1 << 24  # at once, from within a tar: headers have no business being larger
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError)  # the last: zipfile
 FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # 3.10.12, 3.11.4
 
 

@@ -46,6 +46,7 @@ class Measure:
 
 
 UNIFORM = ", uniform"
+PREFIX = ", attention ("  # what follows a column's name in `note`
 MEASURES = (
     Measure(
         "mass",
@@ -104,7 +105,7 @@ def note(column: str, rows: Mapping[str, Mapping[str, float]]) -> str:
 
     uniform = {key: value for row in rows.values() for key, value in row.items()}
     said = [*(f"{name}: {numbers(row)}" for name, row in rows.items()), f"uniform attention: {numbers(uniform, UNIFORM)}"]
-    return f"{column}, attention ({' / '.join(m.name for m in measured)}): {'; '.join(said)}."
+    return f"{column}{PREFIX}{' / '.join(m.name for m in measured)}): {'; '.join(said)}."
 
 
 def legend(rows: Iterable[Mapping[str, float]]) -> str:

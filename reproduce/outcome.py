@@ -10,8 +10,10 @@ import torch
 
 from datamodules.base import VideoDataModule
 from datamodules.leaks import find_leaks, leak_notes
+from lightning_modules.measures import NAMES
 from lightning_modules.metrics import confusion_matrix, per_class, predictions
 from lightning_modules.recognizer import Recognizer
+from reproduce.attended import write_attended
 from reproduce.gaze import draw_filmstrips, record
 from reproduce.inputs import feature_spec
 from reproduce.provenance import versions
@@ -23,7 +25,7 @@ EXTRACTION = ("resize", "precision", "compiled", "decoder", "torch")
 
 
 def write_test(folder: RunFolder, recognizer: Recognizer, data: VideoDataModule) -> dict[str, Any]:
-    """Write predictions, filmstrips and the recording for the report's viewer.
+    """Write predictions, what was measured of their attention, filmstrips, and the recording for the report's viewer.
 
     Returns:
         Each class's score, the confusion matrix, and the filmstrips' captions.
@@ -33,6 +35,10 @@ def write_test(folder: RunFolder, recognizer: Recognizer, data: VideoDataModule)
     multi_label, classes = data.annotation.multi_label, data.annotation.classes
     predicted = predictions(scores, multi_label)
     folder.write_predictions(data.annotation, scores.mean.numpy(), predicted.numpy())
+    found = recognizer.attention
+    if found is not None and bool(found.counts.any()):
+        videos = [video.name for video in data.annotation.test]
+        write_attended(folder.attended, videos, NAMES, found.sums.tolist(), found.counts.tolist())
     record(folder, recognizer.network, data)
     figures = [None if math.isnan(figure) else figure for figure in per_class(scores, target).tolist()]
     return {

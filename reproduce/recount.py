@@ -12,11 +12,13 @@ import numpy as np
 
 from datamodules.leaks import find_leaks, leak_notes
 from datamodules.videos import Annotation, DataError
+from reproduce.attended import read_attended
 from reproduce.runs import Predictions, RunFolder
 
 EXACT = 1e-9  # counts of videos, divided
 SINGLE = 2e-6  # training computes average precision in single precision
 TOP = 5  # of ``test/accuracy_top5``
+ATTENTION = ("test/attention_", "test/box_", "test/pointing_")  # how the names of what is measured of it begin
 
 
 def accuracy(found: Predictions) -> float:
@@ -67,6 +69,8 @@ class Check:
         missing: why the run cannot be verified.
         differs: what is not as another file says.
         notes: what a reader should know besides.
+        attention: what was measured of its attention, recomputed from the videos', by the names of ``metrics.json``; None
+            where that cannot be done.
     """
 
     folder: RunFolder
@@ -76,6 +80,7 @@ class Check:
     missing: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    attention: dict[str, float] | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -119,6 +124,7 @@ def check_run(folder: RunFolder, record: Mapping[str, Any], official: Callable[[
     check.differs += _against_record(folder, check.about, record)
     check.differs += _within(path, found, check.multi_label)
     check.differs += _against_metrics(folder, found, metrics or {}, check.multi_label)
+    _check_attention(check, metrics or {})
     annotation = official(check.about)
     if annotation is not None:
         check.differs += _against_list(path, found, check.about, annotation)
@@ -172,6 +178,35 @@ def _against_metrics(folder: RunFolder, found: Predictions, metrics: Mapping[str
         elif said is None and name == ("test/mAP" if multi_label else "test/accuracy"):
             differs.append(f"{folder.path / 'metrics.json'} has no {name}")
     return differs
+
+
+def _check_attention(check: Check, metrics: Mapping[str, Any]) -> None:
+    """Compare what ``metrics.json`` says of the attention with the videos' own lines."""
+    path = check.folder.attended
+    said = {name: value for name, value in metrics.items() if name.startswith(ATTENTION)}
+    if not path.is_file():
+        if said:
+            check.notes.append(f"what it measured of its attention is not verified, {path.name} is missing")
+        else:
+            check.attention = {}
+        return
+    try:
+        videos, means = read_attended(path)
+    except DataError as error:
+        check.differs.append(str(error))
+        return
+    assert check.found is not None
+    if set(videos) != set(check.found.videos):
+        name = sorted(set(videos) ^ set(check.found.videos))[0]
+        where = f"line {videos[name]}: {name!r} is not" if name in videos else f"{name!r} is"
+        check.differs.append(f"{path}: {where} in predictions.csv")
+    check.attention = {f"test/{name}": mean for name, mean in means.items()}
+    for name in sorted(said.keys() | check.attention.keys()):
+        here, there = check.attention.get(name), said.get(name)
+        if here is None or there is None or not math.isclose(here, there, rel_tol=EXACT, abs_tol=EXACT):
+            recomputed, written = ("nothing" if value is None else f"{value:.6f}" for value in (here, there))
+            where = check.folder.path / "metrics.json"
+            check.differs.append(f"{where}: {name} is {written}, {recomputed} recomputed from {path.name}")
 
 
 def _against_list(path: Path, found: Predictions, about: Mapping[str, Any], annotation: Annotation) -> list[str]:

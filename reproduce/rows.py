@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from datamodules.features import write_atomically
+from datamodules.reading import csv_text
 from datamodules.videos import DataError
 
 
@@ -18,10 +17,8 @@ def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    text = StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.getvalue())
+        write_atomically(path, csv_text(rows))
     except OSError as error:
         raise DataError(f"cannot write {path.resolve()} ({error}); make room or set paths.results") from error

@@ -7,6 +7,7 @@
     holdout/           best.ckpt, last.ckpt of the first stage
     retrain/           last.ckpt of the second stage, with protocol=retrain
     predictions.csv    video, target, prediction, a column a class
+    attention.csv      of networks with attention: what was measured of each test video's, see attended.py
     attention/         <number>-<video>.png, filmstrips of where a soft attention network looks; watched.npz and
                        <number>-<video>.webp, what any network saw and said of some test videos, see watched.py
     run.json           data, features, versions, notes, captions of the filmstrips
@@ -33,7 +34,7 @@ from reproduce.settings import Settings
 ATTENTION_ONLY = ("attention", "attention_layers")
 NOT_IN_SOFTMAX = ("num_layers", "hidden_dim", "dropout", "input_dropout")
 # What tables and reports read; of a run without a test, not all are there.
-FILES = ("config.yaml", "history.csv", "predictions.csv", "run.json", "metrics.json")
+FILES = ("config.yaml", "history.csv", "predictions.csv", "attention.csv", "run.json", "metrics.json")
 AGAIN = "remove the run's folder to run it again"
 SCORES = ("test/accuracy", "test/mAP")
 # What tables read of run.json, and the type it has.
@@ -156,6 +157,11 @@ class RunFolder:
     def watched(self) -> Path:
         """What the network saw and said of some test videos."""
         return self.path / "attention" / "watched.npz"
+
+    @property
+    def attended(self) -> Path:
+        """What was measured of each test video's attention."""
+        return self.path / "attention.csv"
 
     def sheet(self, name: str) -> Path:
         """Frames of a test video that was watched, as tiles of one picture."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch.nn import Module
 
 from datamodules.base import VideoDataModule
 from datamodules.blocks import NATIVE_FPS
 from datamodules.decoding import probe
 from datamodules.videos import DataError
+from lightning_modules.measures import entropy
 from reproduce import paper
 from reproduce.building import build_data
 from reproduce.choosing import BY_BOX, Clip, Rule, choose, clips_of, find_videos, short_names, unknown_video
@@ -152,9 +155,8 @@ class Shown:
         """Mean entropy of a video's attention over that of uniform attention, from 0 to 1."""
         attention = self.track(name).attention
         assert attention is not None
-        maps = attention.reshape(len(attention), -1)  # (n, K)
-        nats = -(maps * np.log(np.where(maps > 0, maps, 1))).sum(axis=1)
-        return float(nats.mean() / np.log(maps.shape[1])) if maps.shape[1] > 1 else 0.0
+        maps = torch.from_numpy(attention).flatten(1)[None]  # (1, n, K)
+        return float(entropy(maps).mean()) / math.log(maps.shape[2]) if maps.shape[2] > 1 else 0.0
 
     def choose(self, rule: Rule, count: int) -> tuple[list[str], str]:
         """Clips by rule, and the rule in words; without boxes, entropy takes the place of attention in the box."""

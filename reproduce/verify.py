@@ -6,8 +6,9 @@
 
 Accuracies and average precisions are computed anew from each run's predictions.csv, by code of their own, and compared
 with metrics.json, with the table's CSV and with what Markdown, LaTeX and HTML show; intervals and p values are computed
-again; quoted numbers are compared with the paper's. table1.json, written with the table, names the runs. Votes over
-blocks are not verified: they stand in no table, and predictions.csv does not hold them.
+again; quoted numbers are compared with the paper's, and the notes on attention with each run's attention.csv. table1.json,
+written with the table, names the runs. Votes over blocks are not verified: they stand in no table, and predictions.csv does
+not hold them.
 
 Exit status: 0 if every number is verified, 1 if one differs, 3 if none differs but some could not be verified.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from datamodules.videos import Annotation, DataError
+from reproduce import focus
 from reproduce.inputs import READERS, fail
 from reproduce.printed import Line, compare_formats, read_csv, read_record
 from reproduce.recount import Check, check_run
@@ -124,11 +126,42 @@ def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str]]:
     formats, whole = compare_formats(stem, lines, quoting)
     number = Counter(line.key for line in lines)
     wrong = [key for key in dict.fromkeys([*checks, *number]) if number[key] != 1]
+    whole += _attention(stem.with_suffix(".md"), checks)
     whole += [f"{stem.with_suffix('.csv')}: has {number[key]} lines of {key[1]} on {key[0]} instead of one" for key in wrong]
     return [_row(line, lines, checks, formats.get(line.key, []), stem, quoting) for line in lines], whole
 
 
 Checks = Mapping[tuple[str, str], Mapping[tuple[int, int], Check]]
+
+
+def _attention(path: Path, checks: Checks) -> list[str]:
+    """What the notes under a table do not say of the attention though the runs' videos do.
+
+    A column of which a run's videos are not there is passed over; that is said of the run.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if focus.PREFIX in line]
+    except (OSError, ValueError):
+        return []  # said of its rows
+    told, expected, unknown = {_numbers(line) for line in lines}, {}, not checks
+    for data in dict.fromkeys(data for data, _ in checks):
+        rows = {row: [check.attention for check in runs.values()] for (column, row), runs in checks.items() if column == data}
+        if any(None in found for found in rows.values()):
+            unknown = True
+            continue
+        means = {row: focus.means(filter(None, found)) for row, found in rows.items() if any(found)}
+        if means:
+            expected[data] = _numbers(focus.note(data, means))
+    problems = [f"no note says of the attention on {data}: {said}" for data, said in expected.items() if said not in told]
+    if not unknown and len(lines) != len(expected):
+        problems.append(f"{len(lines)} notes on attention, where {len(expected)} columns have some")
+    return [f"{path}: {problem}" for problem in problems]
+
+
+def _numbers(note: str) -> str:
+    """The numbers of a note on attention, without the rows' names."""
+    told = note.replace("\\", "").partition(focus.PREFIX)[2].partition("): ")[2].removesuffix(".")
+    return "; ".join(part.rpartition(": ")[2] for part in told.split("; "))
 
 
 def _row(line: Line, lines: list[Line], checks: Checks, formats: list[str], stem: Path, quoting: bool) -> Row:

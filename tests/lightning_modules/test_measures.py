@@ -87,7 +87,7 @@ def measured(*updates: tuple) -> dict[str, float]:
     metric = AttentionMeasures(len(updates))
     for video, update in enumerate(updates):
         metric.update(video, *update)
-    return metric.compute()
+    return metric.compute().means()
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -204,7 +204,7 @@ def collect(parts: list[tuple], places: list[int]) -> AttentionMeasures:
 def test_blocks_in_any_order_and_number_at_once_give_the_same():
     whole = (draw(9, 7, (2, 3)), (2, 3), 15.0, *boxes(9, 7, (2, 3)))
     order = random.Random(0).sample(range(9), 9)
-    assert collect(split(*whole), order).compute() == pytest.approx(measured(whole), rel=1e-7)
+    assert collect(split(*whole), order).compute().means() == pytest.approx(measured(whole), rel=1e-7)
 
 
 def join(metric: AttentionMeasures, other: AttentionMeasures) -> AttentionMeasures:
@@ -218,10 +218,10 @@ def join(metric: AttentionMeasures, other: AttentionMeasures) -> AttentionMeasur
 @pytest.mark.parametrize("first", [[0, 1, 2], [3, 4, 5, 6, 7, 8], [0, 1, 2, 6, 7, 8], []], ids=str)
 def test_two_ranks_give_to_the_last_bit_what_one_gives(first):
     parts = split(draw(9, 7, (2, 3)), (2, 3), 15.0, *boxes(9, 7, (2, 3)))
-    expected = collect(parts, list(range(9))).compute()
+    expected = collect(parts, list(range(9))).compute().means()
     others = [n for n in range(9) if n not in first]
-    assert join(collect(parts, first), collect(parts, others)).compute() == expected
-    assert join(collect(parts, others), collect(parts, first)).compute() == expected
+    assert join(collect(parts, first), collect(parts, others)).compute().means() == expected
+    assert join(collect(parts, others), collect(parts, first)).compute().means() == expected
 
 
 def test_a_rank_without_boxes_and_one_with_them():
@@ -229,7 +229,7 @@ def test_a_rank_without_boxes_and_one_with_them():
     one, two = AttentionMeasures(2), AttentionMeasures(2)
     one.update(0, attention[:1], (2, 3), 30.0)
     two.update(1, attention[1:], (2, 3), 30.0, coverage[1:], inside[1:])
-    found = join(one, two).compute()
+    found = join(one, two).compute().means()
     with_boxes = by_loops(attention[1:], (2, 3), 30.0, coverage[1:], inside[1:])
     assert found["pointing_game"] == pytest.approx(with_boxes["pointing_game"])
     assert found["attention_entropy"] == pytest.approx(by_loops(attention, (2, 3), 30.0)["attention_entropy"])
@@ -264,13 +264,13 @@ def test_the_recognizer_measures_the_attention_that_it_tests_with(skip, stride):
         places = torch.tensor([[n * stride + t * skip for t in range(steps)] for n in range(blocks)])
         attention = network(cubes[places]).attention
     expected = by_loops(attention.double(), grid, 30 / skip, coverage[places].double(), inside[places].double())
-    assert recognizer.measures.compute() == pytest.approx(expected, rel=1e-4)
+    assert recognizer.measures.compute().means() == pytest.approx(expected, rel=1e-4)
     assert recognizer.measures.counts[0].sum() == 0 and len(expected) == len(NAMES)
 
 
 def test_nothing_seen_gives_no_figure():
     with pytest.warns(UserWarning, match="before the ``update``"):
-        assert AttentionMeasures(3).compute() == {}
+        assert AttentionMeasures(3).compute().means() == {}
 
 
 def test_states_stay_out_of_checkpoints():
