@@ -21,7 +21,7 @@ SHARED = REPOSITORY.parent / "shared"
 LOOPBACK = SHARED / "tools/wandb_loopback/server.py"
 KEY = "0123456789012345678901234567890123456789"  # of W&B; no real one
 
-# Two tests run at a time; threads that wait for one another's cores take many times as long. torch reads it when imported.
+# Several tests run at a time; threads that wait for one another's cores take many times as long. torch reads it when imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A user's own W&B login must not make tests talk to a server.
@@ -50,9 +50,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Tests at a time: one more than there are cores, since many wait for processes or for time to pass."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
+MEASURING = "COVERAGE_"  # how the environment's variables begin that make coverage measure a process
+
+
 def unmeasured() -> dict[str, str]:
     """The environment without what makes coverage measure a process, whose files a test's limits would forbid."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
+    return {key: value for key, value in os.environ.items() if not key.startswith(MEASURING)}
+
+
+@pytest.fixture(autouse=True)
+def long_tests_are_not_measured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What most long tests start runs lines that shorter ones run too; to count them again would take a third more time."""
+    mark = request.node.get_closest_marker("slow")
+    if mark and not mark.kwargs.get("measured"):
+        for name in [name for name in os.environ if name.startswith(MEASURING)]:
+            monkeypatch.delenv(name)
 
 
 def script(name: str, *words: str, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess:

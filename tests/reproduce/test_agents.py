@@ -64,6 +64,7 @@ def online(server, trained, tmp_path):
     return data, {**environment, "PATH": path}, here
 
 
+@pytest.mark.slow(measured=True)
 def test_an_agent_finishes_table_1_and_the_table_comes_back_from_the_server(online, trained, clips, tmp_path):
     data, environment, here = online
     shutil.copytree(trained / "runs", here / "runs")  # one of the three is finished already
