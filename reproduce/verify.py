@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> dict[str, list[Row]]:
                 "<folder>, or make a table: python reproduce/table1.py preset=miniature"
             )
         for name in there:
-            rows, whole = verify(results / name, settings.paths)
-            _show(results / f"{name}.csv", rows, whole)
+            rows, whole, notes = verify(results / name, settings.paths)
+            _show(results / f"{name}.csv", rows, whole, notes)
             found[name] = rows
             if whole:
                 found[name].append(Row(Line(0, {}), DIFFERS, whole))
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[Row]]:
     return found
 
 
-def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str]]:
+def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], int]:
     """Verify one table.
 
     Args:
@@ -109,7 +109,7 @@ def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str]]:
         paths: where runs and data lie.
 
     Returns:
-        The CSV's lines, and what differs in a file as a whole.
+        The CSV's lines, what differs in a file as a whole, and how many notes on attention are verified.
 
     Raises:
         DataError: the CSV or the record of the runs cannot be read.
@@ -126,23 +126,24 @@ def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str]]:
     formats, whole = compare_formats(stem, lines, quoting)
     number = Counter(line.key for line in lines)
     wrong = [key for key in dict.fromkeys([*checks, *number]) if number[key] != 1]
-    whole += _attention(stem.with_suffix(".md"), checks)
+    problems, notes = _attention(stem.with_suffix(".md"), checks)
+    whole += problems
     whole += [f"{stem.with_suffix('.csv')}: has {number[key]} lines of {key[1]} on {key[0]} instead of one" for key in wrong]
-    return [_row(line, lines, checks, formats.get(line.key, []), stem, quoting) for line in lines], whole
+    return [_row(line, lines, checks, formats.get(line.key, []), stem, quoting) for line in lines], whole, notes
 
 
 Checks = Mapping[tuple[str, str], Mapping[tuple[int, int], Check]]
 
 
-def _attention(path: Path, checks: Checks) -> list[str]:
-    """What the notes under a table do not say of the attention though the runs' videos do.
+def _attention(path: Path, checks: Checks) -> tuple[list[str], int]:
+    """What the notes under a table do not say of the attention though the runs' videos do, and how many do.
 
     A column of which a run's videos are not there is passed over; that is said of the run.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if focus.PREFIX in line]
     except (OSError, ValueError):
-        return []  # said of its rows
+        return [], 0  # said of its rows
     told, expected, unknown = {_numbers(line) for line in lines}, {}, not checks
     for data in dict.fromkeys(data for data, _ in checks):
         rows = {row: [check.attention for check in runs.values()] for (column, row), runs in checks.items() if column == data}
@@ -155,7 +156,7 @@ def _attention(path: Path, checks: Checks) -> list[str]:
     problems = [f"no note says of the attention on {data}: {said}" for data, said in expected.items() if said not in told]
     if not unknown and len(lines) != len(expected):
         problems.append(f"{len(lines)} notes on attention, where {len(expected)} columns have some")
-    return [f"{path}: {problem}" for problem in problems]
+    return [f"{path}: {problem}" for problem in problems], sum(said in told for said in expected.values())
 
 
 def _numbers(note: str) -> str:
@@ -236,11 +237,11 @@ def _compare_data(rows: Mapping[str, Mapping[tuple[int, int], Check]]) -> None:
                         check.notes.append(said)
 
 
-def _show(path: Path, rows: list[Row], whole: list[str]) -> None:
+def _show(path: Path, rows: list[Row], whole: list[str], notes_verified: int) -> None:
     """Print a table's rows, aligned, each with what is to be said of it."""
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{counts[status]} {status}" for status in (VERIFIED, DIFFERS, UNVERIFIED, EMPTY) if counts[status])
-    print(f"{path}: {said}")
+    print(f"{path}: {said}{f'; notes on attention: {notes_verified} verified' if notes_verified else ''}")
     cells = [[*row.line.key, row.line.ours, row.status] for row in rows]
     widths = [max(len(line[place]) for line in [["data", "row", "number", "status"], *cells]) for place in range(4)]
     for words, row in zip(cells, rows, strict=True):
