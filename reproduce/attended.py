@@ -13,11 +13,11 @@ from pathlib import Path
 
 from datamodules.features import write_atomically
 from datamodules.reading import DataError, csv_text, read_records, whole_number
+from reproduce.runs import AGAIN
 
 PER_BLOCK = ("attention_coverage_spread", "attention_penalty")
 PER_BOX = ("attention_in_box", "box_area", "pointing_game", "pointing_chance")
 COUNTS: tuple[str, ...] = ("blocks", "steps", "moves", "boxed_steps")
-AGAIN = "remove the run's folder to run it again"
 MOST = 2**53  # of a count
 
 

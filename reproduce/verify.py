@@ -144,7 +144,7 @@ def _attention(path: Path, checks: Checks) -> tuple[list[str], int]:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if focus.PREFIX in line]
     except (OSError, ValueError):
         return [], 0  # said of its rows
-    told, expected, unknown = {_numbers(line) for line in lines}, {}, not checks
+    told, expected, unknown = [_numbers(line) for line in lines], {}, not checks
     for data in dict.fromkeys(data for data, _ in checks):
         rows = {row: [check.attention for check in runs.values()] for (column, row), runs in checks.items() if column == data}
         if any(None in found for found in rows.values()):
@@ -153,10 +153,14 @@ def _attention(path: Path, checks: Checks) -> tuple[list[str], int]:
         means = {row: focus.means(filter(None, found)) for row, found in rows.items() if any(found)}
         if means:
             expected[data] = _numbers(focus.note(data, means))
-    problems = [f"no note says of the attention on {data}: {said}" for data, said in expected.items() if said not in told]
-    if not unknown and len(lines) != len(expected):
-        problems.append(f"{len(lines)} notes on attention, where {len(expected)} columns have some")
-    return [f"{path}: {problem}" for problem in problems], sum(said in told for said in expected.values())
+    if unknown:
+        wrong = {data: said for data, said in expected.items() if said not in told}
+    else:
+        wrong = {data: said for number, (data, said) in enumerate(expected.items()) if told[number : number + 1] != [said]}
+    problems = [f"no note in its place says of the attention on {data}: {said}" for data, said in wrong.items()]
+    if not unknown and len(told) != len(expected):
+        problems.append(f"{len(told)} notes on attention, where {len(expected)} columns have some")
+    return [f"{path}: {problem}" for problem in problems], len(expected) - len(wrong)
 
 
 def _numbers(note: str) -> str:

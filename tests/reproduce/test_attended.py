@@ -17,7 +17,8 @@ from reproduce.grid import Point
 from reproduce.runs import RunFolder
 from reproduce.tables import write_table
 
-UCF = annotation("ucf11", ["biking", "diving", "golf"], 6)
+UCF, HMDB = (annotation(name, ["biking", "diving", "golf"], 6) for name in ("ucf11", "hmdb51"))
+ROWS = ("avg_pool_lstm", "soft_attention_0", "soft_attention_1")
 VIDEOS = [video.name for video in UCF.test]
 
 
@@ -105,16 +106,17 @@ def test_a_trained_run_has_every_test_video_and_its_metrics_follow(trained):
 
 @pytest.fixture
 def made(tmp_path, capsys):
-    """A table of three rows, two seeds each, and a function that verifies it."""
+    """A table of two columns, three rows and two seeds each, a run of it, and a function that verifies it."""
     points = []
-    for row in ("avg_pool_lstm", "soft_attention_0", "soft_attention_1"):
-        for seed in (1, 2):
-            words = ["data.name=ucf11", f"row={row}", f"seed={seed}"]
-            folder = RunFolder(write_run(tmp_path / "runs", UCF, words, 2.0, 3))
-            if row != "avg_pool_lstm":
-                folder.finish({**(folder.metrics() or {}), **write(folder.attended, len(points))})
-            points.append(Point("ucf11", row, seed, words, folder))
-    write_table(table1.make_table(["ucf11"], ["avg_pool_lstm", "soft_attention_0", "soft_attention_1"], points), tmp_path)
+    for data in (UCF, HMDB):
+        for row in ROWS:
+            for seed in (1, 2):
+                words = [f"data.name={data.data}", f"row={row}", f"seed={seed}"]
+                folder = RunFolder(write_run(tmp_path / "runs", data, words, 2.0, 3))
+                if row != "avg_pool_lstm":
+                    folder.finish({**(folder.metrics() or {}), **write(folder.attended, len(points))})
+                points.append(Point(data.data, row, seed, words, folder))
+    write_table(table1.make_table(["ucf11", "hmdb51"], list(ROWS), points), tmp_path)
 
     def verified() -> tuple[int, str]:
         capsys.readouterr()
@@ -131,7 +133,7 @@ def made(tmp_path, capsys):
 def test_notes_that_follow_from_the_videos_are_verified(made):
     root, folder, verified = made
     status, text = verified()
-    assert status == 0 and "3 verified; notes on attention: 1 verified\n" in text and "not verified" not in text
+    assert status == 0 and "6 verified; notes on attention: 2 verified\n" in text and "not verified" not in text
     means = [read_attended(run.attended)[1] for run in (folder, RunFolder(next(root.glob("runs/ucf11/soft_attention_0-*"))))]
     assert all(math.isfinite(mean["pointing_game"]) for mean in means)
     assert "UCF-11, attention (mass / pointing / entropy" in (root / "table1.md").read_text()
@@ -154,9 +156,9 @@ def test_notes_that_follow_from_the_videos_are_verified(made):
             "table1.md",
             r"(attention \(mass.*λ = 1: )\d+\.\d\d",
             r"\g<1>9.99",
-            "table1.md: no note says of the attention on ucf11: ",
+            "table1.md: no note in its place says of the attention on ucf11: ",
         ),
-        ("table1.md", r"\* UCF-11, attention .*\n", "", "table1.md: 0 notes on attention, where 1 columns have some"),
+        ("table1.md", r"\* UCF-11, attention .*\n", "", "table1.md: 1 notes on attention, where 2 columns have some"),
     ],
 )
 def test_what_was_changed_by_hand_is_named(made, name, old, new, says):
@@ -170,5 +172,14 @@ def test_a_run_without_the_file_is_said_to_be_unverified_in_this(made):
     _, folder, verified = made
     folder.attended.unlink()
     status, text = verified()
-    assert status == 0 and "3 verified" in text
+    assert status == 0 and "6 verified; notes on attention: 1 verified" in text
     assert f"what it measured of its attention is not verified, attention.csv is missing: ucf11/{folder.path.name}" in text
+
+
+def test_notes_that_changed_places_are_named(made):
+    root, _, verified = made
+    text = (root / "table1.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"attention \(mass.*", text)
+    (root / "table1.md").write_text(text.replace(first, "…").replace(second, first).replace("…", second), encoding="utf-8")
+    status, said = verified()
+    assert status == 1 and said.count("no note in its place says of the attention on") == 2
