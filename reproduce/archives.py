@@ -139,12 +139,17 @@ def _kind(path: Path) -> str:
 
 def _of_zip(info: zipfile.ZipInfo) -> Entry:
     mode = info.external_attr >> 16
-    kind = "folder" if info.is_dir() else "file"
+    kind = "folder" if _is_folder(info) else "file"
     if stat.S_ISLNK(mode):
         kind = "link"
     elif stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         kind = "special file"
     return Entry(info.orig_filename, info.file_size, kind)  # filename ends at a NUL, which hides the rest
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    """As ``is_dir``, which fails on an empty name before Python 3.12."""
+    return info.orig_filename.endswith("/")
 
 
 def _extract_zip(path: Path, folder: Path, guard: Guard) -> None:
@@ -154,7 +159,7 @@ def _extract_zip(path: Path, folder: Path, guard: Guard) -> None:
             if info.flag_bits & 1:
                 raise ArchiveError(f"{path}: encrypted; the official archive is not")
             place = folder / info.orig_filename
-            if info.is_dir():
+            if _is_folder(info):
                 place.mkdir(parents=True, exist_ok=True)
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)

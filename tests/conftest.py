@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+settings.register_profile("repeatable", deadline=None, derandomize=True)  # the same examples each time, for CI
 settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent

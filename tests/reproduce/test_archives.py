@@ -122,6 +122,11 @@ def test_a_zero_byte_hides_no_part_of_a_zips_name(tmp_path):
     assert "refused: the entry" in refused(tmp_path, data)
 
 
+@pytest.mark.parametrize("name", [b"\0hidden.avi", b"\0\0\0\0\0\0\0\0\0\0\0"])
+def test_a_zips_name_that_is_nothing_but_hidden_is_refused(tmp_path, name):
+    assert "refused: the entry" in refused(tmp_path, zip_entry("visible.avi").replace(b"visible.avi", name))
+
+
 LINKS = {
     "zip, symbolic": (zip_entry("link", b"/etc", SYMLINK), "link"),
     "zip, device": (zip_entry("null", b"", stat.S_IFCHR | 0o666), "special file"),

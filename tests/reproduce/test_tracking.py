@@ -17,6 +17,8 @@ from conftest import KEY, TINY, script
 
 from reproduce import tracking
 
+HANGS = 60  # seconds: the client by itself would try for more than a minute and a half, and again at the end
+
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
@@ -129,18 +131,18 @@ def begin_and_end(folder, in_terminal=False, **variables):
 @pytest.mark.skipif(not shutil.which("script"), reason="script(1), which makes a terminal, is not installed")
 def test_with_a_terminal_and_no_key_nothing_asks(tmp_path):
     output, waited, _ = begin_and_end(tmp_path, in_terminal=True)
-    assert waited < 20 and "W&B" not in output and "wandb" not in output
+    assert waited < HANGS and "W&B" not in output and "wandb" not in output
 
 
 def test_with_a_key_and_a_silent_server_it_goes_on_offline_and_says_so_once(tmp_path, silent):
     output, waited, seconds = begin_and_end(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=silent)
-    assert waited < 20 and seconds < waited + 20
+    assert waited < HANGS and seconds < waited + HANGS
     assert output.count("\n") == 2 and f"W&B: {silent} does not answer within 5 s; logging offline" in output
 
 
 def test_a_key_that_is_refused_is_no_reason_to_stop(tmp_path, refusing):
     output, waited, _ = begin_and_end(tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=refusing)
-    assert waited < 20 and output.count("\n") == 2 and "401" in output and "logging offline" in output
+    assert waited < HANGS and output.count("\n") == 2 and "401" in output and "logging offline" in output
 
 
 def test_an_online_run_logs_config_curves_summary_and_tables(server, clips, trained):
