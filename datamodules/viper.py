@@ -176,6 +176,8 @@ class _Reader:
         except expat.ExpatError as error:
             reason = expat.ErrorString(error.code)
             raise DataError(f"{self.path}, line {error.lineno}: no well-formed XML ({reason}); {self._advice}") from error
+        except (LookupError, ValueError) as error:  # the encoding that it declares: unknown, or of several bytes a letter
+            raise DataError(f"{self.path}, line 1: not readable ({error}); {self._advice}") from error
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error})") from error
         return self.sources

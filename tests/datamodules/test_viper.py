@@ -199,6 +199,14 @@ def test_something_else_is_no_xml(tmp_path, content):
         read_viper(path, 40)
 
 
+@pytest.mark.parametrize("encoding", ["TTF-8", "big5", "rot13", "idna", "utf-32", "\u00e4"])
+def test_an_encoding_that_is_none_is_named(tmp_path, encoding):
+    path = tmp_path / "clip.xgtf"
+    path.write_text((HEAD + source(person(bbox(0, 0, 320, 240, "1:1"))) + TAIL).replace("UTF-8", encoding), encoding="utf-8")
+    with pytest.raises(DataError, match=r"clip\.xgtf, line 1: no"):
+        read_viper(path, 1)
+
+
 @pytest.mark.parametrize("content", ["<html/>", "<viper><config/></viper>", "<sourcefile/>"])
 def test_xml_without_a_film_is_no_annotation(tmp_path, content):
     path = tmp_path / "clip.xgtf"
