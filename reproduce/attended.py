@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.features import write_atomically
-from datamodules.reading import DataError, csv_text, read_records, whole_number
+from datamodules.reading import DataError, csv_text, number, read_records, whole_number
 from reproduce.runs import AGAIN
 
 PER_BLOCK = ("attention_coverage_spread", "attention_penalty")
@@ -91,7 +91,7 @@ def _count(text: str) -> int:
 
 
 def _finite(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):
-        raise ValueError(f"{text!r} is not finite")
+    found = number(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not finite, or no number")
     return found
