@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -136,8 +137,9 @@ def extract_into(
     """
     packet, workers = packet_and_workers(settings)
     data = FrameDataModule(paths, settings.backbone.size, packet, workers)
-    stopwatch, preemption = Stopwatch(), Preemption()
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+    stopwatch, preemption = Stopwatch(), Preemption()
+    writer = FeatureWriter(store.path, names, sizes, stopwatch)
     trainer = Trainer(
         accelerator=settings.trainer.accelerator,
         devices=settings.trainer.devices,
@@ -148,24 +150,37 @@ def extract_into(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[FeatureWriter(store.path, names, sizes, stopwatch), preemption],
+        callbacks=[writer, preemption],
         default_root_dir=store.path,
         plugins=[*environment_plugins()],
     )
     try:
         trainer.predict(FeatureExtractor(backbone, precision, compiled, packet, stopwatch), data, return_predictions=False)
     except (RuntimeError, OSError, EOFError) as error:
-        if not data.lost:  # a worker's death is an exception too, wherever the process is: it may have cut short what looks
-            data.on_exception(error)
-        if not data.lost:
-            raise
-        raise LostProcess(_in_words(error, data.lost, store)) from error
+        with _deaf_to_deaths():
+            if not data.lost:  # Lightning's call of this may have been cut short
+                data.on_exception(error)
+            if not data.lost:
+                raise
+            raise LostProcess(_in_words(error, data.lost, store)) from error
+    finally:
+        writer.drop()
     preemption.leave_if_told()
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         FeatureStore(store.path).merge()
     trainer.strategy.barrier()
     return stopwatch
+
+
+@contextlib.contextmanager
+def _deaf_to_deaths() -> Iterator[None]:
+    """That a decoding process died is also raised by torch's signal handler, wherever this process is: not in here."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _in_words(error: Exception, videos: Sequence[Path], store: FeatureStore) -> str:

@@ -217,15 +217,11 @@ class FeatureWriter(BasePredictionWriter):
         bad = f"{self.counted['bad']} bad videos; " if self.counted["bad"] else ""
         self.progress.close(bad + self.stopwatch.summary())
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Drop unfinished files; after an error Lightning calls no ``teardown``."""
-        self._drop()
+    def drop(self) -> None:
+        """Stop writing, and drop unfinished files; there are none but after an error. May be called again.
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Drop unfinished files; there are none but after an error."""
-        self._drop()
-
-    def _drop(self) -> None:
+        It is no hook of Lightning's, since a decoding process's death is an exception that can cut a hook short.
+        """
         if self.thread is not None:
             self.thread.shutdown(cancel_futures=True)
         for writer in self.open.values():

@@ -8,6 +8,7 @@ from conftest import SHARED
 from datamodules.decoding import VideoInfo, read_frames
 from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
 from datamodules.frames import FramePacket, Segment
+from datamodules.growing import GrowingArray
 from lightning_modules.backbone import build_backbone, calibrate, folded
 from reproduce import extraction
 from reproduce.extractor import FeatureExtractor, FeatureWriter, Stopwatch
@@ -135,7 +136,7 @@ def writer(tmp_path):
     trainer = type("Trainer", (), {"is_global_zero": False, "global_rank": 0, "world_size": 1})()
     made.on_predict_start(trainer, None)
     yield made, trainer
-    made.teardown(trainer, None, "predict")
+    made.drop()
 
 
 def hand_over(writer, trainer, features, segments) -> None:
@@ -163,8 +164,29 @@ def test_an_error_of_the_writing_thread_reaches_the_main_one_and_leaves_no_part(
     with pytest.raises(FeatureStoreError, match="a.mp4: features of frame 0 are not finite"):
         hand_over(made, trainer, bad, [Segment(0, 2, True)])
         made.on_predict_end(trainer, None)
-    made.teardown(trainer, None, "predict")
+    made.drop()
     assert not list(made.path.rglob("*.part")) and not FeatureStore(made.path).videos
+
+
+def test_an_error_that_cuts_the_dropping_short_leaves_no_part_either(writer, monkeypatch):
+    """A decoding process's death is raised wherever the main process is, once."""
+    made, trainer = writer
+    cubes = np.ones((2, 4, 3), dtype=np.float16)
+    hand_over(made, trainer, cubes, [Segment(0, 1, True), Segment(1, 1, True)])
+    made.waiting[0].result()
+    assert len(list(made.path.rglob("*.part"))) == 4
+    discard, died = GrowingArray.discard, ["DataLoader worker is killed"]
+
+    def cut_short(array: GrowingArray) -> None:
+        if died:
+            raise RuntimeError(died.pop())
+        discard(array)
+
+    monkeypatch.setattr(GrowingArray, "discard", cut_short)
+    with pytest.raises(RuntimeError, match="is killed"):
+        made.drop()
+    made.drop()
+    assert not list(made.path.rglob("*.part"))
 
 
 def test_every_moment_belongs_to_one_part_of_the_work(monkeypatch):
