@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,7 @@ settings.load_profile("suite")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+PATIENCE = 240  # seconds for what another process does, on a busy machine
 LOOPBACK = SHARED / "tools/wandb_loopback/server.py"
 KEY = "0123456789012345678901234567890123456789"  # of W&B; no real one
 
@@ -82,6 +84,17 @@ def script(name: str, *words: str, cwd: Path, check: bool = True, **options) -> 
     return result
 
 
+def wait_for(condition: Callable[[], object], process: subprocess.Popen, output: Path | None = None) -> None:
+    """Wait until a condition holds of what a process does, which prints to ``output``."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            printed = output.read_text()[-3000:] if output else ""
+            raise AssertionError(f"{'ended before it was met' if ended else 'never came'}: {printed}")
+        time.sleep(0.005)
+
+
 def draw_clips(root: Path, per_class: int = 6, classes: int = 3) -> None:
     """A videofolder of drawn clips, two to a group."""
     from datamodules.miniature import Clip, _write
@@ -120,13 +133,21 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         pytest.skip(f"{LOOPBACK} is absent")
     data = tmp_path / "server"
     process = subprocess.Popen([sys.executable, str(LOOPBACK), "--data", str(data)], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not (data / "url").is_file() or not (data / "url").read_text().strip():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: (data / "url").is_file() and (data / "url").read_text().strip(), process)
     home = tmp_path / "home"
     home.mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     yield data, {**environment, "WANDB_BASE_URL": (data / "url").read_text().strip(), "WANDB_API_KEY": KEY, "HOME": str(home)}
     process.terminate()
     process.wait()
+
+
+def finished_runs(data: Path, count: int) -> dict[str, dict]:
+    """The runs of the stand-in server in ``data``, as soon as it has written that so many are finished."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        runs = json.loads((data / "state.json").read_text())["runs"]
+        if sum(run["state"] == "finished" for run in runs.values()) >= count:
+            return runs
+        assert time.monotonic() < deadline, {name: run["state"] for name, run in runs.items()}
+        time.sleep(0.05)

@@ -5,12 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import KEY, REPOSITORY, TINY, script
+from conftest import KEY, PATIENCE, REPOSITORY, TINY, finished_runs, script
 
 WORDS = [word for word in TINY if word.partition("=")[0] not in ("data.name", "logging.wandb")]
 ROWS = ["softmax_regression", "avg_pool_lstm", "soft_attention_1"]
@@ -33,7 +32,7 @@ def start_sweep(name, folder, environment, parameters, *words):
     sweep["command"][after_program:after_program] = words
     (folder / name).write_text(yaml.safe_dump(sweep))
     command = ["wandb", "sweep", "--project", "demo", name]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     found = re.search(r"wandb agent (\S+)", result.stdout + result.stderr)
     assert found, result.stdout + result.stderr
     return found[1]
@@ -43,13 +42,6 @@ def start_agent(sweep, count, folder, environment, log):
     with (folder / log).open("w") as file:
         command = ["wandb", "agent", sweep, "--count", str(count)]
         return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-
-
-def runs_of(data, sweep):
-    """The server's runs of a sweep, when it has written its state."""
-    time.sleep(1)
-    state = json.loads((data / "state.json").read_text())
-    return [run for run in state["runs"].values() if run["sweep"] == sweep.rsplit("/")[-1]]
 
 
 @pytest.fixture
@@ -72,11 +64,10 @@ def test_an_agent_finishes_table_1_and_the_table_comes_back_from_the_server(onli
     written = finished.stat().st_mtime_ns
     parameters = {"data.name": {"value": "videofolder"}, "row": {"values": ROWS}}
     sweep = start_sweep("table1.yaml", here, environment, parameters, *WORDS, f"paths.data={clips}")
-    assert start_agent(sweep, 3, here, environment, "agent.txt").wait(timeout=200) == 0
+    assert start_agent(sweep, 3, here, environment, "agent.txt").wait(timeout=PATIENCE) == 0
     log = (here / "agent.txt").read_text()
-    runs = runs_of(data, sweep)
-    assert [run["state"] for run in runs] == ["finished"] * 3, log
-    assert log.count("finished before") == 1 and finished.stat().st_mtime_ns == written
+    runs = [run for run in finished_runs(data, 3).values() if run["sweep"] == sweep.rsplit("/")[-1]]
+    assert len(runs) == 3 and log.count("finished before") == 1 and finished.stat().st_mtime_ns == written
     for run in runs:
         (folder,) = here.glob(f"runs/{run['config']['run_folder']['value']}")
         metrics = json.loads((folder / "metrics.json").read_text())
@@ -98,7 +89,9 @@ def test_an_agent_finishes_table_1_and_the_table_comes_back_from_the_server(onli
     entity, project, name = sweep.split("/")
     of_agent = {"WANDB_ENTITY": entity, "WANDB_PROJECT": project, "WANDB_SWEEP_ID": name}
     command = [sys.executable, "-c", FETCH, str(mine)]
-    result = subprocess.run(command, cwd=elsewhere, env=environment | of_agent, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        command, cwd=elsewhere, env=environment | of_agent, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert "'test/accuracy'" in result.stdout and (mine / "predictions.csv").is_file(), result.stdout + result.stderr
 
 
@@ -111,15 +104,15 @@ def test_two_agents_at_once_share_one_configuration_and_two_processes_one_run(on
     words = [*WORDS, "data.name=videofolder", f"paths.data={clips}", "trainer.max_epochs=1", "trainer.devices=2"]
     sweep = start_sweep("attention_penalty.yaml", here, environment, parameters, *words)
     agents = [start_agent(sweep, 1, here, environment, f"{number}.txt") for number in (1, 2)]
-    assert [agent.wait(timeout=200) for agent in agents] == [0, 0]
+    assert [agent.wait(timeout=PATIENCE) for agent in agents] == [0, 0]
     logs = [(here / f"{number}.txt").read_text() for number in (1, 2)]
     assert sorted("holdout epoch 1/1" in log for log in logs) == [False, True], "trained twice"
     assert sum("another process works on" in log or "finished before" in log for log in logs) == 1
     assert len(list(here.glob("runs/clips/*/metrics.json"))) == 1
-    runs = runs_of(data, sweep)
-    assert [run["state"] for run in runs] == ["finished"] * 2 and len({run["summary"]["test/accuracy"] for run in runs}) == 1
-    everything = json.loads((data / "state.json").read_text())["runs"]
+    everything = finished_runs(data, 2)
     assert len(everything) == 2, "a second process made a W&B run of its own"
+    assert {run["sweep"] for run in everything.values()} == {sweep.rsplit("/")[-1]}
+    assert len({run["summary"]["test/accuracy"] for run in everything.values()}) == 1
 
 
 def test_a_table_is_refused_what_it_cannot_have(clips, tmp_path, monkeypatch):

@@ -11,12 +11,11 @@ import struct
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 import zlib
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packing import FILES, fake_tool, refused, tar_of, tarred, tree, write, zipped
@@ -193,10 +192,8 @@ BOMBS = {
 
 @pytest.mark.parametrize(("data", "says"), BOMBS.values(), ids=BOMBS)
 def test_bombs_are_refused_before_they_go_off(data, says, tmp_path):
-    began = time.monotonic()
     message = refused(tmp_path, data)
     assert any(word in message for word in says.split("|")), message
-    assert time.monotonic() - began < 10
 
 
 def test_what_little_archives_may_become_has_a_limit_and_so_has_the_number_of_entries(tmp_path, monkeypatch):
@@ -321,9 +318,11 @@ def test_folders_that_nobody_may_enter_become_usable(tmp_path):
 
 
 EXTRACT = """
-import sys
+import sys, time
 from pathlib import Path
 from reproduce.archives import extract
+# slowly, so that it can be caught
+sys.addaudithook(lambda event, words: time.sleep(0.01) if event == "open" and "/in/top/" in str(words[0]) else None)
 extract(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -339,10 +338,7 @@ def test_killed_at_any_moment_the_same_call_extracts_all(kind, tmp_path, monkeyp
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     for least in (1, 100):
         process = subprocess.Popen([sys.executable, "-c", EXTRACT, path, tmp_path / "out"], cwd=REPOSITORY)
-        deadline = time.monotonic() + 30
-        while len(list(tmp_path.glob("out.*.part/in/top/*"))) < least:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for(lambda least=least: len(list(tmp_path.glob("out.*.part/in/top/*"))) >= least, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert list(tmp_path.glob("out.*.part")) and not (tmp_path / "out").exists()
@@ -352,7 +348,6 @@ def test_killed_at_any_moment_the_same_call_extracts_all(kind, tmp_path, monkeyp
             pytest.skip("no tool to end with")
     extract(path, tmp_path / "out")
     assert tree(tmp_path / "out") == files
-    time.sleep(0.1)
     extract(path, tmp_path / "again")
     assert not list(tmp_path.glob("again.*"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, script
+from conftest import PATIENCE, TINY, script
 from test_train import kill_when
 
 from datamodules.features import FeatureStore
@@ -51,7 +51,9 @@ def runs(clips, folder):
     run = begun[0].parent.parent
     assert not (run / "metrics.json").exists()
     first = History(run / "history.csv").rows("fold-1")
-    result = subprocess.run([sys.executable, "-c", RUN_BOTH, *words], cwd=folder, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(
+        [sys.executable, "-c", RUN_BOTH, *words], cwd=folder, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "fold-1 epoch" not in result.stdout, "trained again"
     assert History(run / "history.csv").rows("fold-1") == first

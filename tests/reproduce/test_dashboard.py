@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import KEY, script
@@ -108,10 +107,8 @@ def test_panels_show_keys_that_runs_log(wr, trained):
     ids=["no login", "no network"],
 )
 def test_without_login_or_network_it_refuses_in_one_line(runs, tmp_path, more, message):
-    started = time.monotonic()
     result = script("dashboard.py", f"paths.runs={runs}", cwd=tmp_path, check=False, env=environment(tmp_path, **more))
-    assert result.returncode == 1 and time.monotonic() - started < 20
-    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert result.returncode == 1 and message in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert KEY not in result.stdout + result.stderr
 
 

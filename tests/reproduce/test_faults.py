@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, script, unmeasured
-from test_signals import PATIENCE, STORE, children, start, wait_for
+from conftest import PATIENCE, REPOSITORY, script, unmeasured, wait_for
+from test_signals import STORE, children, start
 from test_train import untested_copy, words
 
 from datamodules.features import FeatureStore
@@ -180,7 +180,7 @@ def test_a_killed_decoding_process_is_named_and_the_same_command_goes_on(trained
     arguments = words(clips, "backbone.workers=1", "backbone.batch_size=2")
     journal = tmp_path / STORE / "journal-0.jsonl"
     process = start("prepare.py", *arguments, cwd=tmp_path)
-    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 2, process, tmp_path)
+    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 2, process, tmp_path / "output.txt")
     (worker,) = children(process, "prepare.py")
     os.kill(worker, signal.SIGKILL)
     assert process.wait(PATIENCE) == 1

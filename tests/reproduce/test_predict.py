@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from browser import Browser, executable
-from conftest import REPOSITORY, SHARED
+from conftest import PATIENCE, REPOSITORY, SHARED, wait_for
 from drawn import draw, facts
 from PIL import Image
 
@@ -399,12 +398,9 @@ def test_a_process_that_is_told_to_end_leaves_nothing(run, trained, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "reproduce/predict.py"), *words], cwd=tmp_path, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "out/.long.part/frames.csv").is_file():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for((tmp_path / "out/.long.part/frames.csv").is_file, process)
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import PATIENCE, REPOSITORY, wait_for
 from hosting import http_host
 from packing import mark, tarred, ucf11_files, ucf11_names, zipped
 from rar import rar
@@ -110,10 +110,7 @@ def test_killed_in_download_extraction_and_decoding_the_same_command_goes_on(hos
 
     def kill_when(happened) -> None:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while not happened():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for(happened, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
@@ -153,13 +150,11 @@ def test_sigterm_ends_the_tool_too_and_leaves_what_the_next_call_needs(packed, t
     environment = {**os.environ, "PATH": f"{tool.parent}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, str(REPOSITORY / "reproduce/prepare.py"), *SMALL, "download=true"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip(), process)
     process.terminate()
-    assert process.wait(30) == 143
+    assert process.wait(PATIENCE) == 143
     pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + PATIENCE
     while is_alive(pid):  # the system tells it that its parent has gone
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -173,7 +168,7 @@ def test_two_commands_at_once_end_in_one_data_set(host, packed, videos, tmp_path
     command = [sys.executable, str(REPOSITORY / "reproduce/prepare.py"), *SMALL, "download=true", f"mirrors=[{url}]"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, cwd=tmp_path, **pipes) for _ in range(2)]
-    ends = [(process.communicate(timeout=200), process.returncode) for process in both]
+    ends = [(process.communicate(timeout=PATIENCE), process.returncode) for process in both]
     assert [status for _, status in ends] == [0, 0], ends
     assert len(host.files["UCF11_updated_mpg.rar"].asked) == 4, "three faults, and one whole transfer"
     assert set(FeatureStore(tmp_path / STORE).videos) == set(videos) and not list(root.rglob("*.part"))

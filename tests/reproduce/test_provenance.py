@@ -39,7 +39,7 @@ def test_a_run_knows_when_and_by_what_it_was_started(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/somewhere/reproduce/train.py", "row=avg_pool_lstm", "preset=[released,miniature]"])
     found = provenance()
     assert found["command"] == "python reproduce/train.py row=avg_pool_lstm 'preset=[released,miniature]'"
-    assert abs((datetime.fromisoformat(found["started"]) - datetime.now(timezone.utc)).total_seconds()) < 5
+    assert abs((datetime.fromisoformat(found["started"]) - datetime.now(timezone.utc)).total_seconds()) < 60
     assert found["cpu"] and found["cores"] >= 1 and found["system"]
     assert found["ram_gib"] == ram_gib() and 0.2 < found["ram_gib"] < 100_000
 

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from conftest import TINY, script
+from conftest import TINY, script, wait_for
 from finished import finished_run
 
 from reproduce import paper
@@ -286,7 +286,6 @@ def test_a_table_killed_in_the_middle_equals_an_undisturbed_one(clips, trained, 
     import os
     import signal
     import sys
-    import time
 
     from conftest import REPOSITORY
 
@@ -298,10 +297,7 @@ def test_a_table_killed_in_the_middle_equals_an_undisturbed_one(clips, trained, 
         command = [sys.executable, str(REPOSITORY / "reproduce/table1.py"), *ARGUMENTS, f"paths.data={clips}"]
         if name == "killed":
             process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True)
-            deadline = time.monotonic() + 120
-            while not list(folder.glob("runs/*/*/metrics.json")):
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.02)
+            wait_for(lambda folder=folder: list(folder.glob("runs/*/*/metrics.json")), process)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             assert not (folder / "results/table1.csv").exists()

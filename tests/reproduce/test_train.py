@@ -6,13 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY, SHARED, TINY, draw_clips, script, unmeasured
+from conftest import REPOSITORY, SHARED, TINY, draw_clips, script, unmeasured, wait_for
 
 from datamodules.features import FeatureStore
 
@@ -30,11 +29,7 @@ def kill_when(condition, name, *arguments, cwd: Path) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "finished before it could be killed"
-        assert time.monotonic() < deadline, "the moment to kill never came"
-        time.sleep(0.01)
+    wait_for(condition, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
