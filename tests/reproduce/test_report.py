@@ -315,7 +315,8 @@ def test_the_legend_hides_a_row_from_the_curves(report, browser):
 def test_a_touch_shows_values_that_are_those_of_history_csv(report, browser, ucf):
     browser.open(report.as_uri(), 390, 844)
     browser.run("document.querySelector('#on-ucf11-curves .plot').scrollIntoView({block: 'center', behavior: 'instant'})")
-    browser.run("new Promise(done => setTimeout(done, 200))")  # the tip goes when the page scrolls
+    # the tip goes when the page scrolls, which the page hears of before it draws the next frame
+    browser.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     box = browser.run("JSON.stringify(document.querySelector('#on-ucf11-curves .plot').getBoundingClientRect())")
     place = json.loads(box)
     point = {"x": place["right"] - 14, "y": place["y"] + place["height"] / 2}

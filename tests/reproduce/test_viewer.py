@@ -273,7 +273,7 @@ def test_it_plays_pauses_and_loops(report, browser):
     browser.run(f"document.querySelector('{VIEWER} .play').click()")
     stopped = value(browser)
     browser.run("new Promise(done => setTimeout(done, 200))")
-    assert text(browser, ".play") == "Play" and value(browser) == stopped > 3
+    assert text(browser, ".play") == "Play" and value(browser) == stopped
     put(browser, ".speed", 2, "change")
     put(browser, ".scrub", 40)
     browser.run(f"document.querySelector('{VIEWER} .play').click()")
