@@ -268,6 +268,7 @@
     async function choose(number) {
       const mine = ++turn;
       pause();
+      delete place.dataset.ready;
       const picture = new Image();
       picture.src = set.videos[number].picture;
       await picture.decode();

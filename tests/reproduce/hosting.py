@@ -135,8 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[position : position + 1])
                 time.sleep(0.05)
             return
+        file.sent += len(body)  # first: whom it is sent to may look at once
         self.wfile.write(body)
-        file.sent += len(body)
 
 
 @contextmanager
