@@ -110,7 +110,7 @@ def problem(entry: Any, locations: int, channels: int) -> str | None:
         if not _is_count(entry.get(key), most):
             return f"{key} is {entry.get(key)!r}"
     for key, most in OPTIONAL.items():
-        if entry.get(key) is not None and not (type(entry[key]) is int and 0 <= entry[key] <= most):
+        if key in entry and not (type(entry[key]) is int and 0 <= entry[key] <= most):
             return f"{key} is {entry[key]!r}"
     declared = entry.get("declared_frames", 0)
     if type(declared) is not int:

@@ -81,7 +81,12 @@ class Ledger:
         self._write()
 
     def _write(self) -> None:
-        write_atomically(self.path, json.dumps(self.content, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(self.content, indent=1, ensure_ascii=False) + "\n"
+        try:
+            content = text.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{self.path}: cannot record a path that is not UTF-8; rename the archive or its folder") from None
+        write_atomically(self.path, content)
 
 
 def hashes(path: Path) -> dict[str, str]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
+from datamodules.reading import number, parse_json, read_records, read_text
 from datamodules.videos import DataError
 from reproduce.cells import MARK, MINIATURE_TITLE
 from reproduce.tables import CSV_HEAD
 
 NUMBER = re.compile(r"[+−-]?\d+(?:\.\d+)?")
+COMPARED = ("from_baseline", "from_baseline_low", "from_baseline_high", "p", "p_corrected", "p_bootstrap")
+"""Columns of the comparison with the average-pooled row."""
+NUMERIC = ("mean", "std", "low", "high", "paper", "difference", "seeds", *COMPARED)
 CSV_STEP = 1e-4  # of a number in the CSV, which has four digits
 MARKS = {"miniature": MINIATURE_TITLE, "leaky": MARK_OF_LEAKS}  # column of the CSV -> what the other formats then say
 TEX_SIGNS = {"$-$": "−", "$^{*}$": MARK, "$\\pm$": "±", "--": "–"}
@@ -27,7 +29,7 @@ class Line:
     """A line of a table's CSV.
 
     Args:
-        number: in the file, from 1.
+        number: in the file, from 1, where it begins.
         values: by column of the file, as written.
     """
 
@@ -56,23 +58,24 @@ def read_csv(path: Path) -> list[Line]:
     """The lines of a table's CSV.
 
     Raises:
-        DataError: it is no such file, or a number is none; the line is named.
+        DataError: it is no such file, or a number is none or not finite; the line is named.
     """
-    lines = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames != CSV_HEAD:
-                raise DataError(f"{path}, line 1: not the columns of a table of this version; make the table again")
-            for values in reader:
-                if None in values or None in values.values():
-                    raise DataError(f"{path}, line {reader.line_num}: expected {len(CSV_HEAD)} values")
-                line = Line(reader.line_num, values)
-                line.numbers("mean", "std", "low", "high", "paper", "difference", "seeds")
-                lines.append(line)
-    except (OSError, ValueError, csv.Error) as error:
-        where = f", line {lines[-1].number + 1}" if lines else ""
-        raise DataError(f"{path}{where}: not a readable table ({error}); make the table again") from error
+        records = list(read_records(path))
+    except DataError as error:
+        raise DataError(f"{error}; make the table again") from error
+    if not records or records[0][1] != CSV_HEAD:
+        raise DataError(f"{path}, line 1: not the columns of a table of this version; make the table again")
+    lines = []
+    for begin, values in records[1:]:
+        where = f"{path}, line {begin}"
+        if len(values) != len(CSV_HEAD):
+            raise DataError(f"{where}: expected {len(CSV_HEAD)} values, found {len(values)}; make the table again")
+        line = Line(begin, dict(zip(CSV_HEAD, values, strict=True)))
+        for name in NUMERIC:
+            if line.values[name] and number(line.values[name]) is None:
+                raise DataError(f"{where}: {name} is {line.values[name]!r}, which is no number; make the table again")
+        lines.append(line)
     return lines
 
 
@@ -83,16 +86,24 @@ def read_record(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
         DataError: the file is damaged.
     """
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if not path.exists():
+            return {}
+        cells = parse_json(read_text(path))["cells"]
         found = {(cell["data"], cell["row"]): cell["runs"] for cell in cells}
-        for runs in found.values():
-            for run in runs:
-                _ = Path(run["folder"]), int(run["seed"]), str(run["predictions_sha256"]), run["videos"], run["features"]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for run in (run for runs in found.values() for run in runs):
+            _check_run(run)
+    except (DataError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged ({error!r}); make the table again") from error
     return found
+
+
+def _check_run(run: Mapping[str, Any]) -> None:
+    kinds = {"folder": str, "seed": int, "predictions_sha256": str, "videos": str | None, "features": str | None}
+    for name, kind in kinds.items():
+        if not isinstance(run[name], kind) or isinstance(run[name], bool):
+            raise ValueError(f"{name!r} of a run is {run[name]!r}")
+    if "\0" in run["folder"]:
+        raise ValueError(f"'folder' of a run is {run['folder']!r}")
 
 
 def markdown_rows(text: str) -> list[list[str]]:

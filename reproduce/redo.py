@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datamodules.leaks import MARK
 from reproduce import paper
 from reproduce.cells import BASELINE as COLUMN_OF_BASELINE
-from reproduce.printed import CSV_STEP, Line
+from reproduce.printed import COMPARED, CSV_STEP, Line
 from reproduce.recount import Check
 from reproduce.runs import Predictions
 from reproduce.table1 import GROUPED
@@ -38,21 +38,34 @@ class Redone:
     def quoted(cls, line: Line, quoting: bool) -> Redone:
         """Of a line without runs: the paper's number, and that nothing claims to be more."""
         redone = cls()
+        redone.know(line, quoting)
         redone.compare(line, "paper", printed(line, quoting), HALF_STEP)
-        if quoting and not line.values["mean"]:
-            origin = "quoted" if line.values["paper"] else ""
-            redone.compare_word(line, "origin", origin)
-            if origin:
-                citation = next(one.citation for one in paper.table2() if one.key == line.key[1])
-                if citation not in line.values["source"]:
-                    redone.problems.append(f"source is {line.values['source']!r}, the number is quoted from {citation}")
+        if line.values["mean"]:
+            return redone
+        for name in ("std", "low", "high", "difference", *COMPARED):
+            redone.compare(line, name, None, 0.0)
+        redone.compare(line, "seeds", 0.0, 0.0)
+        for name in ("test", "significant"):
+            redone.compare_word(line, name, "")
+        origin = "quoted" if quoting and line.values["paper"] else ""
+        redone.compare_word(line, "origin", origin)
+        for citation in (one.citation for one in paper.table2() if origin and one.key == line.key[1]):
+            if citation not in line.values["source"]:
+                redone.problems.append(f"source is {line.values['source']!r}, the number is quoted from {citation}")
         return redone
+
+    def know(self, line: Line, quoting: bool) -> None:
+        """That the line's row is one that its table may have."""
+        rows = [*paper.ROW_NAMES, *(one.key for one in paper.table2() if quoting)]
+        if line.key[1] not in rows:
+            self.problems.append(f"row is {line.key[1]!r}, which is none of the table's; make the table again")
 
     def compare(self, line: Line, name: str, value: float | None, slack: float) -> None:
         """One number of the line with what it should be."""
         text = line.values[name]
         said = float(text) if text else None
-        if (said is None) != (value is None) or (said is not None and value is not None and abs(said - value) > slack):
+        same = said is value if said is None or value is None else abs(said - value) <= slack  # false of nan
+        if not same:
             self.problems.append(f"{name} is {text or 'empty'}, {'nothing' if value is None else f'{value:.6g}'} expected")
 
     def compare_word(self, line: Line, name: str, word: str) -> None:
@@ -65,7 +78,7 @@ def printed(line: Line, quoting: bool) -> float | None:
     """What the paper prints where a line stands."""
     data, row = line.key
     if not quoting:
-        return paper.table1(data, row)
+        return paper.table1(data, row) if row in paper.ROW_NAMES else None
     quoted = next((one for one in paper.table2() if one.key == row), None)
     return quoted.printed.get(SHOWN[data][3]) if quoted and data in SHOWN else None
 
@@ -81,6 +94,7 @@ def redo(line: Line, own: Runs, baseline: Runs, lines: Sequence[Line], quoting: 
         quoting: whether it is Table 2's.
     """
     redone = Redone()
+    redone.know(line, quoting)
     multi_label = any(check.multi_label for check in own.values())
     by_seed: dict[int, list[float]] = {}
     for (seed, _), check in own.items():
@@ -107,9 +121,6 @@ def redo(line: Line, own: Runs, baseline: Runs, lines: Sequence[Line], quoting: 
     return redone
 
 
-TESTED = ("from_baseline", "from_baseline_low", "from_baseline_high", "p", "p_corrected", "p_bootstrap")
-
-
 def _redo_test(
     redone: Redone,
     line: Line,
@@ -124,15 +135,16 @@ def _redo_test(
     ours, theirs = ([check for (seed, _), check in runs.items() if seed in seeds] for runs in (own, baseline))
     lost = [reason for check in theirs for reason in check.missing or check.differs if check.missing or check.found is None]
     if line.key[1] != COLUMN_OF_BASELINE and lost:
-        if line.values["p"]:
+        if any(line.values[name] for name in (*COMPARED, "test", "significant")):
             redone.missing.append(f"its difference from {COLUMN_OF_BASELINE}: {lost[0]}")
         return
     mine, other = ([check.found for check in checks if check.found is not None] for checks in (ours, theirs))
     comparable = line.key[1] != COLUMN_OF_BASELINE and bool(seeds) and same_videos(mine, other)
     if not comparable:
-        for name in TESTED:
+        for name in COMPARED:
             redone.compare(line, name, None, 0.0)
-        redone.compare_word(line, "significant", "")
+        for name in ("test", "significant"):
+            redone.compare_word(line, name, "")
         return
     differences = resample(mine, multi_label, groups) - resample(other, multi_label, groups)
     low, high = interval(differences, least=-1.0)

@@ -1,0 +1,269 @@
+"""What a feature store's manifest may say, by sizes worked out by hand; and files that are replaced whole or not at all."""
+
+import json
+import os
+import re
+
+import pytest
+
+from datamodules import manifest
+from datamodules.manifest import FeatureStoreError, problem, read_manifest, write_atomically
+from datamodules.reading import DataError
+
+# Five frames of 6 locations and 4 channels: 5 · 6 · 4 numbers of two bytes are 240, 5 · 4 · 2 of four bytes 160; each file
+# has a header of 128 bytes.
+ENTRY = {"frames": 5, "bytes": 368, "pooled_bytes": 288}
+FACTS = {"source_bytes": 1234, "crc32": 0, "pooled_crc32": 2**32 - 1, "ends_crc32": 7, "declared_frames": 6}
+MANIFEST = {"format": 2, "spec": {"backbone": "googlenet"}, "grid": [2, 3], "channels": 4}
+ODD_NAMES = ["run/a \"b\" 'c'.avi", "two\nlines.avi", "🎬|<b>.avi", ""]
+
+
+# a video's entry
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        FACTS,
+        {"declared_frames": 0},
+        {"fps": None, "width": None, "of a later version": [1]},
+        {"bytes": 240 + 64, "pooled_bytes": 160 + 64},
+        {"bytes": 240 + 4096, "pooled_bytes": 160 + 4096},
+    ],
+)
+def test_an_entry_whose_sizes_follow_from_its_frames_is_right(changes):
+    assert problem(ENTRY | changes, 6, 4) is None
+
+
+def test_one_frame_of_one_number_is_right_too():
+    assert problem({"frames": 1, "bytes": 2 + 128, "pooled_bytes": 8 + 128}, 1, 1) is None
+
+
+@pytest.mark.parametrize("entry", [None, [], "5 frames", 5, True])
+def test_what_is_no_entry_says_nothing_of_its_video(entry):
+    assert problem(entry, 6, 4) == "no facts about it"
+
+
+@pytest.mark.parametrize("key", ["frames", "bytes", "pooled_bytes"])
+def test_a_number_that_lacks_or_cannot_be_is_named(key):
+    for value in (None, 0, -5, 5.0, "5", True, [5], 2**60 + 1):
+        assert problem({**ENTRY, key: value}, 6, 4) == f"{key} is {value!r}"
+    assert problem({name: value for name, value in ENTRY.items() if name != key}, 6, 4) == f"{key} is None"
+
+
+@pytest.mark.parametrize("key", ["source_bytes", "crc32", "pooled_crc32", "ends_crc32"])
+def test_a_fact_that_need_not_be_there_must_be_right_where_it_is(key):
+    for value in (None, -1, 1.0, "0", True, {}, 2**60 + 1):
+        assert problem({**ENTRY, key: value}, 6, 4) == f"{key} is {value!r}"
+
+
+@pytest.mark.parametrize("value", [None, 5.0, "5", False])
+def test_the_frames_that_a_file_declares_are_a_whole_number(value):
+    assert problem({**ENTRY, "declared_frames": value}, 6, 4) == f"declared_frames is {value!r}"
+
+
+@pytest.mark.parametrize("header", [-64, 0, 1, 63, 127, 129, 4096 + 64, 10**9])
+def test_a_file_of_another_size_than_its_frames_take_is_named(header):
+    assert problem({**ENTRY, "bytes": 240 + header}, 6, 4) == (f"5 frames take 240 bytes and a header, it says {240 + header}")
+    assert problem({**ENTRY, "pooled_bytes": 160 + header}, 6, 4) == (
+        f"5 frames take 160 pooled_bytes and a header, it says {160 + header}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("locations", "channels", "says"),
+    [
+        (49, 4, "5 frames take 1960 bytes and a header, it says 368"),
+        (6, 1024, "5 frames take 61440 bytes and a header, it says 368"),
+        (4, 6, "5 frames take 240 pooled_bytes and a header, it says 288"),
+    ],
+)
+def test_an_entry_of_another_map_is_not_right(locations, channels, says):
+    assert problem(ENTRY, locations, channels) == says
+
+
+# a manifest
+
+
+def written(tmp_path, content):
+    path = tmp_path / "manifest.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"notes": [], "videos": {}, "bad": {}},
+        {"notes": ["a <b>|\n🎬"], "videos": dict.fromkeys(ODD_NAMES, ENTRY | FACTS), "bad": dict.fromkeys(ODD_NAMES, "")},
+        {"spec": {}, "grid": [1, 100_000], "channels": 10_000_000, "dtype": "<f2", "decoder": None},
+    ],
+)
+def test_a_manifest_is_returned_as_it_was_written(tmp_path, more):
+    assert read_manifest(written(tmp_path, MANIFEST | more)) == MANIFEST | more
+
+
+def test_a_manifest_with_a_byte_order_mark_is_read(tmp_path):
+    assert read_manifest(written(tmp_path, "\ufeff" + json.dumps(MANIFEST))) == MANIFEST
+
+
+NUMBERS = "'spec' and 'channels' must say what the features are"
+SIDES = "'grid' must be its rows and columns"
+VIDEOS = "'videos' and 'bad' must say something of each video by its name"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format": True}, "'format' is True"),
+        ({"format": None}, "'format' is None"),
+        ({"spec": "googlenet"}, NUMBERS),
+        ({"channels": 0}, NUMBERS),
+        ({"channels": 10_000_001}, NUMBERS),
+        ({"channels": 4.0}, NUMBERS),
+        ({"grid": [2, 3, 1]}, SIDES),
+        ({"grid": [2, True]}, SIDES),
+        ({"grid": [-2, -3]}, SIDES),
+        ({"grid": [1, 100_001]}, SIDES),
+        ({"grid": {"rows": 2, "columns": 3}}, SIDES),
+        ({"notes": None}, "'notes' must be a list of texts"),
+        ({"notes": ["a", 3]}, "'notes' must be a list of texts"),
+        ({"videos": None}, VIDEOS),
+        ({"bad": "all"}, VIDEOS),
+        (
+            {"videos": {"a": ENTRY, "b": {**ENTRY, "bytes": 369}}},
+            "video 'b': 5 frames take 240 bytes and a header, it says 369",
+        ),
+        ({"bad": {"a": "no frame", "b": ["no frame"]}}, "bad video 'b': no reason"),
+        *(({"videos": {name: None}}, f"video {name!r}: no facts about it") for name in ODD_NAMES),
+        *(({"bad": {name: 3}}, f"bad video {name!r}: no reason") for name in ODD_NAMES),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_says_where_and_what_to_do(tmp_path, changes, says):
+    path = written(tmp_path, MANIFEST | changes)
+    with pytest.raises(FeatureStoreError) as error:
+        read_manifest(path)
+    assert str(error.value) == f"{path}: not a manifest of a feature store ({says}). Remove the folder and extract again"
+
+
+@pytest.mark.parametrize("key", ["format", "spec", "grid", "channels"])
+def test_a_manifest_that_lacks_what_the_features_are_is_none(tmp_path, key):
+    path = written(tmp_path, {name: value for name, value in MANIFEST.items() if name != key})
+    with pytest.raises(FeatureStoreError, match=re.escape(f"{path}: not a manifest of a feature store (") + f".*{key}"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("other", [-1, 0, 1, 3, 10**30])
+def test_another_format_is_told_from_damage_whatever_else_stands_there(tmp_path, other):
+    path = written(tmp_path, {"format": other, "grid": "unknown", "videos": 7})
+    with pytest.raises(FeatureStoreError) as error:
+        read_manifest(path)
+    assert str(error.value) == f"{path}: format {other}, this version reads 2. Extract again"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"format":\n"\xff"}', "line 2: not UTF-8 (byte 0xff)"),
+        (b'{"format": 2}\n\0', "line 2: holds a zero byte"),
+        (b'{"format": 2,\n"spec": {}', "line 2 column 11"),
+        (b'{"format": 2, "grid": [2, 3], "grid": [2, 3]}', "'grid' stands there twice"),
+        (b"2", "no 'format'"),
+    ],
+)
+def test_what_is_no_manifest_is_named_with_its_place_and_what_to_do(tmp_path, content, says):
+    path = tmp_path / "manifest.json"
+    path.write_bytes(content)
+    with pytest.raises(FeatureStoreError, match=re.escape(says)) as error:
+        read_manifest(path)
+    assert str(error.value).startswith(f"{path}: not a manifest of a feature store (")
+    assert str(error.value).endswith("). Remove the folder and extract again")
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["missing", "a folder"])
+def test_a_manifest_that_cannot_be_read_is_an_error_of_the_data(tmp_path, folder):
+    path = tmp_path / "manifest.json"
+    if folder:
+        path.mkdir()
+    with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read (")) as error:
+        read_manifest(path)
+    assert type(error.value) is FeatureStoreError and str(error.value).endswith("Remove the folder and extract again")
+
+
+# files that are replaced as a whole
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", "ü\n🎬\r\n"),
+        ('a "b"|<c>.csv', b"\x00\xff"),
+        ("two\nlines", memoryview(b"abcdef")[1:4]),
+        ("🎬", ""),
+        (".hidden", b""),
+    ],
+)
+def test_a_file_holds_what_was_written_and_nothing_is_left_beside_it(tmp_path, name, content):
+    path = tmp_path / "new" / "folder" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"an older and a longer one")
+    write_atomically(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_old_file_stands_there_until_the_new_one_is_on_disk(tmp_path, monkeypatch):
+    path, seen = tmp_path / "a.json", []
+    path.write_text("old")
+    sync = os.fsync
+
+    def look(descriptor: int) -> None:
+        (part,) = (other for other in tmp_path.iterdir() if other != path)
+        assert os.path.samestat(os.fstat(descriptor), part.stat())
+        seen.append((path.read_text(), part.read_text()))
+        sync(descriptor)
+
+    monkeypatch.setattr(manifest.os, "fsync", look)
+    write_atomically(path, "new")
+    assert seen == [("old", "new")] and path.read_text() == "new"
+
+
+@pytest.mark.parametrize("old", ["old", None], ids=["over an older file", "where there was none"])
+def test_a_disk_that_fails_leaves_what_was_there(tmp_path, monkeypatch, old):
+    path = tmp_path / "a.json"
+    if old is not None:
+        path.write_text(old)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_atomically(path, "new")
+    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == ({} if old is None else {"a.json": old})
+
+
+def test_a_folder_in_the_files_place_is_left_alone(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    (tmp_path / "a.json/mine.txt").write_text("mine")
+    with pytest.raises(OSError, match=r"a\.json"):
+        write_atomically(tmp_path / "a.json", "new")
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a.json", "mine.txt"]
+
+
+def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    path, sync, process = tmp_path / "a.json", os.fsync, iter((1001, 1002))
+    seen = []
+
+    def meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(manifest.os, "fsync", sync)
+        write_atomically(path, "of the second")
+        seen.append(path.read_text())
+        sync(descriptor)
+
+    monkeypatch.setattr(manifest.os, "getpid", lambda: next(process))
+    monkeypatch.setattr(manifest.os, "fsync", meanwhile)
+    write_atomically(path, "of the first")
+    assert seen == ["of the second"] and path.read_text() == "of the first" and list(tmp_path.iterdir()) == [path]
