@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -176,6 +177,9 @@ def extract_into(
 @contextlib.contextmanager
 def _deaf_to_deaths() -> Iterator[None]:
     """That a decoding process died is also raised by torch's signal handler, wherever this process is: not in here."""
+    if sys.platform == "win32":  # which has no such signal
+        yield
+        return
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         yield

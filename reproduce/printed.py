@@ -92,7 +92,7 @@ def read_record(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
         found = {(cell["data"], cell["row"]): cell["runs"] for cell in cells}
         for run in (run for runs in found.values() for run in runs):
             _check_run(run)
-    except (DataError, ValueError, KeyError, TypeError) as error:
+    except (DataError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged ({error!r}); make the table again") from error
     return found
 
