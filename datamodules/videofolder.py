@@ -42,7 +42,7 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
             f"one's; rename the folder, or use data.name={name}"
         )
     listing = root / "videos.csv"
-    rows = _read_csv(listing) if listing.is_file() else _scan(root)
+    rows = _read_csv(listing) if listing.is_file() or listing.is_symlink() else _scan(root)
     _refuse_look_alikes(root, rows)
     classes = tuple(sorted({row["class"] for row in rows}))
     label = {name: number for number, name in enumerate(classes)}
@@ -61,6 +61,10 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
     else:
         seed = SPLIT_SEED if split == "default" else int(split.removeprefix("seed-"))
         train, test = hold_out(videos, TEST_FRACTION, seed)
+    if len(classes) < 2:
+        raise DataError(
+            f"videofolder: {root.resolve()} has one class only, {''.join(classes)!r}; recognition needs two\n{WHERE}"
+        )
     annotation = Annotation(name, split, root, root, classes, False, train, test)
     return check(annotation, WHERE, skip_bad=skip_bad)
 

@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> list[Line]:
             for case in settings.cases:
                 if case != "startup" or device == devices[0]:
                     lines += _shown(CASES[case](settings, Path(folder), device))
-    results = Path(settings.paths.results)
+    results = Path(settings.paths.results).expanduser()
     from datamodules.features import write_atomically
 
     write_atomically(results / "benchmark.md", to_markdown(lines))

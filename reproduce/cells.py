@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
+from datamodules.videos import DataError
 from reproduce import focus, paper
-from reproduce.runs import RunFolder
+from reproduce.runs import AGAIN, RunFolder
 from reproduce.uncertainty import LEVEL, RESAMPLES, Comparison, compare, interval, resample, same_videos
 
 MINIATURE_TITLE = "on MINIATURE data: generated stand-ins, a demonstration and no benchmark"
@@ -288,6 +289,9 @@ def cells_of(column: Column) -> dict[str, Cell]:
             continue
         metrics = {folder: folder.metrics() or {} for of_seed in seeds.values() for folder in of_seed}
         key = "test/mAP" if multi_label else "test/accuracy"
+        for folder, found in metrics.items():
+            if key not in found:
+                raise DataError(f"{folder.path / 'metrics.json'}: lacks {key}; {AGAIN}")
         values = [python_statistics.fmean(metrics[folder][key] for folder in of_seed) for of_seed in seeds.values()]
         low, high = interval(resample(list(chain(*predictions[row].values())), multi_label, groups))
         cells[row] = replace(

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.videos import DataError
 from reproduce import paper
 from reproduce.cells import Cell, Column, cells_of
 from reproduce.history import History
 from reproduce.inputs import DEFAULT_SPLITS
-from reproduce.runs import Predictions, RunFolder, named, run_folders
+from reproduce.runs import PENALTY, Predictions, RunFolder, named, row_of, run_folders
 from reproduce.uncertainty import interval, mean_average_precision, resample
 
-PENALTY, LAYERS, FPS = "objective.attention_penalty", "model.num_layers", "data.fps"
+LAYERS, FPS = "model.num_layers", "data.fps"
 ROW_KEYS = ("model.name", PENALTY)  # what tells the rows of Table 1 apart
 BY_GROUP = ("ucf11", "videofolder")  # data sets whose videos come in groups; UCF-11's clips of one share scene and actor
 
@@ -88,8 +89,7 @@ class Configuration:
     @property
     def row(self) -> str:
         """The row of Table 1 that this is, such as ``soft_attention_1``; other λ make other rows."""
-        name = self.settings["model.name"]
-        return f"{name}_{self.settings[PENALTY]:g}" if PENALTY in self.settings else name
+        return row_of(self.settings)
 
     @property
     def name(self) -> str:
@@ -285,11 +285,17 @@ def read(root: Path, datasets: Sequence[str] = ()) -> tuple[list[DataSet], list[
         try:
             run = Run(folder, about, metrics, named(about["identity"]))
             if "test/mAP" in metrics:
+                _ = run.score, row_of(run.settings), run.settings["seed"]
                 runs.setdefault(data, []).append(run)
             else:
                 problems.append(f"{folder.path}: has no test figures, such as the folds of a cross-validation; left out")
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, TypeError, AttributeError):
             problems.append(f"{folder.path}: written by an earlier version of this suite; left out")
+    unknown = [name for name in datasets if name not in runs and name not in unfinished]
+    if unknown:
+        there = ", ".join(sorted({folder.path.parent.name for folder in run_folders(root)})) or "none"
+        raise DataError(f"datasets: no run of {', '.join(unknown)} below {root.resolve()}; there: {there}")
+    problems += _without_copies(runs)
     order = [*paper.DATA_NAMES, *sorted(set(runs) - set(paper.DATA_NAMES))]
     sets = [DataSet(name, _configurations(runs[name]), tuple(unfinished.get(name, ()))) for name in order if name in runs]
     problems += [
@@ -298,6 +304,19 @@ def read(root: Path, datasets: Sequence[str] = ()) -> tuple[list[DataSet], list[
         if name not in runs
     ]
     return sets, problems
+
+
+def _without_copies(runs: dict[str, list[Run]]) -> list[str]:
+    """Leave out runs of a configuration and seed that another run has already; returns what was left out, in words."""
+    problems = []
+    for data, group in runs.items():
+        kept: dict[str, Run] = {}
+        for run in sorted(group, key=lambda run: not run.folder.path.name.startswith(f"{run.settings['model.name']}")):
+            first = kept.setdefault(repr(sorted(run.settings.items())) + str(run.about.get("data_fingerprint")), run)
+            if first is not run:
+                problems.append(f"{run.folder.path}: the same configuration and seed as {first.folder.path.name}; left out")
+        runs[data] = [run for run in group if run in kept.values()]
+    return problems
 
 
 def _configurations(runs: Iterable[Run]) -> tuple[Configuration, ...]:

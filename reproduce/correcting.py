@@ -172,7 +172,9 @@ def correct_all(
     Raises:
         DataError: the file is damaged or cannot be written.
     """
-    done = {row.video: row for row in read_outcomes(path) if (row.seed, row.limit) == (seed, limit)}
+    before = read_outcomes(path)
+    done = {row.video: row for row in before if (row.seed, row.limit) == (seed, limit)}
+    others = [row for row in before if (row.seed, row.limit) != (seed, limit)]  # of other calls: they stay
     videos = mistaken(trained, annotation)[:most]
     progress = Progress(f"correcting {annotation.data}", "videos")
     for number, video in enumerate(videos, start=1):
@@ -182,7 +184,7 @@ def correct_all(
         outcome, gazes = correct_one(trained, store, video, seed, limit)
         yield outcome, gazes  # drawn before it counts as done
         done[video.name] = outcome
-        write_rows(path, [[field.name for field in fields(Outcome)], *(astuple(one) for one in done.values())])
+        write_rows(path, [[field.name for field in fields(Outcome)], *(astuple(one) for one in (*others, *done.values()))])
         progress.update(number, len(videos))
     progress.close()
 

@@ -102,8 +102,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 def _names(settings: FigureSettings) -> list[str]:
     """The figures asked for."""
-    if settings.columns < 1 or (settings.clips or 1) < 1:
-        raise SettingsError(f"columns={settings.columns}, clips={settings.clips}: both must be at least 1")
+    for name, number in {"columns": settings.columns, "clips": settings.clips, "most": settings.most}.items():
+        if number is not None and number < 1:
+            raise SettingsError(f"{name}={number}: must be at least 1")
+    if not settings.figure:
+        raise SettingsError(f"figure=[]: choose from all, {', '.join(NEEDS)}")
     known = ["all", *NEEDS]
     for name in settings.figure:
         if name not in known:

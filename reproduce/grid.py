@@ -92,10 +92,10 @@ def finish_grid(
     """
     try:
         if source is not None:
-            _check_writable(Path(settings.paths.results))
+            _check_writable(Path(settings.paths.results).expanduser())
             return _stored(settings, columns, rows, seeds, source), []
         resolved = {column: resolve(Settings, words) for column, words in columns.items()}
-        _check_writable(Path(settings.paths.results))
+        _check_writable(Path(settings.paths.results).expanduser())
         _read_all(resolved, script)  # before any work, so that nothing is found missing hours later
         failed = [column for column, of_column in resolved.items() if _prepare(column, of_column, columns[column]) != 0]
         if failed:

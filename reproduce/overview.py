@@ -169,7 +169,7 @@ def what_ran(sets: Sequence[DataSet]) -> Section:
 def _environments(runs: Sequence[Run]) -> Markup:
     found: dict[tuple[str, str], int] = {}
     for run in runs:
-        versions = ", ".join(f"{name} {version}" for name, version in run.about["versions"].items())
+        versions = ", ".join(f"{name} {version}" for name, version in run.about.get("versions", {}).items())
         key = (_hardware(run.about), versions)
         found[key] = found.get(key, 0) + 1
     body = [[hardware, versions, tag("td", count, class_="n")] for (hardware, versions), count in found.items()]

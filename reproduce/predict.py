@@ -17,6 +17,7 @@ decode does not stop the others: it is named at the end, and the exit status is 
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from reproduce.settings import SettingsError, command_line
 MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")
 ALSO_SHOWN = 3  # classes of an interval
 BAR = 20  # characters
+WRITTEN = ("overlay.mp4", "summary.json")  # by this script: a video, and what stands beside it
 LEAST_SIDE, MOST_SIDE = 64, 1920  # px
 
 
@@ -120,18 +122,19 @@ def videos_in(video: Path, output: Path) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    if not video.is_dir():
-        if not video.exists():
-            raise DataError(f"video={video}: there is no such file or folder (looked at {video.resolve()})")
+    if not os.path.isdir(video):
+        if not os.path.exists(video):
+            raise DataError(f"video={video}: there is no such file or folder (looked at {os.path.realpath(video)})")
         return [video]
-    suffixes, own = (*SUFFIXES, *MORE_SUFFIXES), output.resolve()
+    suffixes, own = (*SUFFIXES, *MORE_SUFFIXES), Path(os.path.realpath(output))
     found = [
         path
         for path in sorted(video.rglob("*"))
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(video).parts)
-        and own not in path.resolve().parents
-        and path.is_file()
+        and own not in Path(os.path.realpath(path)).parents  # also of a link that leads to itself
+        and not (path.name == WRITTEN[0] and os.path.isfile(path.with_name(WRITTEN[1])))  # by another call
+        and os.path.isfile(path)
     ]
     if not found:
         raise DataError(f"video={video}: the folder holds no video ({', '.join(suffixes)})")

@@ -72,6 +72,11 @@ def predict_video(viewer: Viewer, path: Path, folder: Path, look: Look, overwrit
     if before and before.get("made_from") == made_from:
         print(f"{path}: finished before; overwrite=true makes it anew")
         return before
+    for what in ("video", "checkpoint"):
+        if before and before["made_from"][what][0] != made_from[what][0]:
+            other = before["made_from"][what][0]
+            advice = "give another output=<folder>, or overwrite=true"
+            raise DataError(f"{folder.resolve()}: holds the results of another {what}, {other}; {advice}")
     draft = folder.with_name(f".{folder.name}.part")
     try:
         shutil.rmtree(draft, ignore_errors=True)  # of a killed process
@@ -97,8 +102,9 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = isinstance(summary, dict) and all((folder / name).is_file() for name in FILES)
-    return summary if whole else None
+    made_from = summary.get("made_from") if isinstance(summary, dict) else None
+    whole = isinstance(made_from, dict) and all(isinstance(made_from.get(what), list) for what in ("video", "checkpoint"))
+    return summary if whole and all((folder / name).is_file() for name in FILES) else None
 
 
 def _made_from(viewer: Viewer, path: Path, look: Look) -> dict[str, Any]:

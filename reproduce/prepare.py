@@ -23,7 +23,7 @@ from datamodules.leaks import describe, find_leaks
 from datamodules.videos import DataError
 from reproduce.deletion import CHOICES, delete
 from reproduce.inputs import READERS, data_folder, fail, feature_folder, read_annotation
-from reproduce.settings import Settings, SettingsError, command_line
+from reproduce.settings import Settings, SettingsError, command_line, unavailable
 from reproduce.space import Need
 from reproduce.unpackers import size_of
 
@@ -130,6 +130,8 @@ def _features(settings: PrepareSettings, annotation):
         store = FeatureStore(feature_folder(settings))
         import_features(Path(settings.released), store, {video.name for video in annotation.videos})
         return store
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     from lightning_modules.backbone import BackboneError
     from reproduce.extraction import ensure_features, quiet_lightning
 
@@ -138,6 +140,8 @@ def _features(settings: PrepareSettings, annotation):
         return ensure_features(settings, annotation)
     except BackboneError as error:
         raise SettingsError(str(error)) from error
+    except MisconfigurationException as error:
+        raise SettingsError(unavailable(settings, error)) from error
 
 
 def require_whole(store: FeatureStore, names: list[str]) -> None:

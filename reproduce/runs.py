@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from datamodules.videos import Annotation
 from reproduce.inputs import split_of
 from reproduce.settings import Settings
 
+PENALTY = "objective.attention_penalty"
 ATTENTION_ONLY = ("attention", "attention_layers")
 NOT_IN_SOFTMAX = ("num_layers", "hidden_dim", "dropout", "input_dropout")
 # What tables and reports read; of a run without a test, not all are there.
@@ -48,6 +51,35 @@ ABOUT = {
     "train_videos": int,
     "test_videos": int,
     "groups": dict,
+}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(one) is int and one > 0 for one in value)
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+# What else others read of run.json where it is there: whether it is such, and what it should be.
+MORE_ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{key: (lambda value: isinstance(value, dict), "an object") for key in ("identity", "versions", "features_made_by")},
+    **{
+        key: (lambda value: value is None or isinstance(value, str), "a text or null")
+        for key in ("data_fingerprint", "feature_fingerprint")
+    },
+    "processes": (lambda value: type(value) is int and value > 0, "a number of processes"),
+    "classes": (_is_texts, "a list of names"),
+    "map": (_is_map, "rows, columns and channels"),
+    "started": (_is_moment, "a date and time"),
 }
 # The settings whose values ``identity`` lists without a name, in its order.
 LISTED = {
@@ -102,6 +134,12 @@ def named(found: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[part] = values
     return flat
+
+
+def row_of(settings: Mapping[str, Any]) -> str:
+    """The row of Table 1 that a run's settings, as ``named`` returns them, make, such as ``soft_attention_1``."""
+    name = settings["model.name"]
+    return f"{name}_{settings[PENALTY]:g}" if PENALTY in settings else name
 
 
 def run_folders(root: Path) -> list[RunFolder]:
@@ -200,6 +238,9 @@ class RunFolder:
         texts = [*found.get("notes", []), *found.get("groups", {}).values()]
         if not all(isinstance(text, str) for text in texts):
             raise DataError(f"{path}: notes and groups must be texts; {AGAIN}")
+        for key, (is_such, words) in MORE_ABOUT.items():
+            if key in found and not is_such(found[key]):
+                raise DataError(f"{path}: {key} is {str(found[key])[:SHOWN]!r}, expected {words}; {AGAIN}")
         return found
 
     def _json(self, name: str) -> dict[str, Any] | None:
@@ -276,6 +317,11 @@ class RunFolder:
             seen[video] = line
         if sound and not rows:
             raise DataError(f"{path}: holds no video; {AGAIN}")
+        about = self.about() if sound else {}
+        if about and len(rows) != about["test_videos"]:
+            raise DataError(f"{path}: holds {len(rows)} videos, run.json says {about['test_videos']}; {AGAIN}")
+        if list(names) != about.get("classes", list(names)):
+            raise DataError(f"{path}, line 1: other classes than run.json's; {AGAIN}")
         videos, hots, scores, predicted = (tuple(column) for column in zip(*rows.values(), strict=True)) if rows else ((),) * 4
         shape = len(rows), len(names)
         target = np.asarray(hots, dtype=bool).reshape(shape)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datamodules.features import write_atomically
 from reproduce.settings import SettingsError
 from reproduce.sweep_file import Sweep, quantile
 
@@ -34,6 +35,15 @@ class Proposal:
     point: dict[str, Any]
     trial: Any = field(repr=False)
     epochs: int = 0
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut a journal back to its last whole line: the end of the one that a full disk or a power cut left is no use."""
+    if journal.is_file():
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            write_atomically(journal, content[:whole])
 
 
 class Search:
@@ -64,16 +74,21 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         journal.parent.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        _drop_torn_line(journal)
         self._states = optuna.trial.TrialState
         self.sweep, self.listed = sweep, listed
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name=sweep.name,
-            direction="maximize" if sweep.maximize else "minimize",
-            load_if_exists=True,
-        )
-        earlier = self.study.get_trials(deepcopy=False)
+        try:
+            self.study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(journal))),
+                study_name=sweep.name,
+                direction="maximize" if sweep.maximize else "minimize",
+                load_if_exists=True,
+            )
+            earlier = self.study.get_trials(deepcopy=False)
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(
+                f"{journal.resolve()}: damaged ({error}); remove it, and the sweep begins anew with the runs that are finished"
+            ) from error
         # Another seed than the process before, which would be followed step by step otherwise.
         self.study.sampler = optuna.samplers.TPESampler(seed=seed + len(earlier), constant_liar=True)
         if sweep.hyperband is not None:

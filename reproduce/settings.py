@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.folds import parse_fold
 from reproduce.presets import COLUMNS, PRESETS, RELEASED_MINIATURE, ROWS
+from reproduce.ranges import RANGES
 
 DATA_NAMES = ("ucf11", "hmdb51", "hollywood2", "videofolder")
 
@@ -227,25 +228,6 @@ CHOICES = {
     "protocol": ("retrain", "holdout"),
     "row": (*ROWS, None),
 }
-# key -> (lowest, highest) value that makes sense
-RANGES: dict[str, tuple[float, float]] = {
-    "data.stride": (1, 10_000),
-    "data.batch_size": (1, 1_000_000),
-    "backbone.size": (16, 4096),
-    "model.num_layers": (1, 100),
-    "model.hidden_dim": (1, 1_000_000),
-    "model.attention_layers": (0, 100),
-    "model.last_n": (1, 30),
-    "model.dropout": (0, 0.999),
-    "objective.attention_penalty": (0, float("inf")),
-    "objective.weight_decay": (0, float("inf")),
-    "optim.lr": (0, float("inf")),
-    "trainer.devices": (1, 100_000),
-    "trainer.num_nodes": (1, 100_000),
-    "trainer.max_epochs": (1, 1_000_000),
-    "data.fps": (1e-3, 30),
-    "seed": (0, 2**31),
-}
 
 
 def resolve(cls: type[S], overrides: list[str]) -> S:
@@ -265,17 +247,22 @@ def resolve(cls: type[S], overrides: list[str]) -> S:
     OmegaConf.set_struct(config, True)
     for key, value in given.items():
         _set(config, key, value)
-    settings: Any = OmegaConf.to_object(config)
+    try:
+        settings: Any = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise SettingsError(f"a value refers to another one, or is missing: {str(error).splitlines()[0]}") from error
     if issubclass(cls, Settings):
         validate(settings)
     return settings
 
 
 def _presets(value: Any) -> list[str]:
-    presets = [value] if isinstance(value, str) else list(value or ["paper"])
+    presets = (value or ["paper"]) if isinstance(value, list) or value is None else [value]
     for preset in presets:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise SettingsError(f"preset={preset}: {_not_among(str(preset), list(PRESETS))}")
+    if {"paper", "released"} <= set(presets):
+        raise SettingsError("preset: paper and released are two models; choose one of them")
     return presets
 
 
@@ -311,7 +298,7 @@ def _parse(word: str, cls: type) -> tuple[str, Any]:
     known = {entry.key: entry for entry in entries(cls)}
     if key not in known:
         raise SettingsError(f"{key}: there is no such setting; {_not_among(key, list(known))}")
-    if text in ("None", "none"):
+    if text in ("None", "none") and known[key].default != text:
         raise SettingsError(f"{word}: write {key}=null for no value")
     if known[key].type in ("str", "Optional[str]"):
         return key, None if text == "null" else text
@@ -352,7 +339,7 @@ def validate(settings: Settings) -> None:
             raise SettingsError(f"{key}={value}: {_not_among(str(value), [str(c) for c in choices if c is not None])}")
     for key, (low, high) in RANGES.items():
         value = get(settings, key)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             bounds = f"at least {low}" if high >= 10_000 else f"from {low} to {high}"
             raise SettingsError(f"{key}={value}: must be {bounds}")
     if settings.data.name == "videofolder" and not settings.data.folder:
@@ -362,8 +349,21 @@ def validate(settings: Settings) -> None:
             parse_fold(settings.data.fold)
         except ValueError as error:
             raise SettingsError(str(error)) from None
-    if settings.trainer.threads is not None and settings.trainer.threads < 1:
-        raise SettingsError(f"trainer.threads={settings.trainer.threads}: must be at least 1")
+    for key in ("count", "workers"):  # of tables and sweeps
+        value = getattr(settings, key, None)
+        if value is not None and value < 1:
+            raise SettingsError(f"{key}={value}: must be at least 1")
+    folder = settings.data.folder
+    if folder and (folder.startswith(("~", "/")) or os.path.isabs(folder) or ".." in folder.replace(os.sep, "/").split("/")):
+        raise SettingsError(
+            f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
+        )
+
+
+def unavailable(settings: Settings, error: Exception) -> str:
+    """In words, that Lightning does not find the devices that are asked for."""
+    trainer = settings.trainer
+    return f"trainer.accelerator={trainer.accelerator}, trainer.devices={trainer.devices}: {str(error).splitlines()[0]}"
 
 
 def get(settings: Any, key: str) -> Any:

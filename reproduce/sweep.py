@@ -207,14 +207,16 @@ def _run(
         if search is None or sweep.hyperband is None or point.proposal is None:
             return False
         epochs = History(point.folder.history).epochs()
-        return search.should_stop(point.proposal, [epoch[sweep.metric] for epoch in epochs if sweep.metric in epoch])
+        names = (sweep.metric, sweep.metric.replace("accuracy", "mAP"))  # the second of data with several labels a video
+        scores = [next(epoch[name] for name in names if name in epoch) for epoch in epochs if set(names) & set(epoch)]
+        return search.should_stop(point.proposal, scores)
 
     def tell(point: Point) -> None:
-        if search is None or point.proposal is None:
-            return
         score = point.score(sweep.metric)[1]
         if score is None and (metrics := point.folder.metrics()) is not None:
             raise SettingsError(f"metric: a run has no {sweep.metric}; it has {', '.join(metrics)}")
+        if search is None or point.proposal is None:
+            return
         search.tell(point.proposal, score, point.stopped)
 
     def ended(job: Job) -> None:

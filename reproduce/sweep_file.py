@@ -127,7 +127,7 @@ def _sweep(path: Path, content: Any) -> Sweep:
         metric["goal"] == "maximize",
         content["parameters"],
         tuple(str(word) for word in command if not str(word).startswith("${")),
-        content.get("run_cap"),
+        _run_cap(content.get("run_cap")),
         _hyperband(content.get("early_terminate")),
     )
 
@@ -145,6 +145,7 @@ def _check_parameter(name: str, spec: Any, method: str) -> None:
     for value in [*spec.get("values", ()), *(spec[key] for key in ("value", "min", "max", "mu", "sigma", "q") if key in spec)]:
         if isinstance(value, str) and _is_number(value):
             raise SettingsError(f"parameters: {name}: {value} is a string to YAML; write {float(value)!r} with a point")
+    _check_probabilities(name, spec)
     if "value" in spec or "values" in spec:
         return
     for key in ("min", "max", "mu", "sigma", "q"):
@@ -159,8 +160,41 @@ def _check_parameter(name: str, spec: Any, method: str) -> None:
         )
     if base in BOUNDED and not ("min" in spec and "max" in spec and spec["min"] <= spec["max"]):
         raise SettingsError(f"parameters: {name}: give min and max, or values")
+    _check_numbers(name, spec, base)
     if method == "grid" and distribution != "int_uniform":
         raise SettingsError(f"parameters: {name}: a grid needs values, or whole numbers as min and max")
+
+
+def _run_cap(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise SettingsError(f"run_cap: {value!r} is no whole number from 1")
+    return value
+
+
+def _check_numbers(name: str, spec: dict[str, Any], base: str) -> None:
+    """Refuse numbers that a distribution cannot have."""
+    given = [spec[key] for key in ("min", "max", "mu", "sigma", "q") if key in spec]
+    checks = {
+        "q must be above 0": spec.get("q", 1) > 0,
+        "sigma must be at least 0": spec.get("sigma", 1) >= 0,
+        "min must be above 0": not base.endswith("log_uniform_values") or spec["min"] > 0,
+        "min and max are exponents, up to 700": base not in ("log_uniform", "inv_log_uniform")
+        or max(abs(spec["min"]), abs(spec["max"])) <= 700,
+        "min and max must be whole numbers": base != "int_uniform" or {type(spec["min"]), type(spec["max"])} == {int},
+        "its numbers must be finite": all(map(math.isfinite, given)),
+    }
+    for says, holds in checks.items():
+        if not holds:
+            raise SettingsError(f"parameters: {name}: {says}")
+
+
+def _check_probabilities(name: str, spec: dict[str, Any]) -> None:
+    shares = spec.get("probabilities")
+    if shares is None:
+        return
+    numbers = isinstance(shares, list) and all(type(share) in (int, float) and share >= 0 for share in shares)
+    if not numbers or len(shares) != len(spec.get("values", ())) or abs(sum(shares) - 1) > 1e-6:
+        raise SettingsError(f"parameters: {name}: probabilities must be as many numbers as values, with the sum 1")
 
 
 def _is_number(text: str) -> bool:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+from datamodules.videos import DataError
 from reproduce import paper
 from reproduce.cells import Column, Table, cells_of
 from reproduce.grid import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
-from reproduce.inputs import has_split
+from reproduce.inputs import fail, has_split
 from reproduce.presets import ROWS
 from reproduce.settings import DATA_NAMES, Settings, SettingsError, command_line
 from reproduce.tables import write_table
@@ -66,8 +67,11 @@ def main(argv: list[str] | None = None) -> Table:
     points, failures = finish_grid(
         settings, columns, settings.rows, settings.seeds, settings.workers, "table1.py", settings.source
     )
-    table = make_table(settings.datasets, settings.rows, points)
-    write_table(table, Path(settings.paths.results))
+    try:
+        table = make_table(settings.datasets, settings.rows, points)
+    except DataError as error:
+        raise fail(error) from error
+    write_table(table, Path(settings.paths.results).expanduser())
     exit_if_failed(failures)
     return table
 
@@ -90,7 +94,7 @@ def make_table(datasets: list[str], rows: list[str], points: list[Point]) -> Tab
 def _words_of(data: str, words: list[str], datasets: list[str]) -> list[str]:
     """A column's words: a split goes to the data sets that have one of that name, and must have one to go to."""
     split = next((word.partition("=")[2] for word in words if word.startswith("data.split=")), None)
-    if split is None or has_split(data, split):
+    if split in (None, "null") or has_split(data, split):
         return [*words, f"data.name={data}"]
     if not any(has_split(other, split) for other in datasets):
         raise SettingsError(f"data.split={split}: none of {', '.join(datasets)} has a split of that name")

@@ -19,9 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
+from datamodules.videos import DataError
 from reproduce import paper
 from reproduce.cells import Cell, Column, Table, cells_of
 from reproduce.grid import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
+from reproduce.inputs import fail
 from reproduce.presets import COLUMNS, ROWS
 from reproduce.settings import Settings, SettingsError, command_line
 from reproduce.tables import write_table
@@ -79,8 +81,11 @@ def main(argv: list[str] | None = None) -> Table:
     points, failures = finish_grid(
         settings, columns, settings.rows, settings.seeds, settings.workers, "table2.py", settings.source
     )
-    table = make_table(settings.rows, points)
-    write_table(table, Path(settings.paths.results))
+    try:
+        table = make_table(settings.rows, points)
+    except DataError as error:
+        raise fail(error) from error
+    write_table(table, Path(settings.paths.results).expanduser())
     exit_if_failed(failures)
     return table
 

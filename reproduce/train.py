@@ -17,7 +17,7 @@ from reproduce import focus, tracking
 from reproduce.inputs import fail, feature_spec, read_annotation
 from reproduce.launch import leaving_on_sigterm
 from reproduce.runs import RunFolder, run_folder
-from reproduce.settings import Settings, SettingsError, command_line
+from reproduce.settings import Settings, SettingsError, command_line, unavailable
 
 
 def main(argv: list[str] | None = None) -> RunFolder:
@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> RunFolder:
         raise fail(error) from error
     if metrics is None:
         tracking.configure()
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
         from lightning_modules.backbone import BackboneError
         from reproduce.training import run
 
@@ -39,6 +41,8 @@ def main(argv: list[str] | None = None) -> RunFolder:
                 metrics = run(settings, annotation, folder)
         except (DataError, SettingsError, BackboneError, FloatingPointError) as error:
             raise fail(error) from error
+        except MisconfigurationException as error:
+            raise fail(SettingsError(unavailable(settings, error))) from error
         except OSError as error:
             what = f"cannot write the run to {folder.path.resolve()} ({error}); make room or set paths.runs, and run it again"
             raise fail(DataError(what)) from error

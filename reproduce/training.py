@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.base import VideoDataModule
-from datamodules.videos import Annotation
+from datamodules.videos import Annotation, DataError
 from lightning_modules.recognizer import Recognizer
 from reproduce import tracking
 from reproduce.building import build_data, build_recognizer, fold_of
@@ -230,6 +230,8 @@ def fit_stage(
     epochs = 0
     if last.is_file():
         state = read_checkpoint(last)
+        if not {"epoch", "callbacks"} <= state.keys():
+            raise DataError(f"{last}: no checkpoint to go on from; remove it, and this stage begins anew")
         epochs = int(state["epoch"]) + 1
         clock.carry(state["callbacks"].get(EpochRecorder.__name__, {}).get("seconds", 0.0))
     done = history.resume(stage, epochs)

@@ -5,10 +5,11 @@
     python reproduce/verify.py results paths.data=/data          # compare with the data sets' own test lists too
 
 Accuracies and average precisions are computed anew from each run's predictions.csv, by code of their own, and compared
-with metrics.json, with the table's CSV and with what Markdown, LaTeX and HTML show; intervals and p values are computed
-again; quoted numbers are compared with the paper's, and the notes on attention with each run's attention.csv. table1.json,
-written with the table, names the runs. Votes over blocks are not verified: they stand in no table, and predictions.csv does
-not hold them.
+with metrics.json, with the table's CSV and with the numbers that Markdown, LaTeX and HTML show; intervals and p values are
+computed again; quoted numbers are compared with the paper's, and the notes on attention with each run's attention.csv.
+table1.json, written with the table, names the runs; each must be of the row and the seed that it stands for. Votes over
+blocks are not verified: they stand in no table, and predictions.csv does not hold them; nor are labels, headings and the
+other notes.
 
 Exit status: 0 if every number is verified, 1 if one differs, 3 if none differs but some could not be verified.
 """
@@ -25,10 +26,11 @@ from typing import Any, Optional
 from datamodules.videos import Annotation, DataError
 from reproduce import focus
 from reproduce.inputs import READERS, fail
+from reproduce.paper import DATA_NAMES
 from reproduce.printed import Line, compare_formats, read_csv, read_record
 from reproduce.recount import Check, check_run
 from reproduce.redo import COLUMN_OF_BASELINE, Redone, redo
-from reproduce.runs import RunFolder, named
+from reproduce.runs import RunFolder, named, row_of
 from reproduce.settings import command_line
 
 TABLES = ("table1", "table2")
@@ -75,6 +77,8 @@ class Row:
 def main(argv: list[str] | None = None) -> dict[str, list[Row]]:
     """Verify the tables; returns their rows by table."""
     words = sys.argv[1:] if argv is None else argv
+    if sum("=" not in word and not word.startswith("-") for word in words) > 1:
+        raise fail(DataError(f"one results folder at a time, not {' '.join(words)}"))
     named_words = [word if "=" in word or word.startswith("-") else f"paths.results={word}" for word in words]
     settings = command_line(VerifySettings, __doc__ or "", [word for word in named_words if word != "paths.results=help"])
     results = Path(settings.paths.results).expanduser()
@@ -87,11 +91,11 @@ def main(argv: list[str] | None = None) -> dict[str, list[Row]]:
                 "<folder>, or make a table: python reproduce/table1.py preset=miniature"
             )
         for name in there:
-            rows, whole, notes = verify(results / name, settings.paths)
-            _show(results / f"{name}.csv", rows, whole, notes)
+            rows, whole, unknown, notes = verify(results / name, settings.paths)
+            _show(results / f"{name}.csv", rows, whole, unknown, notes)
             found[name] = rows
-            if whole:
-                found[name].append(Row(Line(0, {}), DIFFERS, whole))
+            of_files = {DIFFERS: whole, UNVERIFIED: unknown}
+            found[name] += [Row(Line(0, {}), status, said) for status, said in of_files.items() if said]
     except DataError as error:
         raise fail(error) from None
     statuses = {row.status for rows in found.values() for row in rows}
@@ -101,7 +105,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[Row]]:
     return found
 
 
-def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], int]:
+def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], list[str], int]:
     """Verify one table.
 
     Args:
@@ -109,7 +113,8 @@ def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], int]:
         paths: where runs and data lie.
 
     Returns:
-        The CSV's lines, what differs in a file as a whole, and how many notes on attention are verified.
+        The CSV's lines, what differs in a file as a whole, which columns' notes on attention could not be verified, and how
+        many are.
 
     Raises:
         DataError: the CSV or the record of the runs cannot be read.
@@ -120,30 +125,39 @@ def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], int]:
         key: {(run["seed"], position): check_run(look(run), run, official) for position, run in enumerate(runs)}
         for key, runs in record.items()
     }
+    for key, runs in checks.items():
+        _compare_cell(key, runs)
     for data in {data for data, _ in checks}:
         _compare_data({row: runs for (column, row), runs in checks.items() if column == data})
     quoting = stem.name == "table2"
     formats, whole = compare_formats(stem, lines, quoting)
     number = Counter(line.key for line in lines)
     wrong = [key for key in dict.fromkeys([*checks, *number]) if number[key] != 1]
-    problems, notes = _attention(stem.with_suffix(".md"), checks)
+    problems, unknown, notes = _attention(stem.with_suffix(".md"), checks)
     whole += problems
     whole += [f"{stem.with_suffix('.csv')}: has {number[key]} lines of {key[1]} on {key[0]} instead of one" for key in wrong]
-    return [_row(line, lines, checks, formats.get(line.key, []), stem, quoting) for line in lines], whole, notes
+    rows = [_row(line, lines, checks, formats.get(line.key, []), stem, quoting) for line in lines]
+    return rows, whole, unknown, notes
 
 
 Checks = Mapping[tuple[str, str], Mapping[tuple[int, int], Check]]
 
 
-def _attention(path: Path, checks: Checks) -> tuple[list[str], int]:
-    """What the notes under a table do not say of the attention though the runs' videos do, and how many do.
+def _attention(path: Path, checks: Checks) -> tuple[list[str], list[str], int]:
+    """What the notes under a table do not say of the attention though the runs' videos do, what is not known, and how many do.
 
-    A column of which a run's videos are not there is passed over; that is said of the run.
+    A column of which a run's videos are not there is passed over.
     """
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if focus.PREFIX in line]
     except (OSError, ValueError):
-        return [], 0  # said of its rows
+        return [], [], 0  # said of its rows
+    lacking = [
+        f"{path}: the note on attention on {data}: {check.folder.attended} is missing or cannot be read"
+        for (data, _), runs in checks.items()
+        for check in runs.values()
+        if check.found is not None and check.attention is None and not check.differs
+    ]
     told, expected, unknown = [_numbers(line) for line in lines], {}, not checks
     for data in dict.fromkeys(data for data, _ in checks):
         rows = {row: [check.attention for check in runs.values()] for (column, row), runs in checks.items() if column == data}
@@ -160,7 +174,7 @@ def _attention(path: Path, checks: Checks) -> tuple[list[str], int]:
     problems = [f"no note in its place says of the attention on {data}: {said}" for data, said in wrong.items()]
     if not unknown and len(told) != len(expected):
         problems.append(f"{len(told)} notes on attention, where {len(expected)} columns have some")
-    return [f"{path}: {problem}" for problem in problems], len(expected) - len(wrong)
+    return [f"{path}: {problem}" for problem in problems], lacking, len(expected) - len(wrong)
 
 
 def _numbers(note: str) -> str:
@@ -223,6 +237,33 @@ def _lists(data: str | None) -> Callable[[dict[str, Any]], Annotation | None]:
     return official
 
 
+def _compare_cell(key: tuple[str, str], runs: Mapping[tuple[int, int], Check]) -> None:
+    """Note runs that are not of the row, the data set or the seed that the table's record says, or stand there twice."""
+    data, row = key[0].partition("_")[0], key[1]
+    counted: set[Path] = set()
+    for (seed, _), check in runs.items():
+        if check.found is None:
+            continue
+        where = check.folder.path / "run.json"
+        try:
+            own = named(check.about["identity"])
+            said = {"seed": own["seed"], "row": row_of(own)}
+        except (KeyError, ValueError, TypeError, AttributeError):
+            check.missing.append(f"{where}: its identity does not say which row and seed it is")
+            continue
+        wanted = {"seed": seed, "row": row}
+        if data in DATA_NAMES:
+            said["data"], wanted["data"] = check.about["data"], data
+        check.differs += [
+            f"{where}: {name} is {said[name]!r}, the table's record has it at {wanted[name]!r}"
+            for name in wanted
+            if said[name] != wanted[name]
+        ]
+        if check.folder.path in counted:
+            check.differs.append(f"{check.folder.path}: stands twice in the table's record")
+        counted.add(check.folder.path)
+
+
 def _compare_data(rows: Mapping[str, Mapping[tuple[int, int], Check]]) -> None:
     """Note runs of a column that were made on other videos, or from other features, than most of its split."""
     checks = [check for runs in rows.values() for check in runs.values() if check.found is not None]
@@ -241,7 +282,7 @@ def _compare_data(rows: Mapping[str, Mapping[tuple[int, int], Check]]) -> None:
                         check.notes.append(said)
 
 
-def _show(path: Path, rows: list[Row], whole: list[str], notes_verified: int) -> None:
+def _show(path: Path, rows: list[Row], whole: list[str], unknown: list[str], notes_verified: int) -> None:
     """Print a table's rows, aligned, each with what is to be said of it."""
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{counts[status]} {status}" for status in (VERIFIED, DIFFERS, UNVERIFIED, EMPTY) if counts[status])
@@ -254,6 +295,8 @@ def _show(path: Path, rows: list[Row], whole: list[str], notes_verified: int) ->
             print(f"      {detail}")
     for problem in whole:
         print(f"  {DIFFERS}: {problem}")
+    for reason in unknown:
+        print(f"  {UNVERIFIED}: {reason}")
     notes: dict[str, dict[str, None]] = {}
     for note, run in (said for row in rows for said in row.notes):
         notes.setdefault(note, {})[run] = None

@@ -12,6 +12,7 @@ with attention ``attention_i`` (n, rows, columns) float16. Labels and scores are
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -113,7 +114,7 @@ def read_watched(folder: RunFolder) -> list[Watched]:
         with np.load(path, allow_pickle=False) as arrays:
             while f"video_{len(found)}" in arrays:
                 found.append(_read(arrays, len(found)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged ({error}); remove the run's folder to run it again") from error
     return found
 
@@ -121,6 +122,10 @@ def read_watched(folder: RunFolder) -> list[Watched]:
 def _read(arrays: Mapping[str, np.ndarray], number: int) -> Watched:
     video, sheet, length, frames, probabilities = (arrays[f"{name}_{number}"] for name in NEEDED)
     attention = arrays.get(f"attention_{number}")
+    if (frames.ndim, probabilities.ndim, 3 if attention is None else attention.ndim) != (1, 2, 3) or not len(frames):
+        raise ValueError(f"{video}: no frames, or maps and probabilities of another shape")
+    if not np.isfinite(probabilities).all() or (attention is not None and not (attention.max(axis=(1, 2)) > 0).all()):
+        raise ValueError(f"{video}: maps or probabilities that are none")
     if {len(frames), len(probabilities), len(frames if attention is None else attention)} != {len(frames)}:
         raise ValueError(f"{video}: not as many maps and probabilities as frames")
     return Watched(str(video), str(sheet), int(length), frames, attention, probabilities)

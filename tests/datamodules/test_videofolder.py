@@ -1,6 +1,7 @@
 """Folders of anybody's videos, with and without a list."""
 
 import csv
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -156,6 +157,18 @@ def test_a_seed_beside_a_split_column_is_refused(scanned):
     write_csv(scanned, ("path", "class", "split"), ("run/0.mp4", "run", "train"), ("run/1.mp4", "run", "test"))
     with pytest.raises(DataError, match="own split column"):
         videofolder.read(scanned, "seed-1")
+
+
+def test_one_class_is_none(scanned):
+    shutil.rmtree(scanned / "walk")
+    with pytest.raises(DataError, match="has one class only, 'run'; recognition needs two"):
+        videofolder.read(scanned)
+
+
+def test_a_list_that_is_a_link_to_nothing_is_not_passed_over(scanned):
+    (scanned / "videos.csv").symlink_to("gone.csv")
+    with pytest.raises(DataError, match=r"videos\.csv: cannot be read"):
+        videofolder.read(scanned)
 
 
 def test_a_byte_order_mark_does_no_harm(scanned):

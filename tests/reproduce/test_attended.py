@@ -172,8 +172,9 @@ def test_a_run_without_the_file_is_said_to_be_unverified_in_this(made):
     _, folder, verified = made
     folder.attended.unlink()
     status, text = verified()
-    assert status == 0 and "6 verified; notes on attention: 1 verified" in text
+    assert status == 3 and "6 verified; notes on attention: 1 verified" in text
     assert f"what it measured of its attention is not verified, attention.csv is missing: ucf11/{folder.path.name}" in text
+    assert f"not verified: {made[0] / 'table1.md'}: the note on attention on ucf11: {folder.attended} is missing" in text
 
 
 def test_notes_that_changed_places_are_named(made):

@@ -154,7 +154,11 @@ def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     stamp = (trained / table).stat().st_mtime_ns
     figures.main([*words, "figure=correction"])
     assert not computed and (trained / table).stat().st_mtime_ns == stamp  # what is done is not done again
+    words[words.index("limit=20")] = "limit=1"
+    figures.main([*words, "figure=correction"])
+    assert len(computed) == 2 and read_outcomes(trained / table)[:2] == outcomes, "outcomes of another limit stay"
+    assert [one.limit for one in read_outcomes(trained / table)] == [20, 20, 1, 1]
     with (trained / table).open("a") as file:
         file.write("clip,a,b\n")
-    with pytest.raises(DataError, match="line 4: damaged"):
+    with pytest.raises(DataError, match="line 6: damaged"):
         read_outcomes(trained / table)

@@ -154,6 +154,23 @@ def test_what_is_finished_is_not_made_again(run, predicted, clips, capsys):
     assert sorted(path.name for path in folder.iterdir()) == sorted((*FILES, SUMMARY))
 
 
+def test_results_of_another_video_are_not_replaced_and_overlays_are_no_videos(viewer, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        draw(tmp_path / name / "a.mp4")
+    (tmp_path / "one/b.mp4").symlink_to("b.mp4")
+    out = tmp_path / "out/a"
+    summary = predict_video(viewer, tmp_path / "one/a.mp4", out, LOOK)
+    with pytest.raises(DataError, match=r"holds the results of another video, .*one/a\.mp4; give another output=<folder>"):
+        predict_video(viewer, tmp_path / "two/a.mp4", out, LOOK)
+    assert read_summary(out) == summary
+    predict_video(viewer, tmp_path / "two/a.mp4", out, LOOK, overwrite=True)
+    assert read_summary(out) != summary
+    assert predict.videos_in(tmp_path, tmp_path / "elsewhere") == [tmp_path / "one/a.mp4", tmp_path / "two/a.mp4"]
+    with pytest.raises(DataError, match="no such file or folder"):
+        predict.videos_in(tmp_path / "one/b.mp4", out)
+
+
 @pytest.mark.skipif(executable() is None, reason="no Chromium here")
 def test_a_browser_plays_it(predicted, tmp_path):
     _, folder, _, _ = predicted

@@ -12,6 +12,7 @@ from browser import Browser, executable
 from conftest import script
 from runfolders import annotation, write_run
 
+from datamodules.videos import DataError
 from reproduce import charts, collect
 from reproduce.page import embedded, missing, table, tag
 from reproduce.report import main
@@ -137,6 +138,50 @@ def test_other_versions_and_untested_runs_are_named_and_left_out(tmp_path):
     assert len(found.runs) == 1
     assert [str(old) in line or str(fold) in line for line in problems] == [True, True]
     assert "earlier version" in "".join(problems) and "no test figures" in "".join(problems)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"identity": []}, "identity is '[]', expected an object"),
+        ({"versions": ["torch"]}, "versions is"),
+        ({"processes": "two"}, "processes is 'two', expected a number of processes"),
+        ({"started": "yesterday"}, "started is 'yesterday', expected a date and time"),
+        ({"map": [7, 7]}, "map is '[7, 7]', expected rows, columns and channels"),
+        ({"classes": [1, 2]}, "classes is '[1, 2]', expected a list of names"),
+        ({"data_fingerprint": [1]}, "data_fingerprint is '[1]', expected a text or null"),
+    ],
+)
+def test_a_run_json_that_is_damaged_is_named(tmp_path, change, says):
+    path = write_run(tmp_path, annotation("ucf11", ["a", "b"], 4), ["data.name=ucf11", "row=avg_pool_lstm"], 2, 3)
+    folder = RunFolder(path)
+    (path / "run.json").write_text(json.dumps(folder.about() | change))
+    with pytest.raises(DataError) as error:
+        collect.read(tmp_path)
+    assert f"{path / 'run.json'}: {says}" in str(error.value) and "remove the run's folder" in str(error.value)
+
+
+def test_a_copy_of_a_run_is_no_further_seed_and_a_data_set_without_runs_is_named(tmp_path):
+    path = write_run(tmp_path, annotation("ucf11", ["a", "b"], 4), ["data.name=ucf11", "row=avg_pool_lstm"], 2, 3)
+    shutil.copytree(path, path.with_name("backup of it"))
+    (found,), problems = collect.read(tmp_path)
+    assert [run.folder.path for run in found.runs] == [path]
+    assert problems == [f"{path.with_name('backup of it')}: the same configuration and seed as {path.name}; left out"]
+    with pytest.raises(DataError, match="datasets: no run of hmbd51 below .*; there: ucf11"):
+        collect.read(tmp_path, ["ucf11", "hmbd51"])
+
+
+def test_predictions_that_were_cut_short_or_are_of_other_classes_are_refused(tmp_path):
+    path = write_run(tmp_path, annotation("ucf11", ["a", "b"], 4), ["data.name=ucf11", "row=avg_pool_lstm"], 2, 3)
+    lines = (path / "predictions.csv").read_text().splitlines(keepends=True)
+    (path / "predictions.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match=rf"holds {len(lines) - 2} videos, run.json says {len(lines) - 1}"):
+        RunFolder(path).predictions()
+    assert len(RunFolder(path).predictions(sound=False).videos) == len(lines) - 2
+    (path / "predictions.csv").write_text("".join(lines))
+    (path / "run.json").write_text(json.dumps(RunFolder(path).about() | {"classes": ["a", "c"]}))
+    with pytest.raises(DataError, match=r"line 1: other classes than run\.json's"):
+        RunFolder(path).predictions()
 
 
 # What is written

@@ -60,6 +60,22 @@ def test_a_killed_search_repeats_what_was_running_and_nothing_else(tmp_path):
     assert search.ask() is None and len(search.ended()) == 5
 
 
+def test_a_torn_last_line_is_dropped_and_a_damaged_journal_is_named(tmp_path):
+    """As a full disk or a power cut leaves it."""
+    search = search_of(tmp_path, 3)
+    proposal = search.ask()
+    assert proposal is not None
+    search.tell(proposal, 1.0, False)
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 5, "wor')
+    again = search_of(tmp_path, 3)
+    assert [values for values, _ in again.ended()] == [proposal.point] and journal.read_bytes().startswith(whole)
+    journal.write_bytes(b"no journal\n")
+    with pytest.raises(SettingsError, match=r"study\.journal: damaged .*remove it"):
+        search_of(tmp_path, 3)
+
+
 def test_a_larger_count_goes_on(tmp_path):
     search = search_of(tmp_path, 1)
     search.tell(search.ask(), 0.5, False)

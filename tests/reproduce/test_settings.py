@@ -1,6 +1,7 @@
 import pytest
 
 from reproduce.inputs import feature_folder
+from reproduce.prepare import PrepareSettings
 from reproduce.presets import PRESETS
 from reproduce.settings import Settings, SettingsError, entries, get, help_text, resolve
 from reproduce.table1 import TableSettings
@@ -50,6 +51,23 @@ def test_presets_compose_and_the_command_line_has_the_last_word():
         ("seed", "key=value"),
         ("seed=null", "must have a value"),
         ("seed=one", "number"),
+        ("preset=[released,paper]", "two models; choose one"),
+        ("preset=5", "preset=5"),
+        ("preset=[[paper]]", "preset="),
+        ("data.folder=/videos", "a folder below paths.data"),
+        ("data.folder=~/videos", "a folder below paths.data"),
+        ("data.folder=a/../../b", "a folder below paths.data"),
+        ("data.ram_budget=nan", "data.ram_budget=nan: must be"),
+        ("data.ram_budget=.inf", "data.ram_budget=inf: must be"),
+        ("data.gpu_budget=-1", "data.gpu_budget=-1.0: must be"),
+        ("optim.beta1=2", "must be from 0"),
+        ("optim.eps=-1", "must be from"),
+        ("backbone.workers=-1", "must be from 0"),
+        ("backbone.batch_size=0", "must be at least 1"),
+        ("backbone.seed=99999999999999999999", "backbone.seed"),
+        ("trainer.threads=0", "must be at least 1"),
+        ("logging.group=${x}", "refers to another one"),
+        ("paths.data=???", "is missing"),
         ("optim.lr=fast", "number"),
         ("trainer.devices=2.5", "trainer.devices"),
         ("data.fps=60", "must be"),
@@ -66,6 +84,16 @@ def test_presets_compose_and_the_command_line_has_the_last_word():
 def test_what_is_wrong_is_refused_with_what_to_write(word, says):
     with pytest.raises(SettingsError, match=says):
         resolve(Settings, [word])
+
+
+@pytest.mark.parametrize("word", ["workers=0", "workers=-5"])
+def test_no_table_is_made_by_nobody(word):
+    with pytest.raises(SettingsError, match=f"{word}: must be at least 1"):
+        resolve(TableSettings, [word])
+
+
+def test_a_default_named_none_may_be_written():
+    assert resolve(PrepareSettings, ["delete=none"]).delete == "none"
 
 
 def test_a_row_and_a_contradiction_of_it_are_refused():

@@ -145,6 +145,22 @@ def test_the_median_of_every_distribution(spec, middle):
         ({"early_terminate": {"type": "median"}}, "must be hyperband"),
         ({"early_terminate": {"type": "hyperband"}}, "min_iter"),
         ({"prameters": {}}, "prameters: not known"),
+        ({"run_cap": "5"}, "run_cap: '5' is no whole number"),
+        ({"run_cap": -2}, "run_cap: -2 is no whole number"),
+        *(
+            ({"method": "random", "parameters": {"optim.lr": spec}}, says)
+            for spec, says in (
+                ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}, "q must be above 0"),
+                ({"distribution": "log_uniform_values", "min": 0, "max": 1}, "min must be above 0"),
+                ({"distribution": "log_uniform", "min": 0, "max": 1000}, "up to 700"),
+                ({"distribution": "normal", "sigma": -1}, "sigma must be at least 0"),
+                ({"distribution": "uniform", "min": 0, "max": float("inf")}, "must be finite"),
+                ({"values": [1, 2], "probabilities": "x"}, "as many numbers as values"),
+                ({"values": [1, 2], "probabilities": [0.5]}, "as many numbers as values"),
+                ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "with the sum 1"),
+            )
+        ),
+        ({"parameters": {"seed": {"distribution": "int_uniform", "min": 1.5, "max": 3}}}, "whole numbers"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, changes, says):

@@ -94,6 +94,31 @@ def status_of(text: str, data: str, row: str) -> str:
     return next(word for word in (verify.VERIFIED, verify.DIFFERS, verify.UNVERIFIED) if line.endswith(f"  {word}"))
 
 
+def test_a_run_stands_in_its_own_row_with_its_own_seed_and_once(made, capsys):
+    path = made.results / "table1.json"
+    record = json.loads(path.read_text())
+    cells = {(cell["data"], cell["row"]): cell for cell in record["cells"]}
+    one, two = cells["ucf11", "avg_pool_lstm"], cells["ucf11", "soft_attention_0"]
+    one["runs"], two["runs"] = two["runs"], one["runs"]
+    path.write_text(json.dumps(record))
+    status, text = made.verify(capsys)
+    assert status == 1 and status_of(text, "ucf11", "avg_pool_lstm") == verify.DIFFERS
+    assert "row is 'soft_attention_0', the table's record has it at 'avg_pool_lstm'" in text
+    one["runs"], two["runs"] = two["runs"], one["runs"]
+    one["runs"][1] = one["runs"][0] | {"seed": 2}
+    path.write_text(json.dumps(record))
+    status, text = made.verify(capsys)
+    assert status == 1 and "seed is 1, the table's record has it at 2" in text and "stands twice in the table's record" in text
+    one["runs"], cells["hollywood2", "avg_pool_lstm"]["runs"] = cells["hollywood2", "avg_pool_lstm"]["runs"], one["runs"]
+    path.write_text(json.dumps(record))
+    assert "data is 'hollywood2', the table's record has it at 'ucf11'" in made.verify(capsys)[1]
+
+
+def test_one_folder_at_a_time(made, capsys):
+    status, text = made.verify(capsys, "elsewhere")
+    assert status == 1 and "one results folder at a time" in text
+
+
 # Arithmetic
 
 
