@@ -311,11 +311,12 @@ def _without_copies(runs: dict[str, list[Run]]) -> list[str]:
     problems = []
     for data, group in runs.items():
         kept: dict[str, Run] = {}
-        for run in sorted(group, key=lambda run: not run.folder.path.name.startswith(f"{run.settings['model.name']}")):
-            first = kept.setdefault(repr(sorted(run.settings.items())) + str(run.about.get("data_fingerprint")), run)
+        for run in sorted(group, key=lambda run: not run.folder.path.name.startswith(run.settings["model.name"])):
+            first = kept.setdefault(repr(sorted(run.settings.items())), run)  # the videos' fingerprint is among them
             if first is not run:
                 problems.append(f"{run.folder.path}: the same configuration and seed as {first.folder.path.name}; left out")
-        runs[data] = [run for run in group if run in kept.values()]
+        there = {id(run) for run in kept.values()}
+        runs[data] = [run for run in group if id(run) in there]
     return problems
 
 

@@ -92,10 +92,10 @@ def finish_grid(
     """
     try:
         if source is not None:
-            _check_writable(Path(settings.paths.results).expanduser())
+            _check_writable(Path(settings.paths.results))
             return _stored(settings, columns, rows, seeds, source), []
         resolved = {column: resolve(Settings, words) for column, words in columns.items()}
-        _check_writable(Path(settings.paths.results).expanduser())
+        _check_writable(Path(settings.paths.results))
         _read_all(resolved, script)  # before any work, so that nothing is found missing hours later
         failed = [column for column, of_column in resolved.items() if _prepare(column, of_column, columns[column]) != 0]
         if failed:
@@ -151,6 +151,7 @@ def exit_if_failed(failures: Sequence[Job]) -> None:
 
 
 def _check_writable(folder: Path) -> None:
+    folder = folder.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

@@ -42,11 +42,10 @@ class Redone:
         redone.compare(line, "paper", printed(line, quoting), HALF_STEP)
         if line.values["mean"]:
             return redone
-        for name in ("std", "low", "high", "difference", *COMPARED):
+        for name in ("std", "low", "high", "difference"):
             redone.compare(line, name, None, 0.0)
         redone.compare(line, "seeds", 0.0, 0.0)
-        for name in ("test", "significant"):
-            redone.compare_word(line, name, "")
+        redone.not_compared(line)
         origin = "quoted" if quoting and line.values["paper"] else ""
         redone.compare_word(line, "origin", origin)
         for citation in (one.citation for one in paper.table2() if origin and one.key == line.key[1]):
@@ -59,6 +58,13 @@ class Redone:
         rows = [*paper.ROW_NAMES, *(one.key for one in paper.table2() if quoting)]
         if line.key[1] not in rows:
             self.problems.append(f"row is {line.key[1]!r}, which is none of the table's; make the table again")
+
+    def not_compared(self, line: Line) -> None:
+        """That the line says nothing of a difference from the average-pooled row."""
+        for name in COMPARED:
+            self.compare(line, name, None, 0.0)
+        for name in ("test", "significant"):
+            self.compare_word(line, name, "")
 
     def compare(self, line: Line, name: str, value: float | None, slack: float) -> None:
         """One number of the line with what it should be."""
@@ -141,10 +147,7 @@ def _redo_test(
     mine, other = ([check.found for check in checks if check.found is not None] for checks in (ours, theirs))
     comparable = line.key[1] != COLUMN_OF_BASELINE and bool(seeds) and same_videos(mine, other)
     if not comparable:
-        for name in COMPARED:
-            redone.compare(line, name, None, 0.0)
-        for name in ("test", "significant"):
-            redone.compare_word(line, name, "")
+        redone.not_compared(line)
         return
     differences = resample(mine, multi_label, groups) - resample(other, multi_label, groups)
     low, high = interval(differences, least=-1.0)

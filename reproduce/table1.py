@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> Table:
         table = make_table(settings.datasets, settings.rows, points)
     except DataError as error:
         raise fail(error) from error
-    write_table(table, Path(settings.paths.results).expanduser())
+    write_table(table, Path(settings.paths.results))
     exit_if_failed(failures)
     return table
 

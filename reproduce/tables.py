@@ -340,7 +340,7 @@ def made_from(table: Table, folder: Path) -> str:
 def write_table(table: Table, folder: Path) -> None:
     """Print a table and write it to ``table1.md``, ``.csv``, ``.tex``, ``.html``, and what it was made from to ``.json``."""
     print("\n" + to_text(table, terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR")), flush=True)
-    stem = table.name.lower().replace(" ", "")
+    folder, stem = folder.expanduser(), table.name.lower().replace(" ", "")
     try:
         for suffix, write in FORMATS.items():
             write_atomically(folder / f"{stem}.{suffix}", write(table))

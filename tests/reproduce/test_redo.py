@@ -333,8 +333,8 @@ def test_a_line_without_a_number_may_not_say_where_one_is_from():
 
 @pytest.mark.parametrize("quoting", [False, True])
 def test_a_line_without_runs_may_not_claim_what_only_runs_give(quoting):
-    numbers = dict.fromkeys(("std", "low", "high", "difference", *COMPARED), "0.1")
-    claims = numbers | {"seeds": "3", "test": "McNemar", "significant": "False"}
+    numbers = dict.fromkeys(("std", "low", "high", "difference"), "0.1") | {"seeds": "3"} | dict.fromkeys(COMPARED, "0.1")
+    claims = numbers | {"test": "McNemar", "significant": "False"}
     asked = line("hmdb51_mean", "VideoDarwin", **DARWIN, **claims) if quoting else line(paper="41.3100", **claims)
     expected = [f"{name} is {said}, {'0' if name == 'seeds' else 'nothing'} expected" for name, said in claims.items()]
     assert Redone.quoted(asked, quoting) == Redone(expected, [])
