@@ -5,13 +5,19 @@ the checkpoint of the last whole epoch is on disk already, and the same command 
 the same order of blocks and the same dropout masks, so that the result is the same to the bit. Extraction stops after the
 packet at hand; videos that were finished stay. An epoch takes about a minute on a GPU, hours only on a small CPU; a
 checkpoint within it would have to hold the half-done metrics of every process.
+
+However the first process of a run ends, those that Lightning started for it have ended before: their GPUs are free for the
+next command.
 """
 
 from __future__ import annotations
 
+import atexit
 import re
 import signal
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +31,22 @@ from reproduce.launch import leave
 
 AGREE_EVERY = 8  # batches between two questions to the other processes; a question makes a GPU wait for the CPU
 LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue|sendbytes", re.IGNORECASE)
+PATIENCE = 10.0  # seconds in which processes that have nothing more to do may end
+_started: list[subprocess.Popen] = []  # by Lightning, for this process's first Trainer; later Trainers work with them too
+
+
+@atexit.register  # before Lightning's own, and so called after: NCCL's connections end together
+def _end_started() -> None:
+    """Wait for the processes that Lightning started; kill those that wait for this one in vain."""
+    processes = list(_started)
+    _started.clear()  # Lightning's observer holds this list, and would kill this process for one of them that it finds dead
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 class LostProcess(DataError):
@@ -40,27 +62,30 @@ class Preemption(Callback):
 
     def __init__(self) -> None:
         self.told = False
-        self._trainer: Trainer | None = None
 
     def leave_if_told(self) -> None:
         """End the process if SIGTERM came."""
         if self.told:
             leave()
 
-    def _listen(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Remember the processes that this Trainer has started, if it was the first."""
+        global _started
+        _started = getattr(trainer.strategy.launcher, "procs", None) or _started
+
+    def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # Lightning puts the earlier handler back at its end
             signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, *_: Any) -> None:
-        launcher = None if self._trainer is None else self._trainer.strategy.launcher
-        if not self.told and launcher is not None:
-            launcher.kill(signal.SIGTERM)  # the processes that Lightning started; others hear of it from who started them
+        if not self.told:
+            for process in _started:  # others hear of it from who started them
+                process.send_signal(signal.SIGTERM)
         self.told = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen."""
-        self._listen(trainer)
+        self._listen()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch before has been saved."""
@@ -81,7 +106,7 @@ class Preemption(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen."""
-        self._listen(trainer)
+        self._listen()
 
     def on_test_batch_end(self, *_: Any) -> None:
         """Stop; a test is done as a whole or not at all."""
@@ -89,7 +114,7 @@ class Preemption(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen."""
-        self._listen(trainer)
+        self._listen()
 
     def on_predict_batch_end(self, *_: Any) -> None:
         """Stop; the videos that are finished stay."""

@@ -50,6 +50,13 @@ def commands(group: int) -> dict[int, list[str]]:
     return {pid: line for pid, (_, of, line) in processes().items() if of == group}
 
 
+def wait_until_gone(group: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while commands(group):
+        assert time.monotonic() < deadline, f"still there: {commands(group)}"
+        time.sleep(0.1)
+
+
 def children(process: subprocess.Popen, word: str) -> list[int]:
     """Processes below a script's that were started with a word, whatever their group: torchrun gives each one of its own."""
     there, below = processes(), {process.pid}
@@ -124,10 +131,7 @@ def test_the_runs_of_a_table_end_with_it(clips, here, number):
     assert len(children(process, "train.py")) >= 1
     process.send_signal(number)
     assert process.wait(PATIENCE) == (128 + number if number == signal.SIGTERM else -number)
-    deadline = time.monotonic() + PATIENCE
-    while commands(process.pid):
-        assert time.monotonic() < deadline, f"still there: {commands(process.pid)}"
-        time.sleep(0.1)
+    wait_until_gone(process.pid)
     if number == signal.SIGTERM:
         assert "the same command goes on with them" in (here / "output.txt").read_text()
     logs = "".join(path.read_text() for path in here.glob("runs/logs/*.txt"))
@@ -154,14 +158,20 @@ def test_a_worker_process_that_a_script_cannot_end_is_killed(tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_sigterm_ends_two_processes_together(clips, here):
+@pytest.mark.parametrize("to", ["all", "the first"])
+def test_sigterm_ends_two_processes_together(clips, here, to):
+    """Sent to all of them, at different moments of their work, as SLURM does, or to the one that the user started."""
     arguments = words(clips, "row=soft_attention_1", "trainer.devices=2", *LONG, "data.batch_size=2")
     process = start("train.py", *arguments, cwd=here)
     wait_for(lambda: epochs_in(here) == 1, process, here / "output.txt")
-    os.killpg(process.pid, signal.SIGTERM)  # to all of them, at different moments of their work, as SLURM does
+    ranks = children(process, "train.py")
+    assert ranks
+    (os.killpg if to == "all" else os.kill)(process.pid, signal.SIGTERM)
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert not set(ranks) & set(processes())
     output = (here / "output.txt").read_text()
-    assert "Traceback" not in output and "error" not in output and not commands(process.pid)
+    assert "Traceback" not in output and "error" not in output
+    wait_until_gone(process.pid)
     script("train.py", *arguments, cwd=here)
     undisturbed = here / "undisturbed"
     undisturbed.mkdir()
@@ -170,6 +180,27 @@ def test_sigterm_ends_two_processes_together(clips, here):
     for name in ("predictions.csv", "history.csv"):
         (one,), (two,) = here.glob(f"runs/clips/*/{name}"), undisturbed.glob(f"runs/clips/*/{name}")
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_the_end_waits_for_processes_with_something_to_do_and_kills_those_that_wait_in_vain(tmp_path):
+    """As at the end of a script whose first process has left, in the list that Lightning's observer looks at."""
+    code = f"""
+import subprocess, sys
+from reproduce import preemption
+preemption.PATIENCE = 5.0
+ready = "print(flush=True)"
+work = f"import time, pathlib; {{ready}}; time.sleep(0.5); pathlib.Path({str(tmp_path / "done")!r}).touch()"
+deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {{ready}}; signal.pause()"
+for command in (work, deaf):
+    preemption._started.append(subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE))
+    preemption._started[-1].stdout.readline()
+print(*(process.pid for process in preemption._started), flush=True)
+raise SystemExit(143)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 143 and not done.stderr
+    assert (tmp_path / "done").is_file()
+    assert not {int(word) for word in done.stdout.split()} & set(processes())
 
 
 @pytest.mark.slow
