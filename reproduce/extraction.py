@@ -224,6 +224,7 @@ def quiet_lightning() -> None:
         ".*`IterableDataset` has `__len__` defined.*",  # each rank's own length, which is right
         ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # where the time is measured
         ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run resumes
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # figures of all ranks, equal on each
         ".*number of training batches .* is smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)

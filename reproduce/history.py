@@ -59,7 +59,15 @@ class History:
         return rows
 
     def best(self, stage: str, goal: str) -> dict[str, Any]:
-        """The epoch with the highest figure, the earliest of equals."""
+        """The epoch with the highest figure, the earliest of equals.
+
+        Raises:
+            DataError: an epoch has no such figure.
+        """
+        for row in self.rows(stage):
+            if goal not in row:
+                again = f"remove {self.path.parent.resolve()} to run it again"
+                raise DataError(f"{self.path.resolve()}: epoch {row['epoch']} of {stage} has no {goal}; {again}")
         return max(self.rows(stage), key=lambda row: (row[goal], -row["epoch"]))
 
     def add(self, row: dict[str, Any], write: bool = True) -> None:
@@ -86,6 +94,8 @@ def _parsed(row: dict[str | None, Any]) -> dict[str, Any]:
     found = {str(key): _number(value) for key, value in row.items() if value != ""}
     if not isinstance(found.get("stage"), str) or not isinstance(found.get("epoch"), int):
         raise ValueError("no stage, or no number of an epoch")
+    if "train/loss" not in found:
+        raise ValueError("no train/loss")
     words = [key for key, value in found.items() if key != "stage" and isinstance(value, str)]
     words += [key for key, value in found.items() if isinstance(value, float) and not math.isfinite(value)]
     if words:

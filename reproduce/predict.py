@@ -127,9 +127,13 @@ def videos_in(video: Path, output: Path) -> list[Path]:
             raise DataError(f"video={video}: there is no such file or folder (looked at {os.path.realpath(video)})")
         return [video]
     suffixes, own = (*SUFFIXES, *MORE_SUFFIXES), Path(os.path.realpath(output))
+    try:
+        below = sorted(video.rglob("*"))
+    except OSError as error:  # it changes meanwhile, or a disk fails
+        raise DataError(f"video={video}: the folder cannot be read ({error}); name the file itself, or try again") from error
     found = [
         path
-        for path in sorted(video.rglob("*"))
+        for path in below
         if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(video).parts)
         and own not in Path(os.path.realpath(path)).parents  # also of a link that leads to itself

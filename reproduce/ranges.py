@@ -1,6 +1,10 @@
-"""Which numbers a setting may have."""
+"""Which numbers a setting may have, and which folders its words may mean."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
 
 RANGES: dict[str, tuple[float, float]] = {
     "data.stride": (1, 10_000),
@@ -30,3 +34,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "trainer.threads": (1, 100_000),
 }
 """Key -> the lowest and the highest value that make sense; null is a value too where a setting may be null."""
+
+
+def unusable(values: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first value that is out of range or begins with the home of nobody.
+
+    Args:
+        values: of all keys that a script has.
+    """
+    for key, (low, high) in RANGES.items():
+        if values.get(key) is not None and not low <= values[key] <= high:
+            bounds = f"at least {low}" if high >= 10_000 else f"from {low} to {high}"
+            return f"{key}={values[key]}: must be {bounds}"
+    for key, value in values.items():
+        if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:
+            return f"{key}={value}: nobody here has that home folder; write the path out"
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,7 @@ def check_run(folder: RunFolder, record: Mapping[str, Any], official: Callable[[
         official: from ``run.json``, the data set as it lies on disk; None where it is not to be looked at.
     """
     check = Check(folder)
-    if not folder.path.is_dir():
+    if not os.path.isdir(folder.path):  # also of a name that no disk takes
         check.missing.append(f"the run folder {folder.path} is missing")
         return check
     try:

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.folds import parse_fold
 from reproduce.presets import COLUMNS, PRESETS, RELEASED_MINIATURE, ROWS
-from reproduce.ranges import RANGES
+from reproduce.ranges import unusable
 
 DATA_NAMES = ("ucf11", "hmdb51", "hollywood2", "videofolder")
 
@@ -251,8 +251,7 @@ def resolve(cls: type[S], overrides: list[str]) -> S:
         settings: Any = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise SettingsError(f"a value refers to another one, or is missing: {str(error).splitlines()[0]}") from error
-    if issubclass(cls, Settings):
-        validate(settings)
+    validate(settings)
     return settings
 
 
@@ -327,21 +326,20 @@ def _set(config: Any, key: str, value: Any) -> None:
         raise SettingsError(f"{key}={value}: {str(error).splitlines()[0]}") from error
 
 
-def validate(settings: Settings) -> None:
-    """Check every choice and range.
+def validate(settings: Any) -> None:
+    """Check every range, and of a `Settings` every choice.
 
     Raises:
         SettingsError: the first that is off.
     """
+    if reason := unusable({entry.key: get(settings, entry.key) for entry in entries(type(settings))}):
+        raise SettingsError(reason)
+    if not isinstance(settings, Settings):
+        return
     for key, choices in CHOICES.items():
         value = get(settings, key)
         if value not in choices:
             raise SettingsError(f"{key}={value}: {_not_among(str(value), [str(c) for c in choices if c is not None])}")
-    for key, (low, high) in RANGES.items():
-        value = get(settings, key)
-        if value is not None and not low <= value <= high:
-            bounds = f"at least {low}" if high >= 10_000 else f"from {low} to {high}"
-            raise SettingsError(f"{key}={value}: must be {bounds}")
     if settings.data.name == "videofolder" and not settings.data.folder:
         raise SettingsError("data.name=videofolder: say which folder below paths.data, as data.folder=<name>")
     if settings.data.fold is not None:

@@ -68,6 +68,7 @@ def test_presets_compose_and_the_command_line_has_the_last_word():
         ("trainer.threads=0", "must be at least 1"),
         ("logging.group=${x}", "refers to another one"),
         ("paths.data=???", "is missing"),
+        ("paths.results=~nobody-of-that-name/results", "paths.results=~nobody.*home folder"),
         ("optim.lr=fast", "number"),
         ("trainer.devices=2.5", "trainer.devices"),
         ("data.fps=60", "must be"),

@@ -43,6 +43,7 @@ def test_stages_do_not_disturb_each_other(tmp_path):
         ("epoch,train/loss\n0,1.5\n", "line 2: damaged (no stage"),
         ("stage,epoch,train/loss\nholdout,0,low\n", "line 2: damaged (train/loss is 'low'"),
         ('stage,epoch,train/loss\nholdout,0,"1.5\n', "damaged"),
+        ("stage,epoch,val/accuracy\nholdout,0,0.5\n", "line 2: damaged (no train/loss)"),
         ("\x00\x01\x02", None),
     ],
 )
@@ -61,6 +62,13 @@ def test_a_history_that_lacks_epochs_of_the_checkpoint_is_refused(tmp_path):
     history = epochs(tmp_path / "history.csv")
     with pytest.raises(DataError, match=r"\[0, 1, 2, 3\] of holdout, its checkpoint 5"):
         history.resume("holdout", 5)
+
+
+def test_an_epoch_without_the_figure_that_chooses_is_refused_by_name(tmp_path):
+    history = epochs(tmp_path / "history.csv")
+    assert history.best("holdout", "val/accuracy")["epoch"] == 1  # the earliest of equals
+    with pytest.raises(DataError, match="epoch 0 of holdout has no val/mAP"):
+        history.best("holdout", "val/mAP")
 
 
 def test_seconds_count_all_calls_and_none_twice():

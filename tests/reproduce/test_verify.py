@@ -287,6 +287,14 @@ def test_a_missing_run_leaves_its_row_unverified_and_its_columns_tests_too(made,
     assert "table1.csv: 4 verified, 4 not verified" in text
 
 
+def test_a_run_folder_of_a_name_that_no_disk_takes_is_missing(made, capsys):
+    replace(
+        made.results / "table1.json", r'"folder": "[^"]*/avg_pool_lstm-', '"folder": "runs/' + "a" * 5000 + "/avg_pool_lstm-"
+    )
+    status, text = made.verify(capsys)
+    assert status == 3 and "a" * 5000 in text and "is missing" in text
+
+
 @pytest.mark.parametrize("name", ["predictions.csv", "metrics.json", "run.json"])
 def test_a_missing_file_leaves_its_row_unverified(made, capsys, name):
     (made.run("soft_attention_0") / name).unlink()
