@@ -83,12 +83,14 @@ class FeatureStore:
         return self.manifest.get("notes", [])
 
     def _load(self) -> None:
-        path = self.path / MANIFEST
+        journals, path = list(self.path.glob("journal-*.jsonl")), self.path / MANIFEST  # what is merged after this is missed
         if path.is_file():
             self.manifest = read_manifest(path)
-        for journal in self.path.glob("journal-*.jsonl"):
+        for journal in journals:
             try:
                 lines = journal.read_bytes().split(b"\n")
+            except FileNotFoundError:
+                return self._load()
             except OSError as error:
                 raise FeatureStoreError(f"{journal}: not readable ({error.strerror}). Remove it and run prepare.py") from error
             for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import active_children
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.blocks import deal
 from datamodules.decoding import VideoError, VideoInfo, probe, read_chunks
+
+DYING = 5.0  # seconds that a killed process may take from its closed connections to its end
 
 
 class Segment(NamedTuple):
@@ -146,7 +149,17 @@ class FrameDataModule(LightningDataModule):
         )
 
     def on_exception(self, exception: BaseException) -> None:
-        """Look which decoding processes died; the error may be that of a connection to one of them."""
-        if self.stream is not None and self.num_workers:
+        """Look which decoding processes died; the error may be that of a connection to one of them.
+
+        A process that dies closes its connections first: where one broke, wait until one is gone.
+        """
+        if self.stream is None or not self.num_workers:
+            return
+        broken = isinstance(exception, (ConnectionError, EOFError, FileNotFoundError))
+        deadline = time.monotonic() + (DYING if broken else 0.0)
+        while True:
             alive = {process.pid for process in active_children()}
             self.lost = [self.paths[video] for pid, video in self.stream.at.tolist() if video >= 0 and pid not in alive]
+            if self.lost or time.monotonic() >= deadline:
+                return
+            time.sleep(0.02)

@@ -13,9 +13,11 @@ next command.
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,14 +34,38 @@ from reproduce.launch import leave
 AGREE_EVERY = 8  # batches between two questions to the other processes; a question makes a GPU wait for the CPU
 LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue|sendbytes", re.IGNORECASE)
 PATIENCE = 10.0  # seconds in which processes that have nothing more to do may end
+POLL = 1.0  # seconds
 _started: list[subprocess.Popen] = []  # by Lightning, for this process's first Trainer; later Trainers work with them too
+
+
+def _take_over(processes: list[subprocess.Popen]) -> None:
+    """Watch over the processes that Lightning started in the place of its own observer, which an empty list ends.
+
+    That one kills this process with SIGKILL when it finds one of them dead, be it in the middle of the sentence that says so.
+    """
+    _started.extend(processes)
+    processes.clear()
+    threading.Thread(target=_watch, daemon=True, name="watch-over-ranks").start()
+
+
+def _watch() -> None:
+    """End this process if another one is lost and the communication with it, which should have failed, does not end."""
+    while _started:
+        if any(process.poll() for process in _started):  # neither alive nor ended with 0
+            time.sleep(PATIENCE)
+            if _started:
+                print(f"error: {_lost(1 + len(_started), 'it ended with an error')}", file=sys.stderr, flush=True)
+                for process in _started:
+                    process.kill()
+                os._exit(1)
+        time.sleep(POLL)
 
 
 @atexit.register  # before Lightning's own, and so called after: NCCL's connections end together
 def _end_started() -> None:
     """Wait for the processes that Lightning started; kill those that wait for this one in vain."""
     processes = list(_started)
-    _started.clear()  # Lightning's observer holds this list, and would kill this process for one of them that it finds dead
+    _started.clear()
     deadline = time.monotonic() + PATIENCE
     for process in processes:
         try:
@@ -69,9 +95,9 @@ class Preemption(Callback):
             leave()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember the processes that this Trainer has started, if it was the first."""
-        global _started
-        _started = getattr(trainer.strategy.launcher, "procs", None) or _started
+        """Take over the processes that this Trainer has started, if it was the first."""
+        if processes := getattr(trainer.strategy.launcher, "procs", None):
+            _take_over(processes)
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # Lightning puts the earlier handler back at its end
@@ -149,8 +175,12 @@ def explained(processes: int) -> Iterator[None]:
         if processes == 1 or not lost:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LostProcess(
-            f"another of the {processes} processes of this run is gone, and this one cannot go on without it ({reason}). Its "
-            "own output says why; a process that the system killed says nothing. Finished videos and epochs are kept: run "
-            "the same command again"
-        ) from error
+        raise LostProcess(_lost(processes, reason)) from error
+
+
+def _lost(processes: int, reason: str) -> str:
+    return (
+        f"another of the {processes} processes of this run is gone, and this one cannot go on without it ({reason}). Its own "
+        "output says why; a process that the system killed says nothing. Finished videos and epochs are kept: run the same "
+        "command again"
+    )

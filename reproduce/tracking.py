@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
 REACH_SECONDS = 5.0  # how long a server may take to accept a connection before a run goes on offline
-INIT_SECONDS = 9.0  # and to answer the client after that
+INIT_SECONDS = 9.0  # and to answer the client after that, unless WANDB_INIT_TIMEOUT says otherwise
 FINISH_SECONDS = 300  # how long the end of a run may upload; the rest stays in its folder for `wandb sync`
 CALL_SECONDS = 60.0  # until a call of its public interface counts as refused
 SOURCE = "wandb:"
@@ -42,6 +42,14 @@ RUN_METRICS = re.compile(r"[^/]+/[^/]+-[0-9a-f]{12}/metrics\.json")
 def server() -> str:
     """Address of the W&B server."""
     return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
+def init_seconds() -> float:
+    """How long the client waits for the server: W&B's own ``WANDB_INIT_TIMEOUT``, or `INIT_SECONDS`."""
+    try:
+        return float(os.environ.get("WANDB_INIT_TIMEOUT", ""))
+    except ValueError:
+        return INIT_SECONDS
 
 
 def has_login() -> bool:
@@ -124,7 +132,7 @@ def _open(settings: Settings, folder: RunFolder) -> wandb.Run | None:
         "group": settings.logging.group or f"{settings.data.name}/{folder.path.name.rsplit('-', 1)[0]}",
         "tags": [settings.data.name, settings.model.name, *settings.preset, *settings.logging.tags],
         "config": {**asdict(settings), "run_folder": folder.name},
-        "settings": wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=INIT_SECONDS),
+        "settings": wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=init_seconds()),
     }
     if not in_sweep():  # an agent dictates these
         if not folder.wandb_id.is_file():
@@ -223,7 +231,7 @@ def fetch(settings: Settings, folder: RunFolder) -> dict[str, Any] | None:
     import wandb
 
     def work() -> list[Any]:
-        api = wandb.Api(timeout=round(INIT_SECONDS))
+        api = wandb.Api(timeout=round(init_seconds()))
         project = f"{os.environ.get('WANDB_ENTITY') or api.default_entity}/{os.environ['WANDB_PROJECT']}"
         return list(api.runs(project, filters={"config.run_folder": folder.name, "state": "finished"}))
 
@@ -258,7 +266,7 @@ def download(source: str, cache: Path) -> list[RunFolder]:
     import wandb
 
     def work() -> list[Any]:
-        api = wandb.Api(timeout=round(INIT_SECONDS))
+        api = wandb.Api(timeout=round(init_seconds()))
         filters: dict[str, Any] = {"state": "finished"}
         if len(parts) == 3:
             filters["sweep"] = api.sweep("/".join(parts)).id
@@ -337,7 +345,7 @@ def default_entity() -> str:
     """User or team that the login's runs go to by default."""
     import wandb
 
-    return str(answered(lambda: wandb.Api(timeout=round(INIT_SECONDS)).default_entity))
+    return str(answered(lambda: wandb.Api(timeout=round(init_seconds())).default_entity))
 
 
 def annotate(project: str, figures: Mapping[str, Mapping[str, float]]) -> int:
@@ -353,7 +361,7 @@ def annotate(project: str, figures: Mapping[str, Mapping[str, float]]) -> int:
     import wandb
 
     def work() -> int:
-        api, found = wandb.Api(timeout=round(INIT_SECONDS)), 0
+        api, found = wandb.Api(timeout=round(init_seconds())), 0
         for identifier, values in figures.items():
             try:
                 run = api.run(f"{project}/{identifier}")

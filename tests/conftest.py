@@ -86,9 +86,18 @@ def script(name: str, *words: str, cwd: Path, check: bool = True, **options) -> 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen, output: Path | None = None) -> None:
     """Wait until a condition holds of what a process does, which prints to ``output``."""
+
+    def met() -> object:
+        try:
+            return condition()
+        except FileNotFoundError:  # what it looks at comes and goes
+            return False
+
     deadline = time.monotonic() + PATIENCE
-    while not condition():
-        ended = process.poll() is not None
+    while True:
+        ended = process.poll() is not None  # before the look: what it did last counts
+        if met():
+            return
         if ended or time.monotonic() > deadline:
             printed = output.read_text()[-3000:] if output else ""
             raise AssertionError(f"{'ended before it was met' if ended else 'never came'}: {printed}")
@@ -137,7 +146,8 @@ def server(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     home = tmp_path / "home"
     home.mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    yield data, {**environment, "WANDB_BASE_URL": (data / "url").read_text().strip(), "WANDB_API_KEY": KEY, "HOME": str(home)}
+    environment |= {"WANDB_BASE_URL": (data / "url").read_text().strip(), "WANDB_API_KEY": KEY, "HOME": str(home)}
+    yield data, {**environment, "WANDB_INIT_TIMEOUT": str(PATIENCE)}
     process.terminate()
     process.wait()
 

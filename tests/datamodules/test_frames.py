@@ -1,6 +1,6 @@
 """The stream of frames for feature extraction: every frame of every video once, in order, whoever decodes it."""
 
-import contextlib
+import multiprocessing
 import os
 import signal
 import time
@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from conftest import PATIENCE
 
 from datamodules import frames as frames_module
 from datamodules.decoding import VideoError, read_chunks
@@ -113,12 +114,18 @@ def test_the_video_at_which_a_decoding_process_died_is_known(paths):
     assert data.stream is not None
     ((killed, _), (other, _)) = data.stream.at.tolist()
     assert killed != other and os.getpid() not in (killed, other)
-    os.kill(killed, signal.SIGKILL)
-    with pytest.raises((RuntimeError, OSError, EOFError)) as error:
-        list(packets)
-    with contextlib.suppress(RuntimeError):  # that the process died comes as an exception too, perhaps after the other
-        time.sleep(1)
-    data.on_exception(error.value)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises wherever this process is
+    try:
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises((RuntimeError, OSError, EOFError)) as error:
+            list(packets)
+        deadline = time.monotonic() + PATIENCE
+        while killed in {process.pid for process in multiprocessing.active_children()}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        data.on_exception(error.value)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
     assert data.lost == [paths[data.stream.at[0, 1]]], "the other one waits, or is done"
 
 

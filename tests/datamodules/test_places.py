@@ -309,7 +309,10 @@ def test_memory_does_not_grow_with_epochs(root, features, make):
     data = make(root, features)
     for epoch in range(5):  # what is loaded once, is
         order(data, epoch=epoch)
-    before = resident()
-    for epoch in range(5, 25):
-        order(data, epoch=epoch)
-    assert resident() - before < 4 * 2**20  # twenty epochs of blocks would be some 30 MiB
+    growth = []
+    for start in (5, 25, 45):  # what leaks does so in each; the system takes and gives some in one
+        before = resident()
+        for epoch in range(start, start + 20):
+            order(data, epoch=epoch)
+        growth.append(resident() - before)
+    assert min(growth) < 4 * 2**20  # twenty epochs of blocks would be some 30 MiB

@@ -47,6 +47,7 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **parameters) -> dict:
         """Call a method of the DevTools protocol; returns its result."""
@@ -81,8 +82,9 @@ class Browser:
         motion = {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"}
         self.call("Emulation.setEmulatedMedia", features=[scheme, motion])
         self.events.clear()
-        self.call("Page.navigate", url=address)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+        loader = self.call("Page.navigate", url=address)["loaderId"]
+        loaded = {"loaderId": loader, "name": "load"}  # of this page; the empty one's may come late
+        while not any(loaded.items() <= event.get("params", {}).items() for event in self.events):
             self.events.append(self._receive())
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 

@@ -280,7 +280,7 @@ def test_two_at_once_download_and_extract_once(host, tmp_path):
     archives = official("ucf11", UCF11_updated_mpg=url)
 
     def run() -> None:
-        acquire("ucf11", root, archives, Sources(patience=replace(CALM, timeout=1)))
+        acquire("ucf11", root, archives, Sources(patience=CALM))
         results.append(len(ucf11.read(root).videos))
 
     threads = [threading.Thread(target=run) for _ in range(4)]

@@ -40,7 +40,7 @@ def folder(trained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(clips, folder):
     """The run folders of all folds, killed in the second fold on the way, and of the second fold alone."""
-    words = [*TINY, f"paths.data={clips}", ROW]
+    words = [*TINY, "data.batch_size=1", f"paths.data={clips}", ROW]  # epochs of a second, to be killed within
     begun = []
 
     def in_second_fold() -> bool:

@@ -129,7 +129,7 @@ def test_the_real_client_enters_differences_and_a_refused_report_is_one_line(wr,
     result = script("dashboard.py", f"paths.runs={runs}", cwd=tmp_path, check=False, env=client)
     assert f"1 of 2 runs below {runs} have their difference in {AGAINST}" in result.stdout
     asked = [json.loads(line) for line in (data / "requests.jsonl").read_text().splitlines()]
-    (entered,) = [one for one in asked if one.get("op") == "UpsertBucket" and AGAINST in str(one.get("variables"))]
+    entered, *_ = [one for one in asked if one.get("op") == "UpsertBucket" and AGAINST in str(one.get("variables"))]
     assert json.loads(entered["variables"]["summaryMetrics"])[AGAINST] == differences(runs)["soft_attention_0-1"][AGAINST]
     assert [one["variables"]["entityName"] for one in asked if one.get("op") == "upsertView"] == ["stub"]
     assert result.returncode == 1, "the stand-in server knows no reports"
