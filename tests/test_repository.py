@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY
+from conftest import PATIENCE, REPOSITORY, TINY
 
 from reproduce.grid import sweep_values
 from reproduce.settings import Settings, entries, resolve
@@ -117,7 +117,7 @@ def first_points(clips, trained):
         point |= {name: value for name, value in INSTEAD.items() if name in point}
         commands[path.name] = [*TINY, f"paths.data={clips}", "trainer.max_epochs=1", *sweep.words, *words_of(point)]
     command = [sys.executable, "-c", RUN_EACH, json.dumps(commands)]
-    result = subprocess.run(command, cwd=trained, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=trained, capture_output=True, text=True, timeout=PATIENCE)
     ran = [line.split(" ", 2)[1:] for line in result.stdout.splitlines() if line.startswith("RAN ")]
     return {name: json.loads(metrics) for name, metrics in ran}, result.stderr
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,7 +153,7 @@ def test_a_killed_writer_leaves_no_final_file_and_the_video_can_be_written_again
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    run = subprocess.run([sys.executable, "-c", script, str(store.path)], env=environment, timeout=60)
+    run = subprocess.run([sys.executable, "-c", script, str(store.path)], env=environment, timeout=PATIENCE)
     assert run.returncode == -signal.SIGKILL
     again = FeatureStore(store.path)
     assert not again.file("cut.avi").exists() and not again.pooled_file("cut.avi").exists()

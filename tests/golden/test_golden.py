@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
+from conftest import PATIENCE, REPOSITORY
 from update import COLUMNS, GOLDEN, RUNS, made_on, read
 
 RELATIVE = 3e-5
@@ -40,7 +40,7 @@ def now(tmp_path_factory):
     """This checkout's figures, made by a process of its own: the trainings seed and thread as they like."""
     path = tmp_path_factory.mktemp("golden") / "now.csv"
     command = [sys.executable, str(REPOSITORY / "tests/golden/update.py"), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return read(path)
 

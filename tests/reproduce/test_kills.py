@@ -104,7 +104,6 @@ def kill_at(table: Table, phase: str, target: float, delay: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_a_table_killed_at_20_points_equals_the_undisturbed_one(tmp_path, capsys):
     whole, table = Table(tmp_path / "whole"), Table(tmp_path / "killed")
     begun = time.monotonic()

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from conftest import TINY, script, wait_for
+from conftest import PATIENCE, TINY, script, wait_for
 from finished import finished_run
 
 from reproduce import paper
@@ -136,7 +136,7 @@ def test_html_fits_a_phone_and_a_laptop(table, width, tmp_path):
     asked = "document.title = this.contentDocument.documentElement.scrollWidth"  # a window of the browser is never as narrow
     (tmp_path / "t.html").write_text(f'<iframe width="{width}" srcdoc="{page}" onload="{asked}"></iframe>')
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([*command, (tmp_path / "t.html").as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, (tmp_path / "t.html").as_uri()], capture_output=True, text=True, timeout=PATIENCE)
     found = re.search(r"<title>(\d+)</title>", done.stdout)
     assert found and int(found[1]) <= width
 
@@ -343,7 +343,7 @@ def test_the_miniature_table_of_one_data_set(tmp_path):
     """Drawn in the official layout, multi-label: one row of one column, as the README's command makes them, of fewer clips."""
     words = ["preset=miniature", "datasets=[hollywood2]", "rows=[soft_attention_0]", "backbone.size=64"]
     words += ["backbone.layer=features.3", "trainer.max_epochs=1", "model.hidden_dim=8"]
-    subprocess.run([sys.executable, SMALL_TABLE, *words], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, timeout=300)
+    subprocess.run([sys.executable, SMALL_TABLE, *words], cwd=tmp_path, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
     text = (tmp_path / "results/table1.md").read_text()
     assert "MINIATURE" in text and "Hollywood2 (mAP %)" in text and "43.91" in text
     (run,) = tmp_path.glob("runs/hollywood2/*")

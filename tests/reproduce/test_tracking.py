@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import KEY, TINY, finished_runs, script
+from conftest import KEY, PATIENCE, TINY, finished_runs, script
 
 from reproduce import tracking
 
@@ -114,9 +114,9 @@ def begin_and_end(folder, in_terminal=False, **variables):
     started = time.monotonic()
     if in_terminal:
         typescript = ["script", "-qec", shlex.join(command), "/dev/null"]
-        result = subprocess.run(typescript, cwd=folder, capture_output=True, text=True, timeout=120, env=environment)
+        result = subprocess.run(typescript, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     else:
-        options = {"capture_output": True, "text": True, "timeout": 120, "stdin": subprocess.DEVNULL}
+        options = {"capture_output": True, "text": True, "timeout": PATIENCE, "stdin": subprocess.DEVNULL}
         result = subprocess.run(command, cwd=folder, env=environment, **options)
     seconds = time.monotonic() - started
     assert result.returncode == 0 and "mode offline" in result.stdout, result.stdout + result.stderr

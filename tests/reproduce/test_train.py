@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY, SHARED, TINY, draw_clips, script, unmeasured, wait_for
+from conftest import PATIENCE, REPOSITORY, SHARED, TINY, draw_clips, script, unmeasured, wait_for
 
 from datamodules.features import FeatureStore
 
@@ -104,7 +104,7 @@ def test_two_processes_that_torchrun_starts_do_so_too(trained, clips, tmp_path):
     run = untested_copy(trained, tmp_path)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, str(REPOSITORY / "reproduce/train.py"), *words(clips, "row=soft_attention_1", "trainer.devices=2")]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE)
     assert (run / "predictions.csv").read_bytes() == (trained / "run" / "predictions.csv").read_bytes()
 
 
