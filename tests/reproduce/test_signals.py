@@ -187,20 +187,43 @@ def test_the_end_waits_for_processes_with_something_to_do_and_kills_those_that_w
     code = f"""
 import subprocess, sys
 from reproduce import preemption
-preemption.PATIENCE = 5.0
+preemption.PATIENCE, started = 5.0, []
 ready = "print(flush=True)"
 work = f"import time, pathlib; {{ready}}; time.sleep(0.5); pathlib.Path({str(tmp_path / "done")!r}).touch()"
 deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {{ready}}; signal.pause()"
 for command in (work, deaf):
-    preemption._started.append(subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE))
-    preemption._started[-1].stdout.readline()
-print(*(process.pid for process in preemption._started), flush=True)
+    started.append(subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE))
+    started[-1].stdout.readline()
+print(*(process.pid for process in started), flush=True)
+preemption._take_over(started)
+assert not started, "Lightning's observer has nothing more to look at"
 raise SystemExit(143)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 143 and not done.stderr
     assert (tmp_path / "done").is_file()
     assert not {int(word) for word in done.stdout.split()} & set(processes())
+
+
+def test_a_process_that_does_not_notice_that_another_one_is_lost_ends_in_words():
+    """As in a collective operation that waits for the lost one without end."""
+    code = """
+import subprocess, sys, time
+from reproduce import preemption
+preemption.PATIENCE = preemption.POLL = 0.1
+started = [subprocess.Popen([sys.executable, "-c", end]) for end in ("raise SystemExit(3)", "import time; time.sleep(10000)")]
+print(*(process.pid for process in started), flush=True)
+preemption._take_over(started)
+time.sleep(10000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: another of the 3 processes of this run is gone") and "same command" in done.stderr
+    left = {int(word) for word in done.stdout.split()}
+    deadline = time.monotonic() + PATIENCE
+    while left & set(processes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
