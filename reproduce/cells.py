@@ -217,7 +217,7 @@ class Table:
                 least = min(one.corrected for one in found.values())
                 notes.append(
                     f"{self.column_name(column)}: no difference from {BASELINE_NAME} is significant "
-                    f"(smallest corrected p {_p(least)})."
+                    f"(smallest corrected p {p_in_words(least)})."
                 )
             reasons: dict[str, list[str]] = {}
             for label, cell in cells.items():
@@ -245,10 +245,11 @@ class Table:
 
 def _in_words(one: Comparison) -> str:
     low, high = (signed(100 * end) for end in one.interval)
-    return f"{signed(100 * one.difference)} [{low}, {high}], corrected p {_p(one.corrected)}"
+    return f"{signed(100 * one.difference)} [{low}, {high}], corrected p {p_in_words(one.corrected)}"
 
 
-def _p(value: float) -> str:
+def p_in_words(value: float) -> str:
+    """``= 0.042``, or that it is small."""
     return f"= {value:.2g}" if value >= 0.001 else "< 0.001"
 
 

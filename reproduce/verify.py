@@ -6,10 +6,10 @@
 
 Accuracies and average precisions are computed anew from each run's predictions.csv, by code of their own, and compared
 with metrics.json, with the table's CSV and with the numbers that Markdown, LaTeX and HTML show; intervals and p values are
-computed again; quoted numbers are compared with the paper's, and the notes on attention with each run's attention.csv.
-table1.json, written with the table, names the runs; each must be of the row and the seed that it stands for. Votes over
-blocks are not verified: they stand in no table, and predictions.csv does not hold them; nor are labels, headings and the
-other notes.
+computed again; quoted numbers are compared with the paper's, and the notes on tests, on the sizes of data sets and on
+attention with the runs. table1.json, written with the table, names the runs; each must be of the row and the seed that it
+stands for. Votes over blocks are not verified: they stand in no table, and predictions.csv does not hold them; nor are
+labels, headings and notes without numbers.
 
 Exit status: 0 if every number is verified, 1 if one differs, 3 if none differs but some could not be verified.
 """
@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from datamodules.videos import Annotation, DataError
-from reproduce import focus
 from reproduce.inputs import READERS, fail
+from reproduce.noted import Checks, Noted, check_notes
 from reproduce.paper import DATA_NAMES
 from reproduce.printed import Line, compare_formats, read_csv, read_record
 from reproduce.recount import Check, check_run
@@ -91,10 +91,10 @@ def main(argv: list[str] | None = None) -> dict[str, list[Row]]:
                 "<folder>, or make a table: python reproduce/table1.py preset=miniature"
             )
         for name in there:
-            rows, whole, unknown, notes = verify(results / name, settings.paths)
-            _show(results / f"{name}.csv", rows, whole, unknown, notes)
+            rows, whole, noted = verify(results / name, settings.paths)
+            _show(results / f"{name}.csv", rows, whole, noted)
             found[name] = rows
-            of_files = {DIFFERS: whole, UNVERIFIED: unknown}
+            of_files = {DIFFERS: whole, UNVERIFIED: noted.missing}
             found[name] += [Row(Line(0, {}), status, said) for status, said in of_files.items() if said]
     except DataError as error:
         raise fail(error) from None
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[Row]]:
     return found
 
 
-def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], list[str], int]:
+def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], Noted]:
     """Verify one table.
 
     Args:
@@ -113,8 +113,7 @@ def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], list[s
         paths: where runs and data lie.
 
     Returns:
-        The CSV's lines, what differs in a file as a whole, which columns' notes on attention could not be verified, and how
-        many are.
+        The CSV's lines, what differs in a file as a whole, and what became of the notes.
 
     Raises:
         DataError: the CSV or the record of the runs cannot be read.
@@ -133,54 +132,11 @@ def verify(stem: Path, paths: VerifyPaths) -> tuple[list[Row], list[str], list[s
     formats, whole = compare_formats(stem, lines, quoting)
     number = Counter(line.key for line in lines)
     wrong = [key for key in dict.fromkeys([*checks, *number]) if number[key] != 1]
-    problems, unknown, notes = _attention(stem.with_suffix(".md"), checks)
-    whole += problems
+    noted = check_notes(stem.with_suffix(".md"), lines, checks)
+    whole += noted.problems
     whole += [f"{stem.with_suffix('.csv')}: has {number[key]} lines of {key[1]} on {key[0]} instead of one" for key in wrong]
     rows = [_row(line, lines, checks, formats.get(line.key, []), stem, quoting) for line in lines]
-    return rows, whole, unknown, notes
-
-
-Checks = Mapping[tuple[str, str], Mapping[tuple[int, int], Check]]
-
-
-def _attention(path: Path, checks: Checks) -> tuple[list[str], list[str], int]:
-    """What the notes under a table do not say of the attention though the runs' videos do, what is not known, and how many do.
-
-    A column of which a run's videos are not there is passed over.
-    """
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if focus.PREFIX in line]
-    except (OSError, ValueError):
-        return [], [], 0  # said of its rows
-    lacking = [
-        f"{path}: the note on attention on {data}: {check.folder.attended} is missing or cannot be read"
-        for (data, _), runs in checks.items()
-        for check in runs.values()
-        if check.found is not None and check.attention is None and not check.differs
-    ]
-    told, expected, unknown = [_numbers(line) for line in lines], {}, not checks
-    for data in dict.fromkeys(data for data, _ in checks):
-        rows = {row: [check.attention for check in runs.values()] for (column, row), runs in checks.items() if column == data}
-        if any(None in found for found in rows.values()):
-            unknown = True
-            continue
-        means = {row: focus.means(filter(None, found)) for row, found in rows.items() if any(found)}
-        if means:
-            expected[data] = _numbers(focus.note(data, means))
-    if unknown:
-        wrong = {data: said for data, said in expected.items() if said not in told}
-    else:
-        wrong = {data: said for number, (data, said) in enumerate(expected.items()) if told[number : number + 1] != [said]}
-    problems = [f"no note in its place says of the attention on {data}: {said}" for data, said in wrong.items()]
-    if not unknown and len(told) != len(expected):
-        problems.append(f"{len(told)} notes on attention, where {len(expected)} columns have some")
-    return [f"{path}: {problem}" for problem in problems], lacking, len(expected) - len(wrong)
-
-
-def _numbers(note: str) -> str:
-    """The numbers of a note on attention, without the rows' names."""
-    told = note.replace("\\", "").partition(focus.PREFIX)[2].partition("): ")[2].removesuffix(".")
-    return "; ".join(part.rpartition(": ")[2] for part in told.split("; "))
+    return rows, whole, noted
 
 
 def _row(line: Line, lines: list[Line], checks: Checks, formats: list[str], stem: Path, quoting: bool) -> Row:
@@ -282,11 +238,12 @@ def _compare_data(rows: Mapping[str, Mapping[tuple[int, int], Check]]) -> None:
                         check.notes.append(said)
 
 
-def _show(path: Path, rows: list[Row], whole: list[str], unknown: list[str], notes_verified: int) -> None:
+def _show(path: Path, rows: list[Row], whole: list[str], noted: Noted) -> None:
     """Print a table's rows, aligned, each with what is to be said of it."""
     counts = Counter(row.status for row in rows)
     said = ", ".join(f"{counts[status]} {status}" for status in (VERIFIED, DIFFERS, UNVERIFIED, EMPTY) if counts[status])
-    print(f"{path}: {said}{f'; notes on attention: {notes_verified} verified' if notes_verified else ''}")
+    notes = {"attention": noted.attention, "tests and sizes": noted.others}
+    print(f"{path}: {said}" + "".join(f"; notes on {what}: {number} verified" for what, number in notes.items() if number))
     cells = [[*row.line.key, row.line.ours, row.status] for row in rows]
     widths = [max(len(line[place]) for line in [["data", "row", "number", "status"], *cells]) for place in range(4)]
     for words, row in zip(cells, rows, strict=True):
@@ -295,12 +252,12 @@ def _show(path: Path, rows: list[Row], whole: list[str], unknown: list[str], not
             print(f"      {detail}")
     for problem in whole:
         print(f"  {DIFFERS}: {problem}")
-    for reason in unknown:
+    for reason in noted.missing:
         print(f"  {UNVERIFIED}: {reason}")
-    notes: dict[str, dict[str, None]] = {}
+    of_runs: dict[str, dict[str, None]] = {}
     for note, run in (said for row in rows for said in row.notes):
-        notes.setdefault(note, {})[run] = None
-    for note, runs in notes.items():
+        of_runs.setdefault(note, {})[run] = None
+    for note, runs in of_runs.items():
         print(f"  note: {note}: {', '.join(runs)}")
     print(flush=True)
 

@@ -133,7 +133,11 @@ def made(tmp_path, capsys):
 def test_notes_that_follow_from_the_videos_are_verified(made):
     root, folder, verified = made
     status, text = verified()
-    assert status == 0 and "6 verified; notes on attention: 2 verified\n" in text and "not verified" not in text
+    assert (
+        status == 0
+        and "6 verified; notes on attention: 2 verified; notes on tests and sizes: " in text
+        and "not verified" not in text
+    )
     means = [read_attended(run.attended)[1] for run in (folder, RunFolder(next(root.glob("runs/ucf11/soft_attention_0-*"))))]
     assert all(math.isfinite(mean["pointing_game"]) for mean in means)
     assert "UCF-11, attention (mass / pointing / entropy" in (root / "table1.md").read_text()

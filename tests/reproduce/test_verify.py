@@ -390,3 +390,58 @@ def test_a_damaged_record_is_named(made, capsys):
     (made.results / "table1.json").write_text('{"cells": [{"data": "ucf11"}]}')
     status, text = made.verify(capsys)
     assert status == 1 and "table1.json: damaged" in text and "Traceback" not in text
+
+
+# Notes
+
+
+def test_notes_on_tests_and_sizes_are_verified(made, capsys):
+    status, text = made.verify(capsys)
+    assert status == 0
+    assert "8 verified; notes on tests and sizes: 4 verified" in text  # two columns, each tested, each of a size
+    assert "16 verified, 14 no number; notes on tests and sizes: 5 verified" in text  # two columns tested, three splits
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "says"),
+    [
+        (1, r"(UCF-11, points.*?)−14\.6", r"\g<1>−17.6", "says of softmax_regression on ucf11: -14.6 [-25.1, -4.3], corrected"),
+        (1, r"(UCF-11, points.*?−14\.6 \[)−25\.1", r"\g<1>−20.1", "says of softmax_regression on ucf11"),
+        (1, r"(UCF-11, points.*?p =) 0\.043", r"\g<1> 0.0043", "says of softmax_regression on ucf11"),
+        (1, r"(UCF-11, points.*?); Soft.*", r"\g<1>.", "says of soft_attention_0 on ucf11"),
+        (1, r"^\* Hollywood2, points.*\n", "", "says of soft_attention_0 on hollywood2"),
+        (1, r"(Hollywood2, points.*)\.$", r"\g<1>; More +9.0 [+8.0, +9.9], corrected p = 0.01.", "2 differences on hollywood2"),
+        (
+            1,
+            "18 train and 48 test",
+            "18 train and 84 test",
+            "no note says: UCF-11: 18 train and 48 test videos, split paper_like",
+        ),
+        (
+            2,
+            r"9 train and 18 test videos, split 2",
+            "9 train and 18 test videos, split 4",
+            "HMDB-51: 9 train and 18 test videos, split 2",
+        ),
+        (2, r"(split 1, points.*p =) 0\.016", r"\g<1> 0.02", "says of soft_attention_0 on hmdb51_1"),
+    ],
+)
+def test_a_number_in_a_note_that_was_changed_is_named(made, capsys, table, old, new, says):
+    replace(made.results / f"table{table}.md", old, new)
+    status, text = made.verify(capsys)
+    assert status == 1 and f"table{table}.md: " in text and says in text
+
+
+def test_the_smallest_p_value_of_a_column_without_differences_is_verified(tmp_path, capsys):
+    ucf = annotation("ucf11", ["biking", "diving", "golf"], 8, miniature=MINIATURE)
+    points = []
+    for row in ("avg_pool_lstm", "soft_attention_0"):
+        words = ["data.name=ucf11", f"row={row}", "seed=1"]
+        points.append(Point("ucf11", row, 1, words, RunFolder(write_run(tmp_path / "runs", ucf, words, 1.0, 3))))
+    write_table(table1.make_table(["ucf11"], ["avg_pool_lstm", "soft_attention_0"], points), tmp_path / "results")
+    made = Made(tmp_path)
+    status, text = made.verify(capsys)
+    assert status == 0 and "2 verified; notes on tests and sizes: 2 verified" in text
+    replace(made.results / "table1.md", r"smallest corrected p = [\d.]+", "smallest corrected p = 0.05")
+    status, text = made.verify(capsys)
+    assert status == 1 and "table1.md: no note says of the tests on ucf11: (smallest corrected p = " in text
