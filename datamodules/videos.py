@@ -54,6 +54,7 @@ class Annotation:
         train, test: the videos of the two sides.
         notes: what every table made from these data has to say about them.
         miniature: whether the data are generated stand-ins.
+        spare: videos of the data set that this split has on neither side; others of its splits may.
     """
 
     data: str
@@ -66,11 +67,17 @@ class Annotation:
     test: tuple[Video, ...]
     notes: tuple[str, ...] = ()
     miniature: bool = False
+    spare: tuple[Video, ...] = ()
 
     @property
     def videos(self) -> tuple[Video, ...]:
         """Train and test, in the order of their names."""
         return tuple(sorted(self.train + self.test, key=lambda video: video.name))
+
+    @property
+    def listed(self) -> tuple[Video, ...]:
+        """Train, test and spare, in the order of their names: the whole data set."""
+        return tuple(sorted(self.train + self.test + self.spare, key=lambda video: video.name))
 
     def path(self, video: Video) -> Path:
         """Where the video's file lies."""
@@ -85,18 +92,14 @@ class Annotation:
         return hashlib.sha256(json.dumps([self.classes, rows]).encode()).hexdigest()
 
     def without(self, names: Iterable[str], why: str) -> Annotation:
-        """The same annotation with some videos left out, and a note that says so."""
+        """The same annotation with some videos left out, and a note that says so if any of them is of train or test."""
         left_out = set(names)
         if not left_out:
             return self
-        gone = [side for side in ("train", "test") for v in getattr(self, side) if v.name in left_out]
-        note = f"{self.data}: {len(gone)} videos left out ({gone.count('train')} train, {gone.count('test')} test): {why}"
-        return replace(
-            self,
-            train=tuple(v for v in self.train if v.name not in left_out),
-            test=tuple(v for v in self.test if v.name not in left_out),
-            notes=(*self.notes, note),
-        )
+        kept = {side: tuple(v for v in getattr(self, side) if v.name not in left_out) for side in ("train", "test", "spare")}
+        gone = {side: len(getattr(self, side)) - len(kept[side]) for side in ("train", "test")}
+        said = f"{sum(gone.values())} videos left out ({gone['train']} train, {gone['test']} test): {why}"
+        return replace(self, **kept, notes=(*self.notes, f"{self.data}: {said}") if any(gone.values()) else self.notes)
 
 
 def find_folder(root: Path, candidates: Sequence[str], what: str, advice: str) -> Path:
@@ -149,7 +152,8 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
         annotation: as read.
         advice: one line that says what to do about missing files.
         counts: expected numbers, any of ``train``, ``test`` and ``classes`` (videos of each class, both sides).
-        skip_bad: leave missing videos out, with a note, instead of raising; counts are then not compared.
+        skip_bad: leave missing videos out, with a note, instead of raising; counts are not compared where train or test
+            lacks any.
 
     Returns:
         The annotation, without missing videos where ``skip_bad`` allows it.
@@ -157,7 +161,7 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
     Raises:
         DataError: a video is missing or listed twice, stands on both sides, a class is empty, or a count is wrong.
     """
-    names = [video.name for video in annotation.train + annotation.test]
+    names = [video.name for video in annotation.train + annotation.test + annotation.spare]
     twice = sorted(name for name, number in Counter(names).items() if number > 1)
     if twice:
         raise DataError(
@@ -176,11 +180,11 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
             f"    looked in {annotation.folder.resolve()}\n{advice}\n"
             "    or leave them out, and have every table say so, with data.skip_bad=true"
         )
-    annotation = annotation.without(missing, "missing on disk")
-    check_sides(annotation, advice)
-    if counts and not missing:
-        _compare_counts(annotation, counts, advice)
-    return annotation
+    left = annotation.without(missing, "missing on disk")
+    check_sides(left, advice)
+    if counts and left.videos == annotation.videos:
+        _compare_counts(left, counts, advice)
+    return left
 
 
 def check_sides(annotation: Annotation, advice: str) -> None:

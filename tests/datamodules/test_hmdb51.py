@@ -56,7 +56,49 @@ def test_every_clip_stands_on_the_side_its_line_says_and_unused_ones_on_none(roo
             expected[side].add(f"{name}/{clip}")
     assert {v.name for v in annotation.train} == expected["1"]
     assert {v.name for v in annotation.test} == expected["2"]
-    assert len(expected["0"]) == 1666 and sum(map(len, expected.values())) == hmdb51.CLIPS == 6766
+    assert {v.name for v in annotation.spare} == expected["0"] and len(expected["0"]) == 1666
+    assert {v.name for v in annotation.listed} == set().union(*expected.values()) and len(annotation.listed) == 6766
+
+
+@needs_lists
+def test_clips_of_each_class_are_as_many_as_every_official_file_lists():
+    for split in (1, 2, 3):
+        assert {name: len(official_lines(split, name)) for name in hmdb51.CLASSES} == hmdb51.CLIPS
+    assert sum(hmdb51.CLIPS.values()) == 6766
+
+
+@needs_lists
+def test_an_official_file_that_lost_the_line_of_an_unused_clip_is_named(root, tmp_path):
+    shutil.copytree(root / FOLDER, tmp_path / FOLDER)
+    (tmp_path / "hmdb51_org").symlink_to(root)
+    path = tmp_path / FOLDER / "walk_test_split2.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    lines.remove(next(line for line in lines if line.rstrip().endswith(" 0")))
+    path.write_text("".join(lines))
+    assert len(hmdb51.read(tmp_path, "1").listed) == 6766
+    for skip_bad in (False, True):
+        with pytest.raises(DataError) as error:
+            hmdb51.read(tmp_path, "2", skip_bad)
+        message = str(error.value)
+        assert f"{path.resolve()} lists 547 clips instead of 548" in message and "test_train_splits.rar again" in message
+
+
+@needs_lists
+def test_a_clip_that_the_split_does_not_use_must_be_there_too(root, tmp_path):
+    unused = hmdb51.read(root, "1").spare[100]
+    (tmp_path / FOLDER).symlink_to(root / FOLDER)
+    for name in hmdb51.CLASSES:
+        if unused.name.startswith(f"{name}/"):
+            shutil.copytree(root / name, tmp_path / name)
+        else:
+            (tmp_path / name).symlink_to(root / name)
+    (tmp_path / unused.name).unlink()
+    with pytest.raises(DataError) as error:
+        hmdb51.read(tmp_path, "1")
+    assert f"1 of 6766 annotated videos are missing: {unused.name!r}" in str(error.value)
+    left = hmdb51.read(tmp_path, "1", skip_bad=True)
+    assert len(left.videos) == 5100 and left.notes == () and len(left.listed) == 6765 and unused not in left.listed
+    assert left.fingerprint() == hmdb51.read(root, "1").fingerprint()
 
 
 @needs_lists
@@ -118,17 +160,18 @@ def test_the_folders_of_the_archives_are_found_too(root, tmp_path, nested):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch) -> Path:
-    """Two classes of 70 + 30 clips, made up."""
+    """Two classes of 70 + 30 clips and 5 unused ones, made up."""
     monkeypatch.setattr(hmdb51, "CLASSES", ["kick", "kick_ball"])
+    monkeypatch.setattr(hmdb51, "CLIPS", {"kick": 105, "kick_ball": 105})
     monkeypatch.setattr(hmdb51, "COUNTS", {"train": 140, "test": 60})
     (tmp_path / FOLDER).mkdir()
     for name in hmdb51.CLASSES:
         (tmp_path / name).mkdir()
         lines = []
-        for number in range(100):
+        for number in range(105):
             clip = f"Film #{number % 40} (2)_{name}_f_cm_np1_fr_med_{number}.avi"
             (tmp_path / name / clip).write_bytes(b"x")
-            lines.append(f"{clip} {1 if number < 70 else 2} \n")
+            lines.append(f"{clip} {1 if number < 70 else 2 if number < 100 else 0} \n")
         for split in "123":
             (tmp_path / FOLDER / f"{name}_test_split{split}.txt").write_text("".join(lines))
     return tmp_path
@@ -187,8 +230,19 @@ def test_a_malformed_line_is_named_with_its_file_and_number(small, line):
 def test_a_truncated_list_is_told_by_its_counts(small):
     path = small / FOLDER / "kick_test_split1.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(DataError, match=r"kick_test_split1\.txt lists 104 clips instead of 105"):
+        hmdb51.read(small, "1")
+
+
+def test_a_clip_on_another_side_is_told_by_the_counts(small):
+    path = small / FOLDER / "kick_test_split1.txt"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first.replace(" 1 \n", " 0 \n"), *rest]))
     with pytest.raises(DataError, match="139 train videos instead of 140; 99 videos of kick instead of 100"):
         hmdb51.read(small, "1")
+    (small / "kick_ball" / "Film #22 (2)_kick_ball_f_cm_np1_fr_med_102.avi").unlink()
+    with pytest.raises(DataError, match="139 train videos instead of 140"):  # an unused clip that lacks excuses nothing
+        hmdb51.read(small, "1", skip_bad=True)
 
 
 def test_a_clip_listed_twice_is_named(small):

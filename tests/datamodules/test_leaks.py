@@ -151,10 +151,9 @@ def test_hmdb51s_published_splits_share_film_titles_which_is_said_and_no_fault(t
     number = 0
     for name in hmdb51.CLASSES:
         (tmp_path / name).mkdir()
-        for clip, side in hmdb51.read_split_file(lists / f"{name}_test_split{split}.txt"):
-            if side:
-                number += 1
-                (tmp_path / name / clip).write_bytes(number.to_bytes(4, "big"))
+        for clip, _ in hmdb51.read_split_file(lists / f"{name}_test_split{split}.txt"):
+            number += 1
+            (tmp_path / name / clip).write_bytes(number.to_bytes(4, "big"))
     annotation = hmdb51.read(tmp_path, split)
     found = find_leaks(annotation)
     assert (found.grouped_test, len(found.groups), found.contents) == (videos, sources, ())

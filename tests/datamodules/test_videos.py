@@ -215,6 +215,28 @@ def test_videos_of_both_sides_come_in_the_order_of_their_names(annotation):
     assert names == sorted(names) and len(names) == 6
 
 
+def test_spare_videos_are_listed_and_checked_but_on_no_side(annotation):
+    (annotation.folder / "run/9.avi").write_bytes(b"unused")
+    spare = Video("run/9.avi", (0,), "run 9")
+    more = replace(annotation, spare=(spare,))
+    assert check(more, "advice", {"train": 4, "test": 2, "classes": {"run": 3, "walk": 3}}) == more
+    assert more.videos == annotation.videos and set(more.listed) == {*annotation.videos, spare}
+    assert more.listed[3] == spare and more.fingerprint() == annotation.fingerprint()
+    with pytest.raises(DataError, match=r"'run/0\.avi' listed twice"):
+        check(replace(annotation, spare=annotation.train[:1]), "advice")
+
+
+def test_a_spare_video_that_is_left_out_is_no_news_of_the_split(annotation):
+    more = replace(annotation, spare=(Video("run/9.avi", (0,), "run 9"),))
+    with pytest.raises(DataError, match=r"1 of 7 annotated videos are missing: 'run/9\.avi'"):
+        check(more, "advice")
+    assert check(more, "advice", {"train": 4}, skip_bad=True) == annotation
+    with pytest.raises(DataError, match="4 train videos instead of 5"):
+        check(more, "advice", {"train": 5}, skip_bad=True)
+    (note,) = more.without(["run/9.avi", "run/0.avi", "walk/2.avi"], "why").notes
+    assert note == "demo: 2 videos left out (1 train, 1 test): why"
+
+
 def test_path_lies_below_the_folder(annotation):
     assert annotation.path(annotation.test[1]) == annotation.folder / "walk" / "2.avi"
     assert all(annotation.path(video).is_file() for video in annotation.videos)
