@@ -29,7 +29,7 @@ import numpy as np
 from datamodules.growing import GrowingArray
 from datamodules.manifest import FORMAT, FeatureSpec, FeatureStoreError, problem, read_manifest, write_atomically
 from datamodules.reading import DataError, parse_json
-from datamodules.videos import Annotation, check_sides
+from datamodules.videos import Annotation, Video, check_sides
 
 DTYPE = np.dtype("<f2")
 POOLED_DTYPE = np.dtype("<f4")
@@ -393,14 +393,14 @@ class VideoWriter:
         self._pooled.discard()
 
 
-def replaced(annotation: Annotation, store: FeatureStore) -> dict[str, tuple[int, int]]:
-    """Videos whose files are not those that their features were made from.
+def replaced(annotation: Annotation, store: FeatureStore, videos: Iterable[Video] | None = None) -> dict[str, tuple[int, int]]:
+    """Videos, of train and test or of those given, whose files are not those that their features were made from.
 
     Returns:
         Video name -> its file's size in bytes at extraction, and now.
     """
     found = {}
-    for video in annotation.videos:
+    for video in annotation.videos if videos is None else videos:
         then = store.videos.get(video.name, {}).get("source_bytes")
         if then is not None:
             with contextlib.suppress(OSError):  # a missing video is the annotation's affair
@@ -410,10 +410,10 @@ def replaced(annotation: Annotation, store: FeatureStore) -> dict[str, tuple[int
     return found
 
 
-def to_extract(annotation: Annotation, store: FeatureStore) -> list[str]:
-    """Videos that lack features, or have those of a file that was replaced since."""
-    lacking = {*store.missing(video.name for video in annotation.videos), *replaced(annotation, store)}
-    return sorted(lacking)
+def to_extract(annotation: Annotation, store: FeatureStore, videos: Iterable[Video] | None = None) -> list[str]:
+    """Videos, of train and test or of those given, that lack features or have those of a file that was replaced since."""
+    videos = annotation.videos if videos is None else tuple(videos)
+    return sorted({*store.missing(video.name for video in videos), *replaced(annotation, store, videos)})
 
 
 def usable(annotation: Annotation, store: FeatureStore, skip_bad: bool) -> Annotation:

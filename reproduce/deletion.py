@@ -23,7 +23,7 @@ def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Seq
 
     Args:
         what: ``none``, ``archives`` or ``videos``.
-        annotation: the data set.
+        annotation: the data set; all its videos count, those that the split has on neither side too.
         store: of its features.
         archives: its archives.
 
@@ -35,12 +35,17 @@ def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Seq
     """
     if what == "none":
         return 0
-    names = [video.name for video in annotation.videos]
+    names = [video.name for video in annotation.listed]
     missing = store.missing(names)
     if missing:
-        raise DataError(
-            f"delete={what}: {len(missing)} videos have no features yet, {missing[0]!r} for one; nothing was deleted"
-        )
+        refusal = f"delete={what}: {len(missing)} videos have no features yet, {missing[0]!r} for one; nothing was deleted"
+        spare = len(set(missing) & {video.name for video in annotation.spare})
+        if spare:
+            refusal += (
+                f". {spare} of them have no side in split {annotation.split} but may have one in another: prepare.py without "
+                "data.split extracts their features too"
+            )
+        raise DataError(refusal)
     good = [name for name in names if name in store.videos]
     progress = Progress("reading the features once more", "videos")
     for done, name in enumerate(good, start=1):

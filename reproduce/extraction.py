@@ -21,7 +21,7 @@ from torch import Tensor
 from datamodules.decoding import RESIZE_RULE, VideoError, decoder_version, probe, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError, replaced, to_extract, write_atomically
 from datamodules.frames import FrameDataModule
-from datamodules.videos import Annotation
+from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
 from reproduce.checkpoints import restore_backbone
 from reproduce.extractor import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
@@ -46,10 +46,16 @@ def is_first_process() -> bool:
     return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
+def ensure_features(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None) -> FeatureStore:
     """The finished feature store of a run: opened if complete, else extracted from where an earlier call stopped.
 
     Videos that do not decode are entered in the store as bad, and extraction goes on.
+
+    Args:
+        settings: the run's.
+        annotation: its data set.
+        videos: of the data set, that need features; train and test by default. A random backbone is calibrated on train
+            whatever they are.
 
     Raises:
         FeatureStoreError: the store was made with another configuration, or cannot be written.
@@ -57,14 +63,14 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
         LostProcess: a process that worked on it too is gone; videos that were finished stay.
     """
     spec = feature_spec(settings)
-    names = [video.name for video in annotation.videos]
+    videos = annotation.videos if videos is None else videos
     path = feature_folder(settings)
     store = FeatureStore(path)
     if store.exists():
         store.require(spec)
-        if not to_extract(annotation, store):
+        if not to_extract(annotation, store, videos):
             return store
-    require_videos(annotation, store.missing(names))
+    require_videos(annotation, store.missing(video.name for video in videos))
     if spec.weights == "released":
         raise FeatureStoreError(
             f"{path.resolve()}: the released code's features are not imported yet; python reproduce/prepare.py "
@@ -81,14 +87,14 @@ def ensure_features(settings: Settings, annotation: Annotation) -> FeatureStore:
                 for part in path.rglob("*.part"):  # left by a killed process; nobody else writes now
                     part.unlink()
             store = FeatureStore(path)
-            others = replaced(annotation, store)
+            others = replaced(annotation, store, videos)
             if others and first:
                 some = ", ".join(map(repr, list(others)[:3]))
                 print(
                     f"{len(others)} videos were replaced since their features were made: {some}; extracting them again",
                     flush=True,
                 )
-            missing = to_extract(annotation, store)
+            missing = to_extract(annotation, store, videos)
             if missing:
                 _extract(settings, annotation, store, missing)
     except OSError as error:

@@ -193,7 +193,7 @@ def _prepare(column: str, settings: Settings, words: list[str]) -> int:
         if not to_extract(annotation, store):
             return 0
     print(f"preparing {column}", flush=True)
-    return run_here("prepare.py", words)
+    return run_here("prepare.py", [*words, f"data.split={annotation.split}"])  # which no other split's clips hold up
 
 
 def _run(settings: Settings, points: Sequence[Point], workers: int | None) -> list[Job]:

@@ -3,24 +3,29 @@
     python reproduce/prepare.py data.name=ucf11 paths.data=/data
     python reproduce/prepare.py data.name=ucf11 paths.data=/data download=true
     python reproduce/prepare.py data.name=hmdb51 archive=[~/hmdb51_org.rar,~/test_train_splits.rar] delete=videos
+    python reproduce/prepare.py data.name=hmdb51 data.split=2
     python reproduce/prepare.py preset=miniature data.name=hmdb51
     python reproduce/prepare.py data.name=ucf11 backbone.weights=released released=/data/their_features
 
 download=true takes what is there: the data set's folder, its archive in that folder or the one above, and only else the
 network. Continues where an earlier call stopped. Videos that do not decode are listed at the end and make the exit status 1,
 unless data.skip_bad=true, which leaves them out of every run and says so in every table.
+
+HMDB-51's three splits share one store of features. Without data.split all three are checked and all 6766 clips taken; with it
+only the 5100 of that split are, and delete refuses until the other clips have features too.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional
 
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
-from datamodules.videos import DataError
+from datamodules.videos import Annotation, DataError, Video
 from reproduce.deletion import CHOICES, delete
 from reproduce.inputs import READERS, data_folder, fail, feature_folder, read_annotation
 from reproduce.settings import Settings, SettingsError, command_line, unavailable
@@ -60,19 +65,14 @@ def main(argv: list[str] | None = None) -> Path:
         if settings.download or settings.archive:
             _acquire(settings)
         annotation = read_annotation(settings)
-        print(
-            f"{annotation.data}, split {annotation.split}: {len(annotation.train)} train and {len(annotation.test)} test "
-            f"videos of {len(annotation.classes)} classes in {annotation.folder.resolve()}",
-            flush=True,
-        )
-        for line in describe(annotation, find_leaks(annotation)):
-            print(line, flush=True)
-        store = _features(settings, annotation)
+        videos = _read_splits(settings, annotation)
+        names = [video.name for video in videos]
+        store = _features(settings, annotation, videos)
         if settings.check_features:
-            require_whole(store, [video.name for video in annotation.videos])
+            require_whole(store, names)
     except (DataError, SettingsError) as error:
         raise fail(error) from error
-    _report(store, [video.name for video in annotation.videos], settings.data.skip_bad)
+    _report(store, names, settings.data.skip_bad)
     try:
         _delete(settings, annotation, store)
     except (DataError, OSError) as error:
@@ -101,6 +101,33 @@ def _acquire(settings: PrepareSettings) -> None:
         acquire(name, data_folder(settings), READERS[name].ARCHIVES, sources, _space_for_features(settings))
 
 
+def _read_splits(settings: PrepareSettings, annotation: Annotation) -> tuple[Video, ...]:
+    """Check and describe every split that is prepared; returns the videos that need features."""
+    _describe(annotation)
+    if not annotation.spare:
+        return annotation.videos
+    # The released code's features are of one split, and no others can be made here.
+    if settings.data.split is not None or settings.backbone.weights == "released":
+        spare, split = len(annotation.spare), annotation.split
+        print(f"{annotation.data}: leaving {spare} videos alone that have no side in split {split}", flush=True)
+        return annotation.videos
+    for split in READERS[settings.data.name].SPLITS:
+        if split != annotation.split:
+            _describe(read_annotation(replace(settings, data=replace(settings.data, split=split))))
+    print(f"{annotation.data}: taking all {len(annotation.listed)} videos, for every split", flush=True)
+    return annotation.listed
+
+
+def _describe(annotation: Annotation) -> None:
+    print(
+        f"{annotation.data}, split {annotation.split}: {len(annotation.train)} train and {len(annotation.test)} test "
+        f"videos of {len(annotation.classes)} classes in {annotation.folder.resolve()}",
+        flush=True,
+    )
+    for line in describe(annotation, find_leaks(annotation)):
+        print(line, flush=True)
+
+
 def _space_for_features(settings: PrepareSettings) -> Need | None:
     """Of the paper's backbone; of others, extraction itself finds out before it begins."""
     backbone = settings.backbone
@@ -119,7 +146,7 @@ def _delete(settings: PrepareSettings, annotation, store) -> None:
         delete(settings.delete, annotation, store, archives_on_disk(READERS[settings.data.name].ARCHIVES, annotation.root))
 
 
-def _features(settings: PrepareSettings, annotation):
+def _features(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Video]) -> FeatureStore:
     if settings.retry_bad:
         FeatureStore(feature_folder(settings)).forget_bad()
     if settings.released:
@@ -128,7 +155,7 @@ def _features(settings: PrepareSettings, annotation):
         if settings.backbone.weights != "released":
             raise SettingsError(f"released={settings.released}: goes with backbone.weights=released")
         store = FeatureStore(feature_folder(settings))
-        import_features(Path(settings.released), store, {video.name for video in annotation.videos})
+        import_features(Path(settings.released), store, {video.name for video in videos})
         return store
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -137,7 +164,7 @@ def _features(settings: PrepareSettings, annotation):
 
     quiet_lightning()
     try:
-        return ensure_features(settings, annotation)
+        return ensure_features(settings, annotation, videos)
     except BackboneError as error:
         raise SettingsError(str(error)) from error
     except MisconfigurationException as error:

@@ -50,7 +50,7 @@ def tiny_hmdb51(clips: Path) -> None:
     for label, name in enumerate(hmdb51.CLASSES):
         files = [f"Film_[{label}]_({number})_{name}_f_cm_np1_fr_med_0.avi" for number in range(3)]
         for file in files:
-            _noise(clips / name / file)
+            noise(clips / name / file)
         for split in range(3):
             lines = [f"{file} {2 if number == split else 1} \n" for number, file in enumerate(files)]
             path = clips / f"testTrainMulti_7030_splits/{name}_test_split{split + 1}.txt"
@@ -60,7 +60,8 @@ def tiny_hmdb51(clips: Path) -> None:
     (clips / MINIATURE_MARKER).write_text(json.dumps(marker))
 
 
-def _noise(path: Path) -> None:
+def noise(path: Path) -> None:
+    """A clip of four frames that cost nothing to decode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=Fraction(30))
