@@ -23,8 +23,11 @@ COMMANDS: dict[str, Callable[[str, str], list[str]]] = {
 INSTALL = """
     Debian, Ubuntu:  sudo apt-get install unar
     Fedora:          sudo dnf install unar
+    Arch:            sudo pacman -S unarchiver
+    openSUSE:        sudo zypper install unar
     conda:           conda install -c conda-forge libarchive
-    macOS:           brew install unar"""
+    macOS:           brew install unar
+    Windows:         winget install 7zip.7zip, and add its folder, C:\\Program Files\\7-Zip, to PATH"""
 LOOK_EVERY = 0.2  # seconds
 HANGS_AFTER = 600.0  # seconds without a new byte
 LOG_BYTES = 500  # of a tool's last words, in an error

@@ -60,8 +60,19 @@ def test_without_a_tool_one_line_for_each_system_says_how_to_get_one(tmp_path, m
     message = refused(tmp_path, rar(FILES))
     assert "RAR needs one of bsdtar, unrar, unar, 7z, and none is on PATH" in message
     lines = message.splitlines()
-    for system, command in {"Debian": "apt-get", "Fedora": "dnf", "conda": "conda-forge", "macOS": "brew"}.items():
-        assert any(line.strip().startswith(system) and command in line for line in lines)
+    commands = {
+        "Debian": "apt-get install unar",
+        "Fedora": "dnf install unar",
+        "Arch": "pacman -S unarchiver",
+        "openSUSE": "zypper install unar",
+        "conda": "conda-forge libarchive",
+        "macOS": "brew install unar",
+        "Windows": "winget install 7zip.7zip",
+    }
+    for system, command in commands.items():
+        (line,) = (line for line in lines if line.strip().startswith(system))
+        assert command in line and ("PATH" in line) == (system == "Windows")
+    assert r"C:\Program Files\7-Zip, to PATH" in message
 
 
 def test_the_count_of_misbehaving_tools(capsys):
