@@ -17,6 +17,7 @@ from typing import Any
 from reproduce.settings import cores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+CODE = ("reproduce", "datamodules", "lightning_modules")
 GIT_SECONDS = 20.0  # a repository on a slow network disk must not hold a run up
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "av", "wandb")
 FFMPEG = ("libavcodec", "libavformat", "libswscale")  # what decodes, opens and scales a video
@@ -67,12 +68,16 @@ def ram_gib() -> float | None:
 
 @lru_cache
 def commit_of(folder: Path) -> tuple[str | None, bool | None]:
-    """Commit of a checkout, and whether tracked files differ from it; (None, None) where the code is in no checkout."""
+    """Commit of a checkout, and whether its code differs from it; (None, None) where the code is in no checkout.
+
+    Every tracked file counts, and modules that nobody added: they are imported as well.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None, None
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return commit, None if changes is None else bool(changes)
+    added = _git(folder, "ls-files", "--others", "--exclude-standard", "--", *(f"{name}/*.py" for name in CODE))
+    return commit, None if changes is None or added is None else bool(changes or added)
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import av
 import numpy
+import pytest
 import torch
 from conftest import REPOSITORY
 
@@ -27,6 +28,28 @@ def test_commit_and_changes_of_a_checkout(tmp_path):
     commit_of.cache_clear()  # a process looks once, since the code it has loaded does not change under it
     (tmp_path / "a.py").write_text("2\n")
     assert commit_of(tmp_path) == (commit, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "dirty"),
+    [
+        ("reproduce/mine.py", True),
+        ("datamodules/deep/mine.py", True),
+        ("lightning_modules/mine.py", True),
+        ("reproduce/notes.txt", False),
+        ("reproduce/runs/wandb/code/mine.py", False),
+        ("runs/ucf11/mine.py", False),
+        ("elsewhere/mine.py", False),
+    ],
+)
+def test_modules_that_nobody_added_to_the_checkout_are_changes_and_results_are_none(tmp_path, name, dirty):
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".gitignore").write_text("runs/\n")
+    git(tmp_path, "add", ".gitignore")
+    git(tmp_path, "commit", "-qm", "first")
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("1\n")
+    assert commit_of(tmp_path) == (git(tmp_path, "rev-parse", "HEAD"), dirty)
 
 
 def test_a_copy_inside_somebody_elses_repository_has_no_commit(tmp_path):
