@@ -1,4 +1,4 @@
-"""What tests share: a small folder of drawn clips, and entry scripts run as a user runs them."""
+"""What tests share: a small folder of drawn clips, entry scripts run as a user runs them, a count of what they inject."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -48,9 +49,38 @@ TINY = [
 ]
 
 
+COUNTED = "counted"  # name of a test's properties that the summary adds up
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long tests first, so that no process is left with one of them when the others have nothing to do."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        item.user_properties += [(COUNTED, (mark.args[0], 1)) for mark in item.iter_markers("counts")]
+
+
+@pytest.fixture
+def count(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+    """``count(what, number)``: so many faults were injected, or bad inputs given; properties travel from xdist's workers."""
+    return lambda what, number: request.node.user_properties.append((COUNTED, (what, int(number))))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests that passed have injected and given, by kind."""
+    numbers, tests = Counter[str](), Counter[str]()
+    passed = {report.nodeid for report in terminalreporter.getreports("passed")}
+    for report in terminalreporter.getreports(""):
+        if report.when == "teardown" and report.nodeid in passed:  # the last one: fixtures count as they end
+            found = Counter[str]()
+            for name, value in report.user_properties:
+                if name == COUNTED:
+                    found[value[0]] += value[1]
+            numbers += found
+            tests.update((+found).keys())
+    if numbers:
+        terminalreporter.section("injected faults and bad inputs")
+    for what in sorted(numbers):
+        terminalreporter.write_line(f"{numbers[what]:7} {what}, in {tests[what]} test{'s' * (tests[what] != 1)}")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -1,36 +1,22 @@
 """Generated input for every parser: valid input comes back as it was, any other is a DataError or a correct result."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import damage, damaged, feeding, junk, tries
 from handmade import CHANNELS, GRID, features_of, fill, put
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules import hmdb51, hollywood2, videofolder
 from datamodules.boxes import COLUMNS, read_boxes
 from datamodules.features import FeatureStore
-from datamodules.reading import DataError, csv_text
+from datamodules.reading import csv_text
 from datamodules.viper import read_viper
 
-EXAMPLES = 200
-tries = settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-COUNTS: Counter[tuple[str, str]] = Counter()
-
-
-def fed(parser: str, read, path: Path):
-    """What a parser makes of damaged input; None where it refuses it by name. Anything but a DataError is a failure."""
-    try:
-        found = read(path)
-    except DataError as error:
-        COUNTS[parser, "refused"] += 1
-        assert str(path) in str(error) or str(path.parent) in str(error), error
-        return None
-    COUNTS[parser, "read"] += 1
-    return found
+fed = pytest.fixture(feeding)
 
 
 # input
@@ -42,41 +28,15 @@ def usable(name: str) -> bool:
 
 letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0/")
 names = st.text(letters, min_size=1, max_size=12).filter(usable)
-damage = st.lists(
-    st.tuples(
-        st.sampled_from(["flip", "cut", "insert", "repeat", "swap"]),
-        st.integers(0, 10_000),
-        st.one_of(
-            st.binary(min_size=1, max_size=6),
-            st.sampled_from([b",", b'"', b"\n", b"\r", b"\0", b"\xff", b"-1", b"nan", b"9" * 30]),
-        ),
-    ),
-    min_size=1,
-    max_size=4,
-)
-
-
-def damaged(content: bytes, steps) -> bytes:
-    """Content with bytes flipped, cut out, inserted, repeated or moved."""
-    data = bytearray(content)
-    for kind, where, what in steps:
-        at = where % (len(data) + 1)
-        if kind == "flip" and data:
-            data[at % len(data)] ^= what[0] or 1
-        elif kind == "cut":
-            del data[at : at + len(what)]
-        elif kind == "insert":
-            data[at:at] = what
-        elif kind == "repeat":
-            data[at:at] = data[max(0, at - 20 * len(what)) : at]
-        elif kind == "swap":
-            data[:] = data[at:] + data[:at]
-    return bytes(data)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
+
+
+def test_damage_does_what_it_says():
+    assert damaged(b"abc", [("flip", 1, b"\1")]) == b"acc" and damaged(b"", [("flip", 3, b"\1")]) == b""
 
 
 # split files and label files
@@ -92,15 +52,15 @@ def split_text(found: dict[str, str], end: str = " \n") -> bytes:
 
 @given(entries, st.sampled_from([" \n", "\n", " \r\n", "\t\n"]))
 @tries
-def test_split_files_come_back(folder, found, end):
+def test_split_files_come_back(folder, fed, found, end):
     path = put(folder / "a_test_split1.txt", split_text(found, end))
     assert hmdb51.read_split_file(path) == [(clip, hmdb51.SIDES[side]) for clip, side in found.items()]
-    COUNTS["split files", "valid"] += 1
+    fed.back["split files"] += 1
 
 
 @given(entries, damage)
 @tries
-def test_damaged_split_files_are_refused_or_read(folder, found, steps):
+def test_damaged_split_files_are_refused_or_read(folder, fed, found, steps):
     path = put(folder / "b_test_split1.txt", damaged(split_text(found), steps))
     read = fed("split files", hmdb51.read_split_file, path)
     if read is not None:
@@ -120,17 +80,17 @@ def label_text(found: dict[int, bool]) -> bytes:
 
 @given(labels)
 @tries
-def test_label_files_come_back(folder, found):
+def test_label_files_come_back(folder, fed, found):
     path = put(folder / "Kiss_train.txt", label_text(found))
     assert hollywood2.read_label_file(path, "train") == {
         f"actioncliptrain{number:05d}": value for number, value in found.items()
     }
-    COUNTS["label files", "valid"] += 1
+    fed.back["label files"] += 1
 
 
 @given(labels, damage)
 @tries
-def test_damaged_label_files_are_refused_or_read(folder, found, steps):
+def test_damaged_label_files_are_refused_or_read(folder, fed, found, steps):
     path = put(folder / "Run_train.txt", damaged(label_text(found), steps))
     read = fed("label files", lambda path: hollywood2.read_label_file(path, "train"), path)
     for clip, present in (read or {}).items():
@@ -149,19 +109,19 @@ classes = classes.filter(lambda name: name == name.strip() and name)
 
 @given(st.lists(names, min_size=1, max_size=6, unique_by=str.casefold), classes, st.randoms(use_true_random=False))
 @tries
-def test_lists_of_videos_come_back(folder, listed, name, shuffle):
+def test_lists_of_videos_come_back(folder, fed, listed, name, shuffle):
     rows = [[f"{number}-{video}", name if number % 2 else f"{name}2", f"g{number}"] for number, video in enumerate(listed)]
     order = shuffle.sample(range(3), 3)
     table = [["path", "class", "group"], *rows]
     path = put(folder / "mine/videos.csv", csv_text([[row[i] for i in order] for row in table]).encode())
     found = videofolder._read_csv(path)
     assert [[row["path"], row["class"], row["group"]] for row in found] == rows
-    COUNTS["videos.csv", "valid"] += 1
+    fed.back["videos.csv"] += 1
 
 
 @given(st.lists(names, min_size=1, max_size=6), damage)
 @tries
-def test_damaged_lists_of_videos_are_refused_or_read(folder, listed, steps):
+def test_damaged_lists_of_videos_are_refused_or_read(folder, fed, listed, steps):
     rows = [[f"a/{number}-{video}", "ab"[number % 2], "train"] for number, video in enumerate(listed)]
     path = put(folder / "other/videos.csv", damaged(csv_text([["path", "class", "split"], *rows]).encode(), steps))
     for row in fed("videos.csv", videofolder._read_csv, path) or []:
@@ -171,7 +131,7 @@ def test_damaged_lists_of_videos_are_refused_or_read(folder, listed, steps):
 
 @given(damage)
 @tries
-def test_a_damaged_folder_of_videos_is_refused_or_whole(folder, steps):
+def test_a_damaged_folder_of_videos_is_refused_or_whole(folder, fed, steps):
     root = folder / "whole"
     rows = [["path", "class"], *([f"{name}/{n}.mp4", name] for name in ("run", "walk") for n in range(4))]
     for name, _ in rows[1:]:
@@ -200,17 +160,17 @@ def box_text(found) -> bytes:
 
 @given(boxes)
 @tries
-def test_boxes_come_back(folder, found):
+def test_boxes_come_back(folder, fed, found):
     read = read_boxes(put(folder / "boxes.csv", box_text(found)))
     assert sum(int((~np.isnan(frames[:, 0])).sum()) for frames in read.values()) == len(found)
     for (name, frame), (x, y) in found.items():
         assert read[name][frame].tolist() == [x[0], y[0], x[1], y[1]]
-    COUNTS["boxes.csv", "valid"] += 1
+    fed.back["boxes.csv"] += 1
 
 
 @given(boxes, damage)
 @tries
-def test_damaged_boxes_are_refused_or_inside_the_frame(folder, found, steps):
+def test_damaged_boxes_are_refused_or_inside_the_frame(folder, fed, found, steps):
     for frames in (
         fed("boxes.csv", read_boxes, put(folder / "more/boxes.csv", damaged(box_text(found), steps))) or {}
     ).values():
@@ -252,7 +212,7 @@ FRAMES = 50
 
 @given(people)
 @tries
-def test_annotations_of_actors_come_back(folder, found):
+def test_annotations_of_actors_come_back(folder, fed, found):
     read = read_viper(put(folder / "v_shooting_01_01.xgtf", viper_text(found)), FRAMES)
     assert read.shape[0] == FRAMES and read.shape[2] == 4
     for frame in range(FRAMES):
@@ -263,12 +223,12 @@ def test_annotations_of_actors_come_back(folder, found):
         ]
         here = sorted(tuple(box) for box in read[frame] if not np.isnan(box).any())
         assert np.allclose(np.array(here).reshape(-1, 4), np.array(sorted(wanted)).reshape(-1, 4), atol=1e-9)
-    COUNTS[".xgtf", "valid"] += 1
+    fed.back[".xgtf"] += 1
 
 
 @given(people, damage)
 @tries
-def test_damaged_annotations_of_actors_are_refused_or_inside_the_frame(folder, found, steps):
+def test_damaged_annotations_of_actors_are_refused_or_inside_the_frame(folder, fed, found, steps):
     path = put(folder / "other/v_shooting_01_01.xgtf", damaged(viper_text(found), steps))
     read = fed(".xgtf", lambda path: read_viper(path, FRAMES), path)
     if read is not None:
@@ -310,31 +270,24 @@ def restored(whole) -> FeatureStore:
     return store
 
 
-def assert_right_or_refused(store: FeatureStore, parser: str) -> None:
-    for name, (cubes, pooled) in (fed(parser, use, store.path) or {}).items():
+def assert_right(found: dict[str, tuple[np.ndarray, np.ndarray]] | None) -> None:
+    for name, (cubes, pooled) in (found or {}).items():
         assert cubes.shape == (STORED[name], GRID[0] * GRID[1], CHANNELS) and pooled.shape == (STORED[name], 2, CHANNELS)
         assert np.array_equal(cubes, features_of(name, STORED[name]))
 
 
 @given(damage)
 @tries
-def test_a_damaged_manifest_is_refused_or_gives_the_right_features(whole, steps):
+def test_a_damaged_manifest_is_refused_or_gives_the_right_features(whole, fed, steps):
     store = restored(whole)
     path = store.path / "manifest.json"
     path.write_bytes(damaged(path.read_bytes(), steps))
-    assert_right_or_refused(store, "manifest.json")
-
-
-junk = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
+    assert_right(fed("manifest.json", use, store.path))
 
 
 @given(st.integers(0, 10_000), junk)
 @tries
-def test_a_manifest_with_one_value_replaced_is_refused_or_gives_the_right_features(whole, where, value):
+def test_a_manifest_with_one_value_replaced_is_refused_or_gives_the_right_features(whole, fed, where, value):
     store = restored(whole)
     path = store.path / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -347,38 +300,25 @@ def test_a_manifest_with_one_value_replaced_is_refused_or_gives_the_right_featur
     node, key = places[where % len(places)]
     node[key] = value
     path.write_text(json.dumps(manifest))
-    assert_right_or_refused(store, "manifest.json")
+    assert_right(fed("manifest.json", use, store.path))
 
 
 @given(st.lists(st.one_of(junk.map(json.dumps), st.text(max_size=20)), max_size=4))
 @tries
-def test_journals_of_anything_are_read(whole, lines):
+def test_journals_of_anything_are_read(whole, count, lines):
     store = restored(whole)
     journal = store.path / "journal-0.jsonl"
     journal.write_bytes("\n".join(lines).encode("utf-8", "replace"))
-    assert_right_or_refused(store, "journals")
+    assert_right(use(store.path))
+    count("journals, fuzzed", 1)
     journal.unlink()
 
 
 @given(st.sampled_from(["videos/a.avi.npy", "pooled/a.avi.npy"]), st.integers(0, 127), st.binary(min_size=1, max_size=30))
 @tries
-def test_a_damaged_header_is_refused_or_gives_the_right_features(whole, name, at, what):
+def test_a_damaged_header_is_refused_or_gives_the_right_features(whole, fed, name, at, what):
     store = restored(whole)
     data = bytearray((store.path / name).read_bytes())
     data[at : at + len(what)] = what[: len(data) - at]
     (store.path / name).write_bytes(data)
-    assert_right_or_refused(store, ".npy headers")
-
-
-def test_each_parser_refused_many_and_read_back_all(capsys):
-    """Runs last in this file, and prints how many inputs each parser was given."""
-    parsers = sorted({parser for parser, _ in COUNTS})
-    with capsys.disabled():
-        for parser in parsers:
-            read, refused, valid = (COUNTS[parser, kind] for kind in ("read", "refused", "valid"))
-            print(f"{parser}: {read + refused} damaged inputs, {refused} refused; {valid} valid ones read back")
-    if len(parsers) < 9:
-        pytest.skip("run alone")
-    assert damaged(b"abc", [("flip", 1, b"\1")]) == b"acc" and damaged(b"", [("flip", 3, b"\1")]) == b""
-    for parser in parsers:
-        assert COUNTS[parser, "refused"] >= EXAMPLES // 10 or parser == "journals", "else the damage would not be any"
+    assert_right(fed(".npy headers", use, store.path))
