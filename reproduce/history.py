@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.features import write_atomically
-from datamodules.videos import DataError
+from datamodules.reading import DataError, read_text
 
 
 class History:
@@ -26,14 +26,13 @@ class History:
         self.path = path
         self._rows: list[dict[str, Any]] = []
         if path.is_file():
-            with path.open(newline="", encoding="utf-8", errors="replace") as file:
-                reader = csv.DictReader(file, strict=True)
-                try:
-                    for row in reader:
-                        self._rows.append(_parsed(row))
-                except (ValueError, csv.Error) as error:
-                    again = f"remove {path.parent.resolve()} to run it again"
-                    raise DataError(f"{path.resolve()}, line {reader.line_num}: damaged ({error}); {again}") from error
+            reader = csv.DictReader(StringIO(read_text(path), newline=""), strict=True)
+            try:
+                for row in reader:
+                    self._rows.append(_parsed(row))
+            except (ValueError, csv.Error) as error:
+                again = f"remove {path.parent.resolve()} to run it again"
+                raise DataError(f"{path.resolve()}, line {reader.line_num}: damaged ({error}); {again}") from error
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """A stage's epochs in order."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -40,6 +41,7 @@ NOT_IN_SOFTMAX = ("num_layers", "hidden_dim", "dropout", "input_dropout")
 FILES = ("config.yaml", "history.csv", "predictions.csv", "attention.csv", "run.json", "metrics.json")
 AGAIN = "remove the run's folder to run it again"
 SCORES = ("test/accuracy", "test/mAP")
+LARGEST = sys.float_info.max
 # What tables read of run.json, and the type it has.
 ABOUT = {
     "data": str,
@@ -213,12 +215,12 @@ class RunFolder:
         """The figures of a finished run, else None.
 
         Raises:
-            DataError: the file is damaged, or a figure is no number; names it.
+            DataError: the file is damaged, or a figure is no finite number; names it.
         """
         found = self._json("metrics.json")
         for key, value in (found or {}).items():
-            finite = type(value) in (int, float) and (key not in SCORES or 0 <= value <= 1)
-            if not finite:
+            sound = type(value) in (int, float) and abs(value) <= (1 if key in SCORES else LARGEST)
+            if not sound or (key in SCORES and value < 0):
                 raise DataError(f"{self.path / 'metrics.json'}: {key} is {value!r}; {AGAIN}")
         return found
 
@@ -300,7 +302,7 @@ class RunFolder:
             raise DataError(f"{path}, line {line}: expected video,target,prediction and a column a class; {AGAIN}")
         position = {name: number for number, name in enumerate(names)}
         one_label = sound and self.about().get("multi_label") is False
-        rows: dict[int, tuple[str, list[bool], list[float], str]] = {}
+        rows: dict[int, tuple[str, list[bool], np.ndarray, str]] = {}
         seen: dict[str, int] = {}
         for line, row in records:
             try:
@@ -328,7 +330,7 @@ class RunFolder:
         return Predictions(videos, names, target, np.asarray(scores, np.float32).reshape(shape), predicted, tuple(rows))
 
 
-def _prediction(row: list[str], position: dict[str, int]) -> tuple[str, list[bool], list[float], str]:
+def _prediction(row: list[str], position: dict[str, int]) -> tuple[str, list[bool], np.ndarray, str]:
     """A record of ``predictions.csv``: the video, which classes it has, its scores, and what was predicted."""
     if len(row) != 3 + len(position):
         raise ValueError(f"{len(row)} values instead of {3 + len(position)}")
@@ -336,8 +338,9 @@ def _prediction(row: list[str], position: dict[str, int]) -> tuple[str, list[boo
     unknown = [name for name in target if name not in position]
     if unknown:
         raise ValueError(f"there is no class {unknown[0]!r}")
-    with np.errstate(over="ignore"):
-        return row[0], [name in target for name in position], [float(score) for score in row[3:]], row[2]
+    with np.errstate(over="ignore"):  # infinite as float32
+        scores = np.asarray([float(score) for score in row[3:]], dtype=np.float32)
+    return row[0], [name in target for name in position], scores, row[2]
 
 
 @dataclass(frozen=True)

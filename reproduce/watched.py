@@ -122,9 +122,15 @@ def read_watched(folder: RunFolder) -> list[Watched]:
 def _read(arrays: Mapping[str, np.ndarray], number: int) -> Watched:
     video, sheet, length, frames, probabilities = (arrays[f"{name}_{number}"] for name in NEEDED)
     attention = arrays.get(f"attention_{number}")
+    values = [probabilities] if attention is None else [probabilities, attention]
+    kinds = {"U": [video, sheet], "iu": [length, frames], "f": values}
+    if any(one.dtype.kind not in kind for kind, some in kinds.items() for one in some) or video.ndim + sheet.ndim + length.ndim:
+        raise ValueError(f"video {number}: values of another type")
     if (frames.ndim, probabilities.ndim, 3 if attention is None else attention.ndim) != (1, 2, 3) or not len(frames):
         raise ValueError(f"{video}: no frames, or maps and probabilities of another shape")
-    if not np.isfinite(probabilities).all() or (attention is not None and not (attention.max(axis=(1, 2)) > 0).all()):
+    if not all(((one >= 0) & (one <= 1)).all() for one in values) or (
+        attention is not None and not (attention.max(axis=(1, 2)) > 0).all()
+    ):
         raise ValueError(f"{video}: maps or probabilities that are none")
     if {len(frames), len(probabilities), len(frames if attention is None else attention)} != {len(frames)}:
         raise ValueError(f"{video}: not as many maps and probabilities as frames")
