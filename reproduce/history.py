@@ -26,12 +26,16 @@ class History:
         self.path = path
         self._rows: list[dict[str, Any]] = []
         if path.is_file():
-            reader = csv.DictReader(StringIO(read_text(path), newline=""), strict=True)
+            again = f"remove {path.parent.resolve()} to run it again"
+            try:
+                text = read_text(path.resolve())
+            except DataError as error:
+                raise DataError(f"{error}; {again}") from error
+            reader = csv.DictReader(StringIO(text, newline=""), strict=True)
             try:
                 for row in reader:
                     self._rows.append(_parsed(row))
             except (ValueError, csv.Error) as error:
-                again = f"remove {path.parent.resolve()} to run it again"
                 raise DataError(f"{path.resolve()}, line {reader.line_num}: damaged ({error}); {again}") from error
 
     def rows(self, stage: str) -> list[dict[str, Any]]:

@@ -154,6 +154,7 @@ def test_a_table_without_rows_has_no_boxes(tmp_path):
     assert read_boxes(write(tmp_path)) == {}
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     "row",
     [
@@ -180,6 +181,7 @@ def test_a_malformed_row_is_named_with_file_and_line(tmp_path, row):
     assert f"{path}, line 3" in str(error.value) and row in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("text", ["", "video,frame,x,y,w,h\n", "frame,video,left,top,right,bottom\n", "a.avi,0,0,0,1,1\n"])
 def test_another_header_is_refused(tmp_path, text):
     (tmp_path / "boxes.csv").write_text(text)

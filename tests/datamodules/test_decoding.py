@@ -110,6 +110,7 @@ def test_the_header_of_a_real_clip_is_read():
     assert (info.width, info.height) == (320, 240) and info.fps == pytest.approx(29.97, abs=0.01)
 
 
+@pytest.mark.counts("strange videos")
 @needs_clips
 def test_a_file_whose_frames_do_not_decode_is_named():
     path = CLIPS / "corrupted.mp4"
@@ -150,6 +151,7 @@ def broken(kind: str, folder: Path) -> Path:
 KINDS = ["missing", "empty", "text", "noise", "folder", "audio", "half", "unknown codec"]
 
 
+@pytest.mark.counts("strange videos")
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_video_is_an_error_that_names_the_file(tmp_path, kind):
     path = broken(kind, tmp_path)
@@ -166,6 +168,7 @@ def test_the_header_of_what_is_no_video_is_an_error_that_names_the_file(tmp_path
     assert str(path) in str(error.value)
 
 
+@pytest.mark.counts("strange videos")
 def test_a_video_that_breaks_off_in_the_middle_never_passes_as_a_longer_one(tmp_path):
     path = write_video(tmp_path / "cut.mpg", map(stamped, range(60)), codec="mpeg1video")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

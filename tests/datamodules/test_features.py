@@ -171,6 +171,7 @@ def test_features_of_another_shape_are_refused(store, shape):
     writer.discard()
 
 
+@pytest.mark.counts("values that are not finite")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 70000.0], ids=["nan", "inf", "-inf", "over half precision"])
 def test_a_value_that_is_not_finite_in_half_precision_is_refused_and_its_frame_named(store, value):
     writer = store.writer("a.avi")
@@ -239,6 +240,7 @@ def test_creating_the_same_store_again_keeps_its_videos(store):
     assert again.notes == ["a note"] and FeatureStore(store.path).missing(["a.avi"]) == []
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"spec": {}}', '"text"', "\x00\x01"])
 def test_a_damaged_manifest_is_named(store, text):
     (store.path / "manifest.json").write_text(text)
@@ -376,6 +378,7 @@ def test_any_order_of_entries_and_merges_ends_with_the_last_word_on_each_video(t
 # damaged files
 
 
+@pytest.mark.counts("damaged features")
 @both
 @pytest.mark.parametrize("keep", [0, 3, 60, -1])
 def test_a_truncated_file_is_missing_and_cannot_be_read(store, kind, keep):
@@ -389,6 +392,7 @@ def test_a_truncated_file_is_missing_and_cannot_be_read(store, kind, keep):
     assert str(path) in str(error.value) and "prepare.py" in str(error.value)
 
 
+@pytest.mark.counts("damaged features")
 @both
 def test_a_removed_file_is_missing_and_cannot_be_read(store, kind):
     write(store, "a.avi")
@@ -398,6 +402,7 @@ def test_a_removed_file_is_missing_and_cannot_be_read(store, kind):
         read_of(store, kind, "a.avi")
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize(
     ("kind", "other"),
     [
@@ -420,6 +425,7 @@ def test_a_file_of_another_dtype_or_shape_cannot_be_read(store, kind, other):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.counts("files with code in them")
 def test_pickled_objects_are_refused_and_never_run(store, tmp_path):
     class Trap:
         def __reduce__(self):

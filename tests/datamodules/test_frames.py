@@ -107,6 +107,7 @@ def test_any_number_of_workers_gives_the_same_frames(paths, workers):
     assert received.stamps == complete() and set(received.ends) == set(range(len(paths)))
 
 
+@pytest.mark.counts("SIGKILLs")
 def test_the_video_at_which_a_decoding_process_died_is_known(paths):
     data = FrameDataModule(paths, SIZE, packet=1, num_workers=2)
     packets = iter(data.predict_dataloader())

@@ -206,6 +206,7 @@ def test_no_split_files_are_refused_with_the_paths_looked_at(tmp_path):
     assert str((tmp_path / FOLDER).resolve()) in str(error.value) and "test_train_splits.rar" in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_missing_split_file_is_named(small):
     path = small / FOLDER / "kick_ball_test_split2.txt"
     path.unlink()
@@ -214,6 +215,7 @@ def test_a_missing_split_file_is_named(small):
     assert str(path.resolve()) in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     "line", ["clip.avi 3 ", "clip.avi", "clip.avi one", " 1 ", "../clip.avi 1", "other/clip.avi 1", ".. 1", "clip.avi 1 2.5"]
 )
@@ -227,6 +229,7 @@ def test_a_malformed_line_is_named_with_its_file_and_number(small, line):
     assert str(path) in str(error.value) and "line 5" in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_truncated_list_is_told_by_its_counts(small):
     path = small / FOLDER / "kick_test_split1.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
@@ -245,6 +248,7 @@ def test_a_clip_on_another_side_is_told_by_the_counts(small):
         hmdb51.read(small, "1", skip_bad=True)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_clip_listed_twice_is_named(small):
     path = small / FOLDER / "kick_test_split1.txt"
     lines = path.read_text().splitlines(keepends=True)

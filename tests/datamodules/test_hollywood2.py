@@ -103,6 +103,7 @@ def test_there_is_one_split(root, split):
         hollywood2.read(root, split)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     "line",
     [
@@ -126,6 +127,7 @@ def test_a_malformed_line_is_named_with_its_file_and_number(root, line):
     assert str(path) in str(error.value) and "line 7" in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_clip_listed_twice_in_a_file_is_named_with_its_line(root):
     path = root / "Hollywood2/ClipSets/Eat_test.txt"
     lines = path.read_text().splitlines()
@@ -134,6 +136,7 @@ def test_a_clip_listed_twice_in_a_file_is_named_with_its_line(root):
         hollywood2.read(root)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(("shorter", "named"), [("Run", "Run"), ("AnswerPhone", "DriveCar")])
 def test_class_files_that_list_different_clips_are_refused_with_file_and_clip(root, shorter, named):
     sets = root / "Hollywood2/ClipSets"
@@ -144,6 +147,7 @@ def test_class_files_that_list_different_clips_are_refused_with_file_and_clip(ro
     assert str(sets / f"{named}_train.txt") in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_list_cut_short_in_all_files_is_told_by_its_count(root):
     for path in (root / "Hollywood2/ClipSets").glob("*_train.txt"):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
@@ -157,6 +161,7 @@ def test_one_space_and_windows_line_ends_read_as_the_official_two_spaces(tmp_pat
     assert hollywood2.read_label_file(path, "test") == {"actioncliptest00001": False, "actioncliptest00002": True}
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_missing_label_file_is_named(root):
     path = root / "Hollywood2/ClipSets/SitUp_test.txt"
     path.unlink()

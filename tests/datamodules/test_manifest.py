@@ -114,6 +114,7 @@ SIDES = "'grid' must be its rows and columns"
 VIDEOS = "'videos' and 'bad' must say something of each video by its name"
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -148,6 +149,7 @@ def test_a_manifest_that_contradicts_itself_says_where_and_what_to_do(tmp_path, 
     assert str(error.value) == f"{path}: not a manifest of a feature store ({says}). Remove the folder and extract again"
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("key", ["format", "spec", "grid", "channels"])
 def test_a_manifest_that_lacks_what_the_features_are_is_none(tmp_path, key):
     path = written(tmp_path, {name: value for name, value in MANIFEST.items() if name != key})
@@ -155,6 +157,7 @@ def test_a_manifest_that_lacks_what_the_features_are_is_none(tmp_path, key):
         read_manifest(path)
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("other", [-1, 0, 1, 3, 10**30])
 def test_another_format_is_told_from_damage_whatever_else_stands_there(tmp_path, other):
     path = written(tmp_path, {"format": other, "grid": "unknown", "videos": 7})
@@ -163,6 +166,7 @@ def test_another_format_is_told_from_damage_whatever_else_stands_there(tmp_path,
     assert str(error.value) == f"{path}: format {other}, this version reads 2. Extract again"
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -182,6 +186,7 @@ def test_what_is_no_manifest_is_named_with_its_place_and_what_to_do(tmp_path, co
     assert str(error.value).endswith("). Remove the folder and extract again")
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("folder", [False, True], ids=["missing", "a folder"])
 def test_a_manifest_that_cannot_be_read_is_an_error_of_the_data(tmp_path, folder):
     path = tmp_path / "manifest.json"
@@ -230,6 +235,7 @@ def test_the_old_file_stands_there_until_the_new_one_is_on_disk(tmp_path, monkey
     assert seen == [("old", "new")] and path.read_text() == "new"
 
 
+@pytest.mark.counts("full disks")
 @pytest.mark.parametrize("old", ["old", None], ids=["over an older file", "where there was none"])
 def test_a_disk_that_fails_leaves_what_was_there(tmp_path, monkeypatch, old):
     path = tmp_path / "a.json"

@@ -148,6 +148,7 @@ def test_a_folder_without_feature_files_is_refused(tmp_path, store):
     assert str(tmp_path.resolve()) in str(error.value)
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("gone", ["train_framenum.txt", "test_filename.txt"])
 def test_a_missing_list_is_named(folder, store, content, gone):
     (folder / gone).unlink()
@@ -156,6 +157,7 @@ def test_a_missing_list_is_named(folder, store, content, gone):
     assert str((folder / gone).resolve()) in str(error.value)
 
 
+@pytest.mark.counts("damaged features")
 def test_lists_of_different_length_are_refused_with_both_numbers(folder, store, content):
     with (folder / "train_framenum.txt").open("a") as file:
         file.write("4\n")
@@ -163,12 +165,14 @@ def test_lists_of_different_length_are_refused_with_both_numbers(folder, store, 
         import_features(folder, store, set(content))
 
 
+@pytest.mark.counts("damaged features")
 def test_a_list_that_does_not_add_up_to_the_rows_is_refused(folder, store, content):
     (folder / "train_framenum.txt").write_text("1\n4\n")
     with pytest.raises(FeatureStoreError, match=r"train_features\.h5: 'features' has shape \(4, 50176\), 5 frames are listed"):
         import_features(folder, store, set(content))
 
 
+@pytest.mark.counts("damaged features")
 def test_rows_of_another_length_are_refused(folder, store, content):
     with h5py.File(folder / "train_features.h5", "w") as file:
         file["features"] = np.zeros((4, 49 * 512), dtype=np.float32)
@@ -181,12 +185,14 @@ def test_a_video_of_another_data_set_is_named_with_its_line(folder, store, conte
         import_features(folder, store, set(content) - {"run/a.avi"})
 
 
+@pytest.mark.counts("damaged features")
 def test_a_number_of_frames_that_is_no_number_is_named_with_its_file(folder, store, content):
     (folder / "train_framenum.txt").write_text("1\nthree\n")
     with pytest.raises(FeatureStoreError, match=r"train_framenum\.txt"):
         import_features(folder, store, set(content))
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("kind", ["no HDF5", "no data set 'features'"])
 def test_a_features_file_of_another_kind_is_named(folder, store, content, kind):
     path = folder / "train_features.h5"
@@ -199,6 +205,7 @@ def test_a_features_file_of_another_kind_is_named(folder, store, content, kind):
         import_features(folder, store, set(content))
 
 
+@pytest.mark.counts("values that are not finite")
 def test_a_value_that_is_not_finite_is_refused_with_video_and_frame_and_leaves_no_part(folder, store, content):
     with h5py.File(folder / "train_features.h5", "r+") as file:
         file["features"][2, 77] = np.nan  # run/b has the first row

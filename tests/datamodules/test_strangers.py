@@ -77,6 +77,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("kind", ["split", "labels", "boxes", "videos"])
 @pytest.mark.parametrize("damage", UNREADABLE)
 def test_a_list_that_is_no_text_is_refused_by_name_and_line(tmp_path, kind, damage):
@@ -87,6 +88,7 @@ def test_a_list_that_is_no_text_is_refused_by_name_and_line(tmp_path, kind, dama
     assert f"{path}, line " in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("kind", ["split", "labels", "boxes", "videos"])
 def test_a_list_that_cannot_be_read_is_refused_by_name(tmp_path, kind):
     path, reader = lists(tmp_path, b"", "")[kind]
@@ -116,6 +118,7 @@ def test_only_line_ends_end_a_line(tmp_path):
     assert [clip for clip, _ in found] == names
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     ("rows", "line", "words"),
     [
@@ -141,6 +144,7 @@ def test_a_damaged_list_of_videos_names_its_line(tmp_path, rows, line, words):
     assert f"{path}, line {line}:" in str(error.value)
 
 
+@pytest.mark.counts("names that cannot be")
 @pytest.mark.parametrize(
     ("one", "two", "words"),
     [
@@ -157,6 +161,7 @@ def test_names_that_some_disks_do_not_tell_apart_are_refused(tmp_path, one, two,
     assert str(tmp_path / "mine") in str(error.value)
 
 
+@pytest.mark.counts("names that cannot be")
 @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
 def test_one_file_under_two_names_is_refused(tmp_path, link):
     put(tmp_path / "mine/run/a.mp4", "x")
@@ -166,6 +171,7 @@ def test_one_file_under_two_names_is_refused(tmp_path, link):
         videofolder.read(tmp_path / "mine")
 
 
+@pytest.mark.counts("names that cannot be")
 def test_a_name_that_is_not_utf8_is_refused_before_anything_is_extracted(tmp_path):
     folder = tmp_path / "mine"
     for name in ("run", "walk"):
@@ -176,6 +182,7 @@ def test_a_name_that_is_not_utf8_is_refused_before_anything_is_extracted(tmp_pat
         videofolder.read(folder)
 
 
+@pytest.mark.counts("names that cannot be")
 def test_a_name_too_long_for_its_features_is_refused(tmp_path):
     for name in ("run", "walk"):
         for number in range(4):
@@ -184,6 +191,7 @@ def test_a_name_too_long_for_its_features_is_refused(tmp_path):
         videofolder.read(tmp_path / "mine")
 
 
+@pytest.mark.counts("names that cannot be")
 @pytest.mark.parametrize("name", ["ucf11", "hmdb51", "hollywood2"])
 def test_anybodys_videos_do_not_pass_as_an_official_set(tmp_path, name):
     put(tmp_path / name / "run/a.mp4", "x")
@@ -191,6 +199,7 @@ def test_anybodys_videos_do_not_pass_as_an_official_set(tmp_path, name):
         videofolder.read(tmp_path / name)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     ("rows", "line", "words"),
     [
@@ -226,6 +235,7 @@ def test_records_are_read_as_they_were_written(tmp_path):
 # generated data sets
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     "marker",
     [
@@ -247,7 +257,7 @@ def test_a_damaged_marker_of_a_generated_set_is_refused_by_name(tmp_path, marker
     assert str(tmp_path / MINIATURE_MARKER) in str(error.value) and "remove the folder" in str(error.value)
 
 
-def test_a_generated_set_that_lost_a_file_is_drawn_again(tmp_path, monkeypatch):
+def test_a_generated_set_that_lost_a_file_is_drawn_again(tmp_path, monkeypatch, count):
     monkeypatch.setattr(miniature, "HOLLYWOOD_CLIPS", {"train": 2, "test": 1})
     root = tmp_path / "mini"
     assert miniature.generate(root, "hollywood2") and miniature.is_complete(root)
@@ -256,6 +266,7 @@ def test_a_generated_set_that_lost_a_file_is_drawn_again(tmp_path, monkeypatch):
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + b"\0" if path == marker else whole[: len(whole) // 2])
         assert not miniature.is_complete(root), path
+        count("damaged data sets", 1)
         path.write_bytes(whole)
         assert miniature.is_complete(root)
     drawn = clip.read_bytes()

@@ -87,6 +87,7 @@ KINDS = ["pickle", "objects", "archive", "zip", "fortran", "big-endian", "float3
 KINDS += ["empty", "cut", "end never written", "header alone", "missing", "folder", "huge claim"]
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_foreign_file_in_a_store_is_refused_by_name_and_never_run(store, tmp_path, kind):
     foreign(kind, store, tmp_path / "sprung")
@@ -104,7 +105,7 @@ def test_the_trap_works(tmp_path):
     assert (tmp_path / "sprung").exists(), "else the tests with it would prove nothing"
 
 
-def test_swapped_pooled_files_are_noticed(store):
+def test_swapped_pooled_files_are_noticed(store, count):
     one, two = store.pooled_file("a.avi"), store.pooled_file("b.avi")
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
@@ -112,8 +113,10 @@ def test_swapped_pooled_files_are_noticed(store):
     for name in ("a.avi", "b.avi"):
         with pytest.raises(FeatureStoreError, match=f"pooled/{name}.npy: holds other numbers than were written"):
             FeatureStore(store.path).pooled(name)
+        count("damaged features", 1)
 
 
+@pytest.mark.counts("values that are not finite")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kind", ["cubes", "pooled"])
 def test_a_value_that_is_not_finite_is_found_with_its_frame(store, value, kind):
@@ -133,6 +136,7 @@ def test_a_value_that_is_not_finite_is_found_with_its_frame(store, value, kind):
     assert list(again.damaged(LENGTHS)) == ["c.avi"]
 
 
+@pytest.mark.counts("damaged features")
 def test_one_flipped_bit_within_is_found_by_the_full_check(store):
     data = bytearray(store.file("c.avi").read_bytes())
     data[128 + 15 * GRID[0] * GRID[1] * CHANNELS * 2] ^= 1
@@ -161,6 +165,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize(("key", "value"), WRONG)
 def test_a_manifest_of_wrong_types_is_refused_by_name(store, key, value):
     path = store.path / "manifest.json"
@@ -170,6 +175,7 @@ def test_a_manifest_of_wrong_types_is_refused_by_name(store, key, value):
     assert str(path) in str(error.value) and "extract again" in str(error.value).lower()
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("frames", [0, -9, 8, 10, 10**12, 9.0, "9", True, None])
 def test_a_manifest_that_lies_about_a_number_of_frames_is_refused_with_the_video(store, frames):
     path = store.path / "manifest.json"
@@ -180,6 +186,7 @@ def test_a_manifest_that_lies_about_a_number_of_frames_is_refused_with_the_video
         FeatureStore(store.path)
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("content", ["", "[]", "null", "{", "\ufeff{}", "[" * 100_000, '{"format": 2, "format": 2}', "\0"])
 def test_what_is_no_manifest_is_refused_by_name(store, content):
     (store.path / "manifest.json").write_text(content)
@@ -187,6 +194,7 @@ def test_what_is_no_manifest_is_refused_by_name(store, content):
         FeatureStore(store.path)
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize(
     "line", ["[]", "3", '"a"', '{"video": 3}', '{"video": "a.avi"}', '{"video": "a.avi", "frames": 5}', "[" * 99999]
 )
@@ -203,6 +211,7 @@ def annotation_of(folder: Path):
     return videofolder.read(folder)
 
 
+@pytest.mark.counts("damaged features")
 def test_a_video_that_was_replaced_is_noticed_named_and_extracted_again(tmp_path):
     annotation = annotation_of(tmp_path / "mine")
     store = FeatureStore(tmp_path / "store")
@@ -266,6 +275,7 @@ def rewrite(folder: Path, kind: str, trap: Path) -> None:
 H5 = ["pickle", "cut", "texts", "integers", "link", "soft link", "raw bytes of another file", "virtual", "group"]
 
 
+@pytest.mark.counts("damaged features")
 @pytest.mark.parametrize("kind", H5)
 def test_foreign_feature_files_are_refused_by_name_and_never_run(released, tmp_path, kind):
     rewrite(released, kind, tmp_path / "sprung")
@@ -275,6 +285,7 @@ def test_foreign_feature_files_are_refused_by_name_and_never_run(released, tmp_p
     assert store.videos == {} and not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.counts("damaged features")
 def test_a_piece_that_would_fill_the_memory_is_refused(released, tmp_path, monkeypatch):
     with h5py.File(released / "train_features.h5", "w") as file:
         file.create_dataset(
@@ -285,6 +296,7 @@ def test_a_piece_that_would_fill_the_memory_is_refused(released, tmp_path, monke
         import_features(released, FeatureStore(tmp_path / "store"), {"run/a.avi", "walk/b.avi"})
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [

@@ -64,6 +64,7 @@ def test_a_video_of_one_frame_is_one(tmp_path, name):
     assert len(list(read_frames(encode(tmp_path / name, 1), 16))) == 1
 
 
+@pytest.mark.counts("strange videos")
 def test_a_video_without_frames_is_refused_by_name(tmp_path):
     data = encode(tmp_path / "some.mkv", 3).read_bytes()
     path = tmp_path / "none.mkv"
@@ -72,6 +73,7 @@ def test_a_video_without_frames_is_refused_by_name(tmp_path):
         list(read_frames(path, 16))
 
 
+@pytest.mark.counts("strange videos")
 def test_frames_of_changing_size_are_squashed_to_one(tmp_path):
     parts = [encode(tmp_path / f"{size[0]}.m1v", 20, "mpeg1video", size=size) for size in ((64, 48), (128, 96), (64, 48))]
     path = tmp_path / "changing.m1v"
@@ -82,11 +84,13 @@ def test_frames_of_changing_size_are_squashed_to_one(tmp_path):
     assert (chunks[:, 4:20, 2:9, 0] > 200).all() and (chunks[:, 4:20, 15:22] < 50).all()
 
 
+@pytest.mark.counts("strange videos")
 def test_frames_at_uneven_times_all_come_once(tmp_path):
     path = encode(tmp_path / "uneven.mkv", 30, step=lambda number: number * number)
     assert len(list(read_frames(path, 16))) == 30
 
 
+@pytest.mark.counts("strange videos")
 def test_a_sound_file_with_a_cover_is_no_video_of_one_frame(tmp_path):
     path = tmp_path / "sound.m4a"
     with av.open(str(path), "w", format="mp4") as container:
@@ -107,6 +111,7 @@ def test_a_sound_file_with_a_cover_is_no_video_of_one_frame(tmp_path):
             read(path)
 
 
+@pytest.mark.counts("strange videos")
 def test_a_title_in_another_encoding_is_no_reason_to_refuse_a_video(tmp_path):
     path = tmp_path / "title.avi"
     with av.open(str(path), "w") as container:
@@ -120,6 +125,7 @@ def test_a_title_in_another_encoding_is_no_reason_to_refuse_a_video(tmp_path):
     assert probe(path).declared_frames == 4 and len(list(read_frames(path, 16))) == 4
 
 
+@pytest.mark.counts("strange videos")
 @pytest.mark.parametrize(
     "text",
     [

@@ -187,6 +187,7 @@ def test_a_path_has_one_name_however_it_is_written(scanned):
 GOOD = ("run/0.mp4", "run", "g", "train")
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -209,6 +210,7 @@ def test_a_bad_row_is_named_with_file_and_line(scanned, bad, words):
     assert f"{listing}, line 3" in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     "header", [("path", "class", "note"), ("path", "label"), ("Path", "Class"), ("path",), ("path;class",)]
 )
@@ -219,6 +221,7 @@ def test_a_header_with_unknown_or_lacking_columns_is_named_with_file_and_line(sc
     assert f"{listing}, line 1" in str(error.value)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("text", ["", "path,class\n"])
 def test_a_list_without_videos_is_refused(scanned, text):
     (scanned / "videos.csv").write_text(text)
@@ -226,12 +229,14 @@ def test_a_list_without_videos_is_refused(scanned, text):
         videofolder.read(scanned)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_list_that_is_not_utf8_is_refused_by_name(scanned):
     (scanned / "videos.csv").write_bytes("path,class\nrun/0.mp4,Läufe\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"videos\.csv"):
         videofolder.read(scanned)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_group_on_both_sides_is_named(scanned):
     rows = [("run/0.mp4", "run", "film", "train"), ("run/1.mp4", "run", "film", "test")]
     write_csv(scanned, ("path", "class", "group", "split"), *rows)
@@ -239,6 +244,7 @@ def test_a_group_on_both_sides_is_named(scanned):
         videofolder.read(scanned)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("again", ["run/0.mp4", "./run/0.mp4"])
 def test_a_video_listed_twice_is_named(scanned, again):
     write_csv(scanned, ("path", "class"), ("run/0.mp4", "run"), ("run/1.mp4", "run"), (again, "run"))

@@ -157,6 +157,7 @@ def test_other_encodings_are_read(tmp_path, encoding):
 # what can be wrong
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     ("good", "bad", "says"),
     [
@@ -189,6 +190,7 @@ def test_a_file_that_is_cut_short_is_named_with_its_last_line(tmp_path):
         read_viper(path, 40)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("content", [b"", b"MThd\0\0\0", b"\xff\xfe\0", b"{}", "<viper>".encode("utf-16")])
 def test_something_else_is_no_xml(tmp_path, content):
     path = tmp_path / "clip.xgtf"
@@ -197,6 +199,7 @@ def test_something_else_is_no_xml(tmp_path, content):
         read_viper(path, 40)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("encoding", ["TTF-8", "big5", "rot13", "idna", "utf-32", "\u00e4"])
 def test_an_encoding_that_is_none_is_named(tmp_path, encoding):
     path = tmp_path / "clip.xgtf"
@@ -205,6 +208,7 @@ def test_an_encoding_that_is_none_is_named(tmp_path, encoding):
         read_viper(path, 1)
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize("content", ["<html/>", "<viper><config/></viper>", "<sourcefile/>"])
 def test_xml_without_a_film_is_no_annotation(tmp_path, content):
     path = tmp_path / "clip.xgtf"
@@ -220,6 +224,7 @@ BOMB = """<?xml version="1.0"?>
 OUTSIDE = '<!DOCTYPE viper SYSTEM "file:///etc/passwd">\n<viper><data/></viper>\n'
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(("content", "line"), [(BOMB, 2), (OUTSIDE, 1)])
 def test_document_types_and_entities_are_refused(tmp_path, content, line):
     path = tmp_path / "clip.xgtf"
@@ -237,6 +242,7 @@ def test_files_and_crowds_beyond_reason_are_refused(tmp_path, monkeypatch):
         read_viper(crowd, 40)
 
 
+@pytest.mark.counts("damaged lists")
 def test_a_folder_of_that_name_is_no_file(tmp_path):
     (tmp_path / "clip.xgtf").mkdir()
     with pytest.raises(DataError, match="cannot be read"):

@@ -27,9 +27,10 @@ UCF11 = ucf11_files({name: f"video {name}".encode() * 100 for name in ucf11_name
 
 
 @pytest.fixture
-def host():
+def host(count):
     with http_host() as host:
         yield host
+    count("faults of servers", host.injected)
 
 
 def official(data: str, **addresses: str | None):
@@ -78,6 +79,7 @@ def test_an_archive_may_hold_more_folders_or_fewer(inside, tmp_path):
     assert get("ucf11", tmp_path / "ucf11") == 22
 
 
+@pytest.mark.counts("damaged archives")
 def test_what_is_there_is_not_touched(tmp_path, capsys):
     root = tmp_path / "ucf11"
     for name, data in UCF11.items():
@@ -137,7 +139,7 @@ def test_hmdb51_of_which_only_the_outer_archive_was_extracted_by_hand(where, tmp
     assert (root / where / "brush_hair.rar").is_file(), "not ours to delete"
 
 
-def test_hmdb51_interrupted_between_two_classes_goes_on_with_the_next(tmp_path, monkeypatch):
+def test_hmdb51_interrupted_between_two_classes_goes_on_with_the_next(tmp_path, monkeypatch, count):
     monkeypatch.setenv("PATH", "")
     clips, splits = hmdb51_files()
     root = mark(tmp_path / "hmdb51", "hmdb51")
@@ -160,6 +162,7 @@ def test_hmdb51_interrupted_between_two_classes_goes_on_with_the_next(tmp_path, 
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             get("hmdb51", root)
+    count("interruptions", extracted.count(None))
     assert get("hmdb51", root) == 2 * 51
     names = [name for name in extracted if name]
     assert len(names) == len(set(names)) == 2 + 51, "nothing was extracted twice"
@@ -183,13 +186,16 @@ def test_hmdb51_from_its_official_addresses(host, tmp_path, monkeypatch):
     assert [len(file.asked) for file in host.files.values()] == asked, "the second call asks nothing"
 
 
-def test_hollywood2_from_its_ftp_server_after_a_mirror_that_has_moved(host, tmp_path):
+def test_hollywood2_from_its_ftp_server_after_a_mirror_that_has_moved(host, tmp_path, count):
     data = tarred(hollywood2_files(), "w:gz")
     name = "Hollywood2-actions.tar.gz"
     host.put(name, data, *["page"] * 3)
-    with ftp_host({f"local/vistas/actions/{name}": Served(data, ["drop:900"])}) as address:
+    file = Served(data, ["drop:900"])
+    with ftp_host({f"local/vistas/actions/{name}": file}) as address:
         archives = (replace(hollywood2.ARCHIVES[0], addresses=(f"{address}/local/vistas/actions/{name}",), md5=None),)
         assert get("hollywood2", tmp_path / "hollywood2", archives, online=True, mirrors=[f"{host.url}/"]) == 24
+    assert not file.faults
+    count("faults of servers", 1)
 
 
 def test_the_published_hash_of_a_download_and_of_a_placed_file_is_compared(host, tmp_path):
@@ -207,6 +213,7 @@ def test_the_published_hash_of_a_download_and_of_a_placed_file_is_compared(host,
     assert get("hollywood2", root, published) == 24, "another name says that somebody has packed it again"
 
 
+@pytest.mark.counts("files that change on a server")
 def test_a_hash_is_recorded_at_first_use_and_compared_later(host, tmp_path):
     root = tmp_path / "ucf11"
     url = host.put("UCF11_updated_mpg.rar", zipped(UCF11))
@@ -231,6 +238,7 @@ def test_a_hash_is_recorded_at_first_use_and_compared_later(host, tmp_path):
     assert ledger(root)["archives"]["UCF11_updated_mpg.rar"]["first_used"] == first["first_used"]
 
 
+@pytest.mark.counts("damaged archives")
 def test_an_archive_that_ends_early_is_refused_and_the_next_address_asked(host, tmp_path):
     data = zipped(UCF11)
     short = host.put("short/UCF11_updated_mpg.rar", data[:-500])
@@ -240,6 +248,7 @@ def test_an_archive_that_ends_early_is_refused_and_the_next_address_asked(host, 
     assert ledger(root)["archives"]["UCF11_updated_mpg.rar"]["from"] == good
 
 
+@pytest.mark.counts("addresses that do not serve")
 def test_where_no_address_serves_the_message_says_what_to_do(host, tmp_path):
     root = tmp_path / "ucf11"
     with pytest.raises(DataError) as error:
@@ -248,6 +257,7 @@ def test_where_no_address_serves_the_message_says_what_to_do(host, tmp_path):
     assert "HTTP 404" in message and "mirrors=[…]" in message and str(root / "UCF11_updated_mpg.rar") in message
 
 
+@pytest.mark.counts("damaged archives")
 def test_another_archive_than_the_data_sets_is_refused(tmp_path):
     root = mark(tmp_path / "ucf11", "ucf11")
     (root / "UCF11_updated_mpg.zip").write_bytes(zipped({"biking/x.mpg": b"1"}))
@@ -261,6 +271,7 @@ def test_without_archive_and_network_it_says_what_is_missing(tmp_path):
         get("ucf11", tmp_path / "ucf11")
 
 
+@pytest.mark.counts("settings that cannot be")
 @pytest.mark.parametrize(
     ("sources", "says"),
     [
@@ -300,6 +311,7 @@ def free(monkeypatch, count: int) -> None:
     monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: usage._replace(free=count))
 
 
+@pytest.mark.counts("full disks")
 def test_a_small_disk_is_found_out_before_anything_is_fetched(host, tmp_path, monkeypatch):
     url = host.put("UCF11_updated_mpg.rar", zipped(UCF11))
     free(monkeypatch, 2 * 2**30)
@@ -327,6 +339,7 @@ def test_what_is_there_already_needs_no_space(tmp_path, monkeypatch):
     assert [need.bytes for need in needs(root, [archive], {archive.name: placed})] == [exact]
 
 
+@pytest.mark.counts("full disks")
 def test_needs_on_one_disk_add_up_and_folders_need_not_exist(tmp_path, monkeypatch):
     free(monkeypatch, space.RESERVE + 1000)
     one, other = Need(tmp_path / "a/b/c", 600, "one"), Need(tmp_path, 401, "other")

@@ -62,6 +62,7 @@ def test_names_of_any_kind_come_back(tmp_path):
     assert list(read_attended(tmp_path / "a.csv")[0]) == names
 
 
+@pytest.mark.counts("damaged run folders")
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

@@ -23,9 +23,10 @@ QUICK = Patience(timeout=0.5, attempts=3, pause=0.01, least_rate=200.0, slow_sec
 
 
 @pytest.fixture
-def host():
+def host(count):
     with http_host() as host:
         yield host
+    count("faults of servers", host.injected)
 
 
 def fetch(urls, folder: Path, **options) -> tuple[bytes, str]:
@@ -87,6 +88,7 @@ def test_servers_that_know_little_serve_all_the_same(host, tmp_path, ranges, tag
     assert fetch(url, tmp_path)[0] == DATA
 
 
+@pytest.mark.counts("files that change on a server")
 @pytest.mark.parametrize("tag", [True, False], ids=["the server knows", "only the bytes tell"])
 def test_a_file_that_changes_between_two_attempts_is_never_mixed(host, tmp_path, tag):
     before = b"PK\x03\x04" + bytes(len(DATA) - 4)
@@ -111,6 +113,7 @@ def no_room_once():
     return room
 
 
+@pytest.mark.counts("files that change on a server")
 def test_a_file_that_has_grown_shorter_is_begun_again(host, tmp_path):
     long = DATA + bytes(200_000)
     url = host.put("file.zip", long, "drop:690000")
@@ -144,6 +147,7 @@ def test_the_next_address_serves_where_the_first_does_not(faults, host, tmp_path
     assert f"note: {bad}: " in capsys.readouterr().out
 
 
+@pytest.mark.counts("addresses that do not serve")
 @pytest.mark.parametrize(
     "address",
     [
@@ -161,6 +165,7 @@ def test_what_is_no_address_or_unreachable_is_passed_over(address, host, tmp_pat
     assert fetch([address, good], tmp_path) == (DATA, good)
 
 
+@pytest.mark.counts("addresses that do not serve")
 def test_where_no_address_serves_each_is_named_with_its_reason(host, tmp_path):
     page, gone = host.put("page.zip", DATA, "page"), host.url + "/gone.zip"
     with pytest.raises(DownloadError) as error:
@@ -195,6 +200,7 @@ def test_without_one_bytes_of_two_mirrors_are_never_mixed(host, tmp_path):
     assert host.files["second.zip"].asked == [None]
 
 
+@pytest.mark.counts("damaged archives")
 def test_a_part_that_was_damaged_on_disk_is_fetched_again(host, tmp_path):
     """Bytes that no comparison of the last ones finds: the hash does."""
     url = host.put("file.zip", DATA, "drop:300000")
@@ -207,6 +213,7 @@ def test_a_part_that_was_damaged_on_disk_is_fetched_again(host, tmp_path):
     assert fetch(url, tmp_path) == (DATA, url)
 
 
+@pytest.mark.counts("damaged archives")
 def test_a_wrong_hash_leaves_nothing_behind(host, tmp_path):
     url = host.put("file.zip", DATA[:-1] + b"x")
     with pytest.raises(DownloadError, match="wrong hash"):
@@ -214,6 +221,7 @@ def test_a_wrong_hash_leaves_nothing_behind(host, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.counts("full disks")
 def test_a_full_disk_keeps_what_has_come(host, tmp_path, monkeypatch):
     url = host.put("file.zip", DATA)
     written = []
@@ -240,6 +248,7 @@ def test_a_full_disk_keeps_what_has_come(host, tmp_path, monkeypatch):
     assert host.files["file.zip"].asked[-1] in (f"bytes={kept - OVERLAP}-", None)
 
 
+@pytest.mark.counts("full disks")
 def test_room_is_asked_for_before_a_byte_is_written(host, tmp_path):
     url = host.put("file.zip", DATA)
 
@@ -257,14 +266,16 @@ FTP = {"none": (), "drop": ("drop:200000",), "busy": ("status:421",), "drop, dro
 
 @pytest.mark.parametrize("rest", [True, False], ids=["REST", "no REST"])
 @pytest.mark.parametrize("faults", FTP.values(), ids=FTP)
-def test_ftp_serves_and_resumes(faults, rest, tmp_path):
+def test_ftp_serves_and_resumes(faults, rest, tmp_path, count):
     file = Served(DATA, list(faults), ranges=rest)
     with ftp_host({"pub/file.zip": file}) as address:
         assert fetch(f"{address}/pub/file.zip", tmp_path)[0] == DATA
+    count("faults of servers", len(faults) - len(file.faults))
     if faults == FTP["drop"] and rest:
         assert file.asked == ["0", str(200_000 - OVERLAP)]
 
 
+@pytest.mark.counts("addresses that do not serve")
 def test_ftp_without_the_file_gives_way_to_the_next_address(host, tmp_path):
     good = host.put("good.zip", DATA)
     with ftp_host({}) as address:
@@ -280,7 +291,7 @@ download([sys.argv[1]], Path(sys.argv[2]), kind_of, lambda part: None, lambda to
 """
 
 
-def test_killed_at_any_moment_the_same_command_goes_on(host, tmp_path):
+def test_killed_at_any_moment_the_same_command_goes_on(host, tmp_path, count):
     data = b"PK\x03\x04" + np.random.default_rng(1).bytes(8_000_000)
     url = host.put("file.zip", data)
     part, sizes = tmp_path / "file.zip.part", []
@@ -297,19 +308,13 @@ def test_killed_at_any_moment_the_same_command_goes_on(host, tmp_path):
     assert fetch(url, tmp_path, check=lambda part: None)[0] == data
     asked = host.files["file.zip"].asked
     assert asked[0] is None and asked[-1] == f"bytes={sizes[2] - OVERLAP}-"
+    count("SIGKILLs", len(sizes))
 
 
+@pytest.mark.counts("damaged archives")
 @pytest.mark.parametrize(
     "head", [b"", b"  <!DOCTYPE html>", b"\xef\xbb\xbf<html>", b"<?xml version", b"7z\xbc\xaf'\x1c", b"GIF89a", bytes(512)]
 )
 def test_what_is_no_archive_is_told_by_its_first_bytes(head):
     with pytest.raises(ArchiveError, match="archive"):
         kind_of(head)
-
-
-def test_the_count_of_injected_faults(capsys):
-    lists = [*FAULTS.values(), *BAD_FIRST.values(), *FTP.values(), *FTP.values()]
-    number = sum(map(len, lists))
-    with capsys.disabled():
-        print(f"\n{number} faults of servers injected into {len(lists)} downloads")
-    assert number >= 80

@@ -73,7 +73,7 @@ def same_as(one: Path, two: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_at_every_stage_of_a_run_loses_nothing(trained, clips, tmp_path, disk, capsys):
+def test_a_disk_that_fills_at_every_stage_of_a_run_loses_nothing(trained, clips, tmp_path, disk, count):
     """Checkpoints, history, predictions, pictures: room for a few files more after each refusal."""
     size, errors, epochs = 100, [], [0]
     (tmp_path / "features").symlink_to(trained / "features")
@@ -91,8 +91,7 @@ def test_a_disk_that_fills_at_every_stage_of_a_run_loses_nothing(trained, clips,
         disk.change(f"size={size}k")
     assert epochs == sorted(epochs), "a checkpoint was lost"
     same_as(next(disk.path.glob("clips/*")), trained / "run")
-    with capsys.disabled():
-        print(f"\na run met {len(errors)} full disks, and finished in {size} kB as undisturbed")
+    count("full disks", len(errors))
     assert len(errors) >= 3
 
 
@@ -101,6 +100,7 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))
 
 
+@pytest.mark.counts("full disks")
 def test_a_disk_that_fills_within_a_video_keeps_the_finished_ones(clips, tmp_path):
     limited = {"preexec_fn": small_files, "env": unmeasured()}
     result = script("prepare.py", *words(clips, "backbone.batch_size=4"), cwd=tmp_path, check=False, **limited)
@@ -112,6 +112,7 @@ def test_a_disk_that_fills_within_a_video_keeps_the_finished_ones(clips, tmp_pat
     assert f"extracting features of {18 - len(store.videos)} videos" in again.stdout
 
 
+@pytest.mark.counts("full disks")
 def test_a_table_that_cannot_be_written_says_so_and_can_be_later(trained, clips, disk):
     table = words(clips, "datasets=[videofolder]", "rows=[soft_attention_1]", f"paths.results={disk.path}")
     table.remove("data.name=videofolder")
@@ -140,6 +141,7 @@ def test_every_epoch_has_left_its_checkpoint(trained):
     assert 0 < remembered <= metrics["seconds"]
 
 
+@pytest.mark.counts("full disks")
 def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, disk):
     """Lightning's own goes through the temporary folder, from where it is copied, not at once, if that is another disk."""
     path = disk.path / "holdout/last.ckpt"
@@ -153,6 +155,7 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path, disk):
 # Read-only folders
 
 
+@pytest.mark.counts("read-only disks")
 def test_read_only_folders_are_named_and_what_is_finished_is_still_read(trained, clips, tmp_path, disk):
     disk.change("size=50m")
     shutil.copytree(trained / "features", disk.path / "features")
@@ -176,6 +179,7 @@ def test_read_only_folders_are_named_and_what_is_finished_is_still_read(trained,
 # A decoding process that is killed
 
 
+@pytest.mark.counts("SIGKILLs")
 def test_a_killed_decoding_process_is_named_and_the_same_command_goes_on(trained, clips, tmp_path):
     arguments = words(clips, "backbone.workers=1", "backbone.batch_size=2")
     journal = tmp_path / STORE / "journal-0.jsonl"
@@ -233,10 +237,12 @@ def recognizer() -> Recognizer:
     return Recognizer(network, 3, False, Objective())
 
 
-def test_the_first_loss_that_is_not_finite_is_named_with_its_step():
+def test_the_first_loss_that_is_not_finite_is_named_with_its_step(count):
     watch = LossWatch()
-    for step, loss in enumerate([1.0, 2.0, float("nan"), float("inf"), 1.0], start=5):
+    losses = [1.0, 2.0, float("nan"), float("inf"), 1.0]
+    for step, loss in enumerate(losses, start=5):
         watch.see(torch.tensor(loss), step)
+    count("values that are not finite", len(losses) - int(np.isfinite(losses).sum()))
     with pytest.raises(FloatingPointError, match=r"training loss of epoch 2 is nan at step 7 of retrain.*smaller optim\.lr"):
         watch.require_finite(2, "retrain")
     watch.begin(torch.device("cpu"))
@@ -244,6 +250,7 @@ def test_the_first_loss_that_is_not_finite_is_named_with_its_step():
     assert watch.require_finite(3, "retrain") is None
 
 
+@pytest.mark.counts("values that are not finite")
 def test_an_epoch_with_one_loss_that_is_nan_has_no_mean():
     """By default the metric leaves such values out, and says nothing that ends a run."""
     means = recognizer().epoch_means
@@ -253,7 +260,7 @@ def test_an_epoch_with_one_loss_that_is_nan_has_no_mean():
     assert all(mean.compute().isnan() for mean in means.values())
 
 
-def test_weights_and_scores_that_are_not_finite_end_a_run():
+def test_weights_and_scores_that_are_not_finite_end_a_run(count):
     model = recognizer()
     require_finite_weights(model, 0, "holdout")
     name, weight = list(model.network.named_parameters())[1]
@@ -267,8 +274,10 @@ def test_weights_and_scores_that_are_not_finite_end_a_run():
     scores[[1, 3], 2] = float("nan")
     with pytest.raises(FloatingPointError, match="of 2 of 5 test videos"):
         require_finite_scores(model, "test videos")
+    count("values that are not finite", sum(int((~value.isfinite()).sum()) for value in (weight, scores)))
 
 
+@pytest.mark.counts("values that are not finite")
 @pytest.mark.parametrize("name", ["holdout/last.ckpt", "retrain/last.ckpt"])
 def test_a_checkpoint_with_nan_is_neither_continued_nor_tested(trained, clips, tmp_path, name):
     """As an earlier version, or a faulty GPU, may have left it."""
@@ -287,6 +296,7 @@ def test_a_checkpoint_with_nan_is_neither_continued_nor_tested(trained, clips, t
         same_as(run, trained / "run")
 
 
+@pytest.mark.counts("damaged checkpoints")
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -316,6 +326,7 @@ class Evil:
         return (os.mkdir, ("executed",))
 
 
+@pytest.mark.counts("files with code in them")
 def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"epoch": 0, "state_dict": {"w": torch.ones(2)}, "more": Evil()}, "last.ckpt")

@@ -104,11 +104,9 @@ def kill_at(table: Table, phase: str, target: float, delay: float) -> bool:
 
 
 @pytest.mark.slow
-def test_a_table_killed_at_20_points_equals_the_undisturbed_one(tmp_path, capsys):
+def test_a_table_killed_at_20_points_equals_the_undisturbed_one(tmp_path, count):
     whole, table = Table(tmp_path / "whole"), Table(tmp_path / "killed")
-    begun = time.monotonic()
     assert whole.start().wait(2 * MOST_SECONDS) == 0, (whole.folder / "stdout.txt").read_text()[-3000:]
-    undisturbed = time.monotonic() - begun
     hits, finished = Counter(), {}
     for phase, target, delay in seeded_points(whole):
         hits[phase] += kill_at(table, phase, target, delay)
@@ -126,9 +124,5 @@ def test_a_table_killed_at_20_points_equals_the_undisturbed_one(tmp_path, capsys
     )
     assert "Traceback" not in text and "error:" not in text, text[-3000:]
     words = ", ".join(f"{hits[phase]} of {number} in {phase}" for phase, number in KILLS.items())
-    with capsys.disabled():
-        took = time.monotonic() - begun
-        print(
-            f"\n{sum(hits.values())} SIGKILLs hit the table at work: {words}; undisturbed {undisturbed:.0f} s, all {took:.0f} s"
-        )
+    count("SIGKILLs", sum(hits.values()))
     assert sum(hits.values()) >= 18 and all(hits.values()), words

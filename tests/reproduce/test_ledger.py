@@ -215,6 +215,7 @@ def test_an_archive_whose_name_is_not_utf_8_is_refused_with_what_to_do_and_what_
 # damaged files
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -240,6 +241,7 @@ def test_a_damaged_ledger_is_named_with_what_to_do_and_left_as_it_is(tmp_path, t
     assert path.read_text() == text
 
 
+@pytest.mark.counts("damaged lists")
 @pytest.mark.parametrize(
     ("content", "says"), [(b'{"a":\n "\xe9"}', "line 2: not UTF-8 (byte 0xe9)"), (b"{}\n\0", "line 2: holds a zero byte")]
 )

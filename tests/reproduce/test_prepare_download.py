@@ -57,9 +57,10 @@ def packed(videos) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def host():
+def host(count):
     with http_host() as host:
         yield host
+    count("faults of servers", host.injected)
 
 
 def folder(tmp_path: Path) -> Path:
@@ -103,7 +104,9 @@ def prepared(packed, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_in_download_extraction_and_decoding_the_same_command_goes_on(host, packed, prepared, tmp_path, monkeypatch):
+def test_killed_in_download_extraction_and_decoding_the_same_command_goes_on(
+    host, packed, prepared, tmp_path, monkeypatch, count
+):
     root = folder(tmp_path)
     url = host.put("UCF11_updated_mpg.rar", packed["zip"], "drop:90000", "stall", "stall", "drop:90000", *["stall"] * 20)
     command = [sys.executable, str(REPOSITORY / "reproduce/prepare.py"), *SMALL, "download=true", f"mirrors=[{url}]"]
@@ -113,6 +116,7 @@ def test_killed_in_download_extraction_and_decoding_the_same_command_goes_on(hos
         wait_for(happened, process)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        count("SIGKILLs", 1)
 
     part = root / "UCF11_updated_mpg.rar.part"
     kill_when(lambda: part.exists() and part.stat().st_size >= 80_000)
@@ -139,6 +143,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.counts("SIGTERMs")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends orphans")
 def test_sigterm_ends_the_tool_too_and_leaves_what_the_next_call_needs(packed, tmp_path):
     root = folder(tmp_path)
@@ -204,6 +209,7 @@ def test_archives_and_videos_are_deleted_and_the_data_set_still_counts(prepared,
     assert "22 videos without features were deleted by delete=videos" in refusal and str(root / "removed.json") in refusal
 
 
+@pytest.mark.counts("damaged features")
 def test_nothing_is_deleted_where_features_are_missing_or_damaged(prepared, tmp_path):
     home = copy(prepared, tmp_path)
     root = home / "data/ucf11"
@@ -223,6 +229,7 @@ def test_nothing_is_deleted_where_features_are_missing_or_damaged(prepared, tmp_
     assert delete("none", annotation, store, [root / "UCF11_updated_mpg.zip"]) == 0 and sorted(root.rglob("*")) == files
 
 
+@pytest.mark.counts("interruptions")
 def test_a_deletion_that_was_interrupted_goes_on(prepared, tmp_path, monkeypatch):
     home = copy(prepared, tmp_path)
     root = home / "data/ucf11"
@@ -246,17 +253,19 @@ def test_a_deletion_that_was_interrupted_goes_on(prepared, tmp_path, monkeypatch
         require_videos(ucf11.read(root), [ucf11.read(root).videos[0].name])
 
 
-def test_a_damaged_list_of_deleted_videos_is_no_excuse_for_missing_ones(prepared, tmp_path):
+def test_a_damaged_list_of_deleted_videos_is_no_excuse_for_missing_ones(prepared, tmp_path, count):
     root = copy(prepared, tmp_path) / "data/ucf11"
     for text in ("{", "[]", '{"videos": {"x": 1}}', '{"videos": {"x": {"bytes": "many", "sha256": ""}}}'):
         (root / "removed.json").write_text(text)
         with pytest.raises(DataError, match=r"removed\.json"):
             ucf11.read(root)
+        count("damaged lists", 1)
 
 
 # refusals
 
 
+@pytest.mark.counts("settings that cannot be")
 @pytest.mark.parametrize(
     ("words", "says"),
     [

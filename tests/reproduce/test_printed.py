@@ -73,6 +73,7 @@ def test_a_csv_of_columns_alone_has_no_line(tmp_path):
     assert read_csv(tmp_path / "table1.csv") == []
 
 
+@pytest.mark.counts("damaged tables")
 @pytest.mark.parametrize(
     "text",
     ["", "a,b\n1,2\n", records(head=CSV_HEAD[:-1]), records(head=[*CSV_HEAD, "more"]), records(head=CSV_HEAD[::-1])],
@@ -86,6 +87,7 @@ def test_a_csv_of_other_columns_is_refused_with_what_to_do(tmp_path, text):
     assert str(error.value) == said
 
 
+@pytest.mark.counts("damaged tables")
 @pytest.mark.parametrize(
     ("third", "says"),
     [
@@ -106,6 +108,7 @@ def test_a_line_of_too_many_or_too_few_values_is_named(tmp_path, third, says):
 NO_NUMBERS = ["84,9", "±1", "[82.1", "–", '84.96 "quoted"', "−1.5", "two", "nan", "inf", "-Infinity", "1e999"]
 
 
+@pytest.mark.counts("damaged tables")
 @pytest.mark.parametrize(
     ("column", "word"), [(column, NO_NUMBERS[at % len(NO_NUMBERS)]) for at, column in enumerate(NUMERIC * 2)]
 )
@@ -128,6 +131,7 @@ def test_the_line_is_named_at_which_a_row_begins(tmp_path):
         read_csv(path)
 
 
+@pytest.mark.counts("damaged tables")
 @pytest.mark.parametrize(
     ("kind", "says"),
     [("missing", ": cannot be read (No such file"), ("a folder", ": cannot be read (Is a"), ("no text", ", line 2: not UTF-8")],
@@ -170,6 +174,7 @@ def of_run(run) -> str:
     return json.dumps({"cells": [{"data": "ucf11", "row": "a", "runs": [RUN, run]}]})
 
 
+@pytest.mark.counts("damaged tables")
 @pytest.mark.parametrize(
     "text",
     [
@@ -201,6 +206,7 @@ def test_a_damaged_record_is_named_with_what_to_do(tmp_path, text):
         read_record(tmp_path / "table1.json")
 
 
+@pytest.mark.counts("damaged tables")
 @pytest.mark.parametrize("kind", ["a folder", "no text"])
 def test_a_record_that_cannot_be_read_is_no_missing_one(tmp_path, kind):
     path = tmp_path / "table1.json"

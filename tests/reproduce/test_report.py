@@ -140,6 +140,7 @@ def test_other_versions_and_untested_runs_are_named_and_left_out(tmp_path):
     assert "earlier version" in "".join(problems) and "no test figures" in "".join(problems)
 
 
+@pytest.mark.counts("damaged run folders")
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -77,12 +77,14 @@ def test_predictions_read_back_to_the_last_bit(clips, tmp_path):
     assert first.split(",")[2] == annotation.classes[scores[0].argmax()]
 
 
+@pytest.mark.counts("damaged run folders")
 def test_a_damaged_prediction_names_its_line(tmp_path):
     (tmp_path / "predictions.csv").write_text("video,target,prediction,a,b\nv,a,a,0.5,0.5\nw,c,a,0.5,0.5\n")
     with pytest.raises(DataError, match="line 3"):
         RunFolder(tmp_path).predictions()
 
 
+@pytest.mark.counts("damaged run folders")
 def test_damaged_metrics_are_an_error_and_not_an_unfinished_run(tmp_path):
     (tmp_path / "metrics.json").write_text('{"test/accuracy": 0.')
     with pytest.raises(DataError, match="remove the run's folder"):

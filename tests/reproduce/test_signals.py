@@ -86,6 +86,7 @@ def long_run(trained, clips, tmp_path_factory):
     return run
 
 
+@pytest.mark.counts("SIGTERMs")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM on Windows")
 def test_sigterm_within_an_epoch_ends_training_and_the_figures_are_the_same(clips, here, long_run):
     arguments = words(clips, "row=soft_attention_1", *LONG)
@@ -102,6 +103,7 @@ def test_sigterm_within_an_epoch_ends_training_and_the_figures_are_the_same(clip
         assert (here / "runs/clips" / long_run.name / name).read_bytes() == (long_run / name).read_bytes()
 
 
+@pytest.mark.counts("SIGTERMs")
 def test_sigterm_ends_extraction_and_keeps_what_is_done(clips, tmp_path):
     arguments = words(clips, "backbone.batch_size=2", "backbone.workers=0")
     journal = tmp_path / STORE / "journal-0.jsonl"
@@ -122,7 +124,7 @@ def test_sigterm_ends_extraction_and_keeps_what_is_done(clips, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_runs_of_a_table_end_with_it(clips, here, number):
+def test_the_runs_of_a_table_end_with_it(clips, here, number, count):
     """Whether it is asked to end or killed; runs that went on unseen would hold the GPUs of the next call."""
     table = words(clips, "datasets=[videofolder]", "rows=[avg_pool_lstm,max_pool_lstm]", "workers=2", *LONG)
     table.remove("data.name=videofolder")
@@ -132,12 +134,14 @@ def test_the_runs_of_a_table_end_with_it(clips, here, number):
     process.send_signal(number)
     assert process.wait(PATIENCE) == (128 + number if number == signal.SIGTERM else -number)
     wait_until_gone(process.pid)
+    count(f"{number.name}s", 1)
     if number == signal.SIGTERM:
         assert "the same command goes on with them" in (here / "output.txt").read_text()
     logs = "".join(path.read_text() for path in here.glob("runs/logs/*.txt"))
     assert "Traceback" not in logs and not list(here.glob("results/table1.*"))
 
 
+@pytest.mark.counts("processes deaf to SIGTERM")
 def test_a_worker_process_that_a_script_cannot_end_is_killed(tmp_path, monkeypatch):
     import reproduce.launch as launch
 
@@ -157,6 +161,7 @@ def test_a_worker_process_that_a_script_cannot_end_is_killed(tmp_path, monkeypat
     assert jobs[0].process is not None and jobs[0].process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.counts("SIGTERMs")
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["all", "the first"])
 def test_sigterm_ends_two_processes_together(clips, here, to):
@@ -182,6 +187,7 @@ def test_sigterm_ends_two_processes_together(clips, here, to):
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.counts("processes deaf to SIGTERM")
 def test_the_end_waits_for_processes_with_something_to_do_and_kills_those_that_wait_in_vain(tmp_path):
     """As at the end of a script whose first process has left, in the list that Lightning's observer looks at."""
     code = f"""
@@ -226,6 +232,7 @@ time.sleep(10000)
         time.sleep(0.1)
 
 
+@pytest.mark.counts("SIGKILLs")
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun"])
 def test_a_lost_rank_ends_the_others_in_words_and_the_same_command_goes_on(clips, here, launcher):

@@ -34,6 +34,7 @@ def test_stages_do_not_disturb_each_other(tmp_path):
     assert len(history.resume("retrain", 0)) == 0 and len(history.rows("holdout")) == 4
 
 
+@pytest.mark.counts("damaged run folders")
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -44,19 +45,18 @@ def test_stages_do_not_disturb_each_other(tmp_path):
         ("stage,epoch,train/loss\nholdout,0,low\n", "line 2: damaged (train/loss is 'low'"),
         ('stage,epoch,train/loss\nholdout,0,"1.5\n', "damaged"),
         ("stage,epoch,val/accuracy\nholdout,0,0.5\n", "line 2: damaged (no train/loss)"),
-        ("\x00\x01\x02", None),
+        ("\x00\x01\x02", "line 1: holds a zero byte"),
+        (b"stage,epoch,train/loss\nh\xf6ldout,0,1.5\n", "line 2: not UTF-8"),
     ],
 )
 def test_a_damaged_history_is_an_error_that_names_the_line(tmp_path, text, says):
-    (tmp_path / "history.csv").write_text(text)
-    if says is None:  # a first line of names, and no epoch
-        assert History(tmp_path / "history.csv").epochs() == []
-        return
+    (tmp_path / "history.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError) as error:
         History(tmp_path / "history.csv")
     assert says in str(error.value) and str(tmp_path) in str(error.value) and "remove" in str(error.value)
 
 
+@pytest.mark.counts("damaged run folders")
 def test_a_history_that_lacks_epochs_of_the_checkpoint_is_refused(tmp_path):
     """The best epoch may be among them; one that was not saved yet is only repeated."""
     history = epochs(tmp_path / "history.csv")
@@ -64,6 +64,7 @@ def test_a_history_that_lacks_epochs_of_the_checkpoint_is_refused(tmp_path):
         history.resume("holdout", 5)
 
 
+@pytest.mark.counts("damaged run folders")
 def test_an_epoch_without_the_figure_that_chooses_is_refused_by_name(tmp_path):
     history = epochs(tmp_path / "history.csv")
     assert history.best("holdout", "val/accuracy")["epoch"] == 1  # the earliest of equals

@@ -36,6 +36,7 @@ MISDEEDS = {
 }
 
 
+@pytest.mark.counts("unpackers that misbehave")
 @pytest.mark.parametrize(("script", "says"), MISDEEDS.values(), ids=MISDEEDS)
 def test_a_tool_that_does_wrong_is_found_out_and_the_next_one_taken(script, says, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -47,6 +48,7 @@ def test_a_tool_that_does_wrong_is_found_out_and_the_next_one_taken(script, says
     assert tree(tmp_path / "out") == FILES
 
 
+@pytest.mark.counts("unpackers that misbehave")
 def test_a_tool_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(unpackers, "HANGS_AFTER", 0.3)
@@ -73,9 +75,3 @@ def test_without_a_tool_one_line_for_each_system_says_how_to_get_one(tmp_path, m
         (line,) = (line for line in lines if line.strip().startswith(system))
         assert command in line and ("PATH" in line) == (system == "Windows")
     assert r"C:\Program Files\7-Zip, to PATH" in message
-
-
-def test_the_count_of_misbehaving_tools(capsys):
-    with capsys.disabled():
-        print(f"\n{len(MISDEEDS) + 1} misbehaving tools")
-    assert len(MISDEEDS) >= 9

@@ -164,6 +164,7 @@ def copied(run, tmp_path) -> RunFolder:
 HEAD = "video,target,prediction,run,walk\n"
 
 
+@pytest.mark.counts("damaged run folders")
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
@@ -192,6 +193,7 @@ def test_damaged_predictions_name_their_line(copied, content, line, words):
     assert f"{path}, line {line}" in str(error.value)
 
 
+@pytest.mark.counts("damaged run folders")
 def test_predictions_without_a_video_are_refused(copied):
     (copied.path / "predictions.csv").write_text(HEAD)
     with pytest.raises(DataError, match=r"predictions\.csv: holds no video"):
@@ -237,6 +239,7 @@ DAMAGED = [
 ]
 
 
+@pytest.mark.counts("damaged run folders")
 @pytest.mark.parametrize(("name", "content"), DAMAGED, ids=[f"{name} {str(content)[:30]}" for name, content in DAMAGED])
 def test_a_report_on_a_damaged_run_names_the_file_and_shows_no_traceback(copied, tmp_path, capsys, name, content):
     path = copied.path / name
@@ -253,6 +256,7 @@ def test_a_report_on_a_damaged_run_names_the_file_and_shows_no_traceback(copied,
 # checkpoints
 
 
+@pytest.mark.counts("files with code in them")
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "plain pickle"])
 def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path, legacy):
     path = tmp_path / "last.ckpt"
@@ -268,6 +272,7 @@ def test_a_checkpoint_with_code_is_refused_and_not_run(tmp_path, legacy):
     assert (tmp_path / "sprung").exists(), "else the test would prove nothing"
 
 
+@pytest.mark.counts("damaged checkpoints")
 @pytest.mark.parametrize("kind", ["code", "another network", "empty", "other weights"])
 def test_foreign_weights_beside_features_are_refused_and_not_run(clips, tmp_path, kind):
     settings = resolve(Settings, [*TINY, f"paths.data={clips}"])
@@ -288,6 +293,7 @@ def test_foreign_weights_beside_features_are_refused_and_not_run(clips, tmp_path
     assert not (tmp_path / "sprung").exists()
 
 
+@pytest.mark.counts("files with code in them")
 def test_a_file_of_weights_with_code_is_refused_and_not_run(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"features.0.0.weight": Trap(tmp_path / "sprung")}, path)
@@ -296,7 +302,7 @@ def test_a_file_of_weights_with_code_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_full_check_names_every_damaged_file(tmp_path, capsys):
+def test_a_full_check_names_every_damaged_file(tmp_path, capsys, count):
     store = FeatureStore(tmp_path)
     store.create(FeatureSpec("googlenet", "random:0", None, 224), (2, 2), 3, {})
     for name in ("a.avi", "b.avi", "c.avi"):
@@ -309,6 +315,7 @@ def test_a_full_check_names_every_damaged_file(tmp_path, capsys):
         data = bytearray(path.read_bytes())
         data[200] ^= 1
         path.write_bytes(data)
+        count("damaged features", 1)
     with pytest.raises(DataError, match="features of 2 of 3 videos are damaged") as error:
         require_whole(FeatureStore(tmp_path), ["a.avi", "b.avi", "c.avi"])
     assert str(store.file("a.avi")) in str(error.value) and str(store.pooled_file("c.avi")) in str(error.value)
@@ -331,7 +338,7 @@ junk = st.recursive(
 
 @given(st.sampled_from(SWEEPS), st.integers(0, 1000), junk)
 @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-def test_a_sweep_with_one_value_replaced_is_refused_by_name_or_read(tmp_path_factory, sweep, where, value):
+def test_a_sweep_with_one_value_replaced_is_refused_by_name_or_read(tmp_path_factory, count, sweep, where, value):
     sweep = copy.deepcopy(sweep)
     places, waiting = [], [sweep]
     while waiting:
@@ -343,6 +350,7 @@ def test_a_sweep_with_one_value_replaced_is_refused_by_name_or_read(tmp_path_fac
     node[key] = value
     path = tmp_path_factory.getbasetemp() / "sweep.yaml"
     path.write_text(yaml.safe_dump(sweep))
+    count("sweeps, fuzzed", 1)
     try:
         found = read_sweep(path)
     except SettingsError as error:
@@ -351,6 +359,7 @@ def test_a_sweep_with_one_value_replaced_is_refused_by_name_or_read(tmp_path_fac
         assert found.parameters and found.metric
 
 
+@pytest.mark.counts("damaged sweeps")
 @pytest.mark.parametrize(
     "content",
     [b"", b"[" * 3000, b"a: &a [*a]\n", b"\0", b"\xff\xfe\x00", b"!!python/object/apply:os.system [x]\n", b"- 1\n", b"{1: 2}"],

@@ -26,9 +26,10 @@ MINIATURE = True
 
 @dataclass
 class Made:
-    """Two tables and the runs they were made from."""
+    """Two tables and the runs they were made from; and how often ``verify.py`` did not let them pass."""
 
     root: Path
+    refused: int = 0
 
     @property
     def results(self) -> Path:
@@ -47,6 +48,7 @@ class Made:
             status = 0
         except SystemExit as stop:
             status = stop.code
+            self.refused += 1
         out, err = capsys.readouterr()
         return status, out + err
 
@@ -77,9 +79,10 @@ def original(tmp_path_factory):
 
 
 @pytest.fixture
-def made(original, tmp_path):
+def made(original, tmp_path, count):
     shutil.copytree(original.root, tmp_path, dirs_exist_ok=True)
-    return Made(tmp_path)
+    yield (made := Made(tmp_path))
+    count("refusals by verify.py", made.refused)
 
 
 def replace(path: Path, pattern: str, new: str, count: int = 1) -> None:
@@ -333,14 +336,15 @@ def test_a_dirty_checkout_is_noted_and_no_fault(made, capsys):
 
 
 @pytest.fixture
-def on_disk(trained, clips, tmp_path):
+def on_disk(trained, clips, tmp_path, count):
     """A table of a run that was really trained, and a copy of its videos."""
     folder = RunFolder((trained / "run").resolve())
     shutil.copytree(folder.path, tmp_path / "runs/clips" / folder.path.name)
     shutil.copytree(clips / "clips", tmp_path / "data/clips")
     point = Point("videofolder", "soft_attention_1", 1, [], RunFolder(tmp_path / "runs/clips" / folder.path.name))
     write_table(table1.make_table(["videofolder"], ["soft_attention_1"], [point]), tmp_path / "results")
-    return Made(tmp_path)
+    yield (made := Made(tmp_path))
+    count("refusals by verify.py", made.refused)
 
 
 def test_a_trained_run_agrees_with_its_data_set(on_disk, capsys):

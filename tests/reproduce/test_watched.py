@@ -153,7 +153,7 @@ def test_sheets_and_recordings_are_read_as_written(tmp_path, count):
     assert np.abs(means - pictures[:, 0, 0, 0]).max() < 1.5  # 4 lie between two pictures
 
 
-def test_no_recording_is_none_and_a_damaged_one_is_an_error_that_names_it(tmp_path):
+def test_no_recording_is_none_and_a_damaged_one_is_an_error_that_names_it(tmp_path, count):
     folder = RunFolder(tmp_path)
     assert read_watched(folder) == []
     one = Watched("v", "1-v", 2, kept(2), None, np.ones((3, 4), np.float16))
@@ -166,3 +166,4 @@ def test_no_recording_is_none_and_a_damaged_one_is_an_error_that_names_it(tmp_pa
         folder.watched.write_bytes(content)
         with pytest.raises(DataError, match="watched.npz: damaged"):
             read_watched(folder)
+        count("damaged run folders", 1)
