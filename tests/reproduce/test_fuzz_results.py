@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from datamodules.reading import csv_text
 from lightning_modules.measures import NAMES
 from reproduce import table1
 from reproduce.attended import read_attended, write_attended
-from reproduce.correcting import Outcome, read_outcomes
+from reproduce.correcting import Outcome, mistaken, read_outcomes
 from reproduce.grid import Point
 from reproduce.history import History
 from reproduce.printed import NUMERIC, Line, read_csv, read_record
@@ -33,7 +34,6 @@ fed = pytest.fixture(feeding)
 DATA = annotation("ucf11", ["biking", "diving", "golf"], 4)
 VIDEOS = [video.name for video in DATA.test]
 ROWS = ("avg_pool_lstm", "soft_attention_1")
-OUTCOMES = [Outcome(video, "golf", "biking", "golf", True, 4, 0.5, 0.125, "diving", False, 9, 1, 9) for video in VIDEOS[8:]]
 
 
 class Results:
@@ -41,6 +41,11 @@ class Results:
 
     def __init__(self, paths: list[Path]) -> None:
         self.files = {path.name: (path, path.read_bytes()) for path in paths}
+
+
+def as_loaded(folder: RunFolder) -> Any:
+    """What is asked of a run in order to read its outcomes; its network is not."""
+    return SimpleNamespace(folder=folder, multi_label=False, classes=DATA.classes)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,12 @@ def results(tmp_path_factory) -> Results:
     write_attended(folder.attended, VIDEOS, NAMES, ones, ones)
     frames, maps = np.arange(5, dtype=np.int32), np.full((5, 2, 2), 0.25, np.float16)
     write_watched(folder, [Watched(video, f"{n}", 5, frames, maps, maps[:, 0]) for n, video in enumerate(VIDEOS[:2])])
-    write_rows(root / "correction.csv", [[field.name for field in fields(Outcome)], *map(astuple, OUTCOMES)])
+    wrong = mistaken(as_loaded(folder), DATA)
+    rows = [
+        astuple(Outcome(v.name, v.group.split()[0], "golf", "golf", True, 4, 0.5, 0.1, "golf", False, 9, 1, 9)) for v in wrong
+    ]
+    assert len(rows) >= 2
+    write_rows(root / "correction.csv", [[field.name for field in fields(Outcome)], *rows])
     files = [root / name for name in ("table1.csv", "table1.json", "correction.csv")]
     files += [folder.attended, folder.history, folder.watched]
     files += [folder.path / name for name in ("predictions.csv", "run.json", "metrics.json")]
@@ -116,6 +126,11 @@ def outcomes(found: list[Outcome]) -> None:
     assert all(min(one.steps, one.control_steps) >= 0 for one in found)
 
 
+def corrected(path: Path) -> list[Outcome]:
+    (folder,) = path.parent.glob("runs/*/soft_attention_1-*")
+    return read_outcomes(path, as_loaded(RunFolder(folder)), DATA)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], None]]] = {
     "predictions.csv": ("predictions.csv", lambda path: RunFolder(path.parent).predictions(), sound_predictions),
     "predictions.csv, to be recounted": (
@@ -130,7 +145,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], None]]] = {
     "table1.csv": ("table1.csv", read_csv, lines),
     "table1.json": ("table1.json", read_record, record),
     "watched.npz": ("watched.npz", lambda path: read_watched(RunFolder(path.parent.parent)), watched),
-    "correction.csv": ("correction.csv", read_outcomes, outcomes),
+    "correction.csv": ("correction.csv", corrected, outcomes),
 }
 
 
