@@ -13,7 +13,6 @@ import numpy as np
 from datamodules.videos import DataError
 from reproduce.choosing import Rule
 from reproduce.correcting import Gazes, Outcome, correct_all, correct_one, mistaken, summary
-from reproduce.gaze import safe_name
 from reproduce.glimpsing import SEARCH, dense, parse_glimpse, scores_of_cells, scores_with, top, write_cells
 from reproduce.paper_figures import save, show
 from reproduce.request import Need, Request
@@ -60,7 +59,7 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
         outcomes.append(outcome)
         if gazes is not None:
             known_gazes[outcome.video] = gazes
-        path = folder / safe_name(outcome.video)
+        path = folder / shown.file_name(outcome.video)
         if gazes is not None or not path.with_suffix(".png").is_file():
             save_strips([strip(outcome)], path, title)
     said = summary(outcomes)
@@ -112,7 +111,7 @@ def glimpse(request: Request, needs: Sequence[Need]) -> list[Path]:
         there = given
         if there is None:
             cells = scores_of_cells(shown.trained, video)
-            files.append(request.folder / "glimpse" / f"{safe_name(name)}.csv")
+            files.append(request.folder / "glimpse" / f"{shown.file_name(name)}.csv")
             write_cells(files[-1], shown.trained, cells, labels)
             there = np.zeros(shown.trained.grid)
             helpful = cells[..., list(labels)].sum(axis=-1) if labels else cells.max(axis=-1)

@@ -7,10 +7,9 @@ classes and show the video's first block, every fifth of its 30 steps, which giv
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.frames import Frames, run_dense
 from reproduce import watched
 from reproduce.looking import Watcher, watch
+from reproduce.naming import safe_name
 from reproduce.overlay import filmstrip
 from reproduce.runs import RunFolder
 from reproduce.watched import Watched
@@ -35,7 +35,6 @@ CLASSES = 4  # filmstrips of a run
 WATCHED = 12  # videos that are recorded for the report's viewer
 EVERY = 5  # steps between two columns
 SIDE = 224  # px of a column; the recipe's blur is for this size
-NAME_LENGTH = 80  # of a file, without number and suffix
 PNG_LEVEL = 3  # a third of the default's time, for a seventh more bytes
 
 
@@ -166,9 +165,3 @@ def read_some(path: Path, wanted: np.ndarray, side: int = SIDE) -> np.ndarray:
     if int(wanted[-1]) not in found:
         raise VideoError(f"{path}: has no frame {wanted[-1]}, though its features have")
     return np.stack([found[number] for number in wanted.tolist()])
-
-
-def safe_name(video: str) -> str:
-    """A video's name as part of a file's name on any system: without suffix, other characters than A-Z a-z 0-9 _ as -."""
-    stem = PurePosixPath(video).with_suffix("")
-    return re.sub(r"[^A-Za-z0-9_]+", "-", str(stem))[-NAME_LENGTH:].strip("-")

@@ -82,7 +82,7 @@ def wrap(text: str, width: float, size: float, bold: bool = False) -> list[str]:
 
 
 def save_pages(pages: Sequence[Figure], path: Path) -> list[Path]:
-    """Write pages as ``<path>.pdf`` and, one file each, ``<path>.png``, ``<path>-2.png``, …; the same bytes each time.
+    """Write pages as ``<path>.pdf`` and, one file each, ``<path>.png``, ``<path>.2.png``, …; the same bytes each time.
 
     Pictures of earlier, longer versions are removed.
 
@@ -93,7 +93,7 @@ def save_pages(pages: Sequence[Figure], path: Path) -> list[Path]:
     Raises:
         DataError: the folder cannot be written to.
     """
-    files = [path.with_name(f"{path.name}{'' if page == 1 else f'-{page}'}.png") for page in range(1, len(pages) + 1)]
+    files = [path.with_name(f"{path.name}{'' if page == 1 else f'.{page}'}.png") for page in range(1, len(pages) + 1)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with rc_context(STYLE):
@@ -106,8 +106,8 @@ def save_pages(pages: Sequence[Figure], path: Path) -> list[Path]:
                 for page in pages:
                     pdf.savefig(page, dpi=DPI)
             _write(path.with_name(f"{path.name}.pdf"), book.getvalue())
-        for old in path.parent.glob(f"{path.name}-*.png"):
-            if old not in files and re.fullmatch(r"\d+", old.stem.removeprefix(f"{path.name}-")):
+        for old in path.parent.iterdir():
+            if old not in files and re.fullmatch(rf"{re.escape(path.name)}\.\d+\.png", old.name):
                 old.unlink()
     except OSError as error:
         raise DataError(f"cannot write {path}.png ({error}); set paths.results") from error

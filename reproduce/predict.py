@@ -25,6 +25,7 @@ from typing import Any, Optional
 
 from datamodules.videos import SUFFIXES, DataError
 from reproduce.inputs import fail, feature_folder
+from reproduce.naming import file_names
 from reproduce.settings import SettingsError, command_line
 
 MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")
@@ -147,19 +148,7 @@ def videos_in(video: Path, output: Path) -> list[Path]:
 
 def names_of(videos: list[Path], root: Path) -> list[str]:
     """A folder's name for each video, from its path below the root, all different."""
-    from reproduce.gaze import safe_name
-
-    names: list[str] = []
-    taken: set[str] = set()  # in lower case, for systems that take A and a for the same
-    for path in videos:
-        below = path.relative_to(root).as_posix() if path != root else path.name
-        name = base = safe_name(below) or "video"
-        number = 2
-        while name.lower() in taken:
-            name, number = f"{base}-{number}", number + 1
-        taken.add(name.lower())
-        names.append(name)
-    return names
+    return file_names([path.relative_to(root).as_posix() if path != root else path.name for path in videos])
 
 
 def _viewer(settings: PredictSettings, checkpoint: Path):

@@ -21,6 +21,7 @@ from reproduce.choosing import BY_BOX, Clip, Rule, choose, clips_of, find_videos
 from reproduce.gaze import read_some
 from reproduce.inputs import data_folder
 from reproduce.looking import Track, watch
+from reproduce.naming import file_names
 from reproduce.overlay import overlay
 from reproduce.progress import Progress
 from reproduce.runs import RunFolder
@@ -60,6 +61,7 @@ class Shown:
         self.name = paper.DATA_NAMES.get(self.annotation.data, self.annotation.data) + miniature
         self.videos = {video.name: video for video in self.annotation.videos}
         self._short = short_names([video.name for video in self.annotation.videos])
+        self._files = dict(zip(sorted(self.videos), file_names(sorted(self.videos)), strict=True))
         self._tracks: dict[str, Track] = {}
 
     @property
@@ -91,6 +93,10 @@ class Shown:
     def short(self, name: str) -> str:
         """A video's name for a reader."""
         return self._short[name]
+
+    def file_name(self, name: str) -> str:
+        """Of a video's own file, without suffix: the same whichever of the data set's videos are drawn, and no other's."""
+        return self._files[name]
 
     def track(self, name: str) -> Track:
         """What the network sees and says of a video."""

@@ -74,7 +74,7 @@ def evenly(number: int, columns: int) -> np.ndarray:
 
 
 def save_strips(strips: Sequence[Strip], path: Path, title: str, notes: Sequence[str] = ()) -> list[Path]:
-    """Write clips as ``<path>.pdf`` and ``<path>.png``, further pages as ``<path>-2.png`` and so on.
+    """Write clips as ``<path>.pdf`` and ``<path>.png``, further pages as ``<path>.2.png`` and so on.
 
     Args:
         strips: the clips in order.

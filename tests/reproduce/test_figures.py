@@ -16,7 +16,7 @@ sys.path.insert(0, str(REPOSITORY / "tests/datamodules"))
 from test_decoding import is_blue, is_red, red_and_blue, rotate_header, write_video
 
 from datamodules.videos import DataError
-from reproduce import figures, paper_figures, tradeoff
+from reproduce import failure_figures, figures, paper_figures, tradeoff
 from reproduce.choosing import Rule
 from reproduce.gaze import SIDE
 from reproduce.ink import DPI, STYLE
@@ -26,7 +26,7 @@ from reproduce.request import FigureSettings, Need, Request
 from reproduce.settings import resolve
 from reproduce.shown import overlays
 
-SPECIAL = ("odd.avi", "one.mp4", "turned.mp4")
+SPECIAL = ("odd.avi", "one.mp4", "turned.mp4", "a b.avi", "a-b.avi")
 QUARTER_TURN = (0, 1, -1, 0)  # clockwise: the left edge goes to the top
 
 
@@ -47,6 +47,8 @@ def drawn(tmp_path_factory) -> Path:
     write_video(clips / "one.mp4", [red_and_blue()])
     rotate_header(write_video(clips / "turned.mp4", [red_and_blue()] * 40), QUARTER_TURN)
     write_video(clips / "odd.avi", rng.integers(0, 255, (12, 47, 81, 3), dtype=np.uint8))
+    for name in ("a b.avi", "a-b.avi"):
+        write_video(clips / name, rng.integers(0, 255, (12, 48, 64, 3), dtype=np.uint8))
     with (folder / "data/clips/videos.csv").open("a", encoding="utf-8") as file:
         file.writelines(f"class0/{name},class0,special\n" for name in SPECIAL)
     words = [*TINY, "paths.data=data", "figure=attention", "videos=[one,turned,odd,class1/clip0]", "columns=4"]
@@ -282,3 +284,24 @@ def test_a_run_on_other_videos_is_not_drawn(drawn, tmp_path, monkeypatch):
     request = asked(*TINY, f"paths.data={tmp_path / 'data'}")
     with pytest.raises(DataError, match=r"was made on other videos than lie in .*paths\.data"):
         paper_figures.show(request, Need())
+
+
+def test_videos_of_names_alike_have_files_of_their_own(drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(drawn)
+    request = asked(
+        *TINY, "paths.data=data", f"paths.results={tmp_path}", "limit=2", "videos=[class0/a b,class0/a-b]", "columns=2"
+    )
+    two = [
+        video for video in paper_figures.show(request, Need()).annotation.videos if "a b" in video.name or "a-b" in video.name
+    ]
+    monkeypatch.setattr(failure_figures, "mistaken", lambda trained, annotation: two)
+    failure_figures.correction(request, [Need()])
+    strips = sorted(request.folder.glob("correction/**/*.png"), key=lambda path: path.stem)
+    assert [path.stem for path in strips] == ["class0-a-b", "class0-a-b-2"]
+    assert strips[0].read_bytes() != strips[1].read_bytes()
+    *_, first, second = failure_figures.glimpse(request, [Need()])
+    assert [path.name for path in (first, second)] == ["class0-a-b.csv", "class0-a-b-2.csv"]
+    assert first.read_bytes() != second.read_bytes()
+    one = asked(*request.words, "videos=[class0/a-b]", "columns=2")
+    *_, alone = failure_figures.glimpse(one, [Need()])
+    assert alone.name == "class0-a-b-2.csv" and alone.read_bytes() == second.read_bytes(), "the name depends on no selection"

@@ -20,7 +20,8 @@ from datamodules.videos import Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM
 from lightning_modules.frames import pool_frames, run_blocks
-from reproduce.gaze import choose, draw_filmstrips, look, read_some, safe_name
+from reproduce.gaze import choose, draw_filmstrips, look, read_some
+from reproduce.naming import safe_name
 from reproduce.overlay import GAP, expand, filmstrip, overlay
 from reproduce.runs import RunFolder
 
@@ -92,12 +93,6 @@ def test_the_first_video_of_the_first_four_classes_is_drawn():
     classes = ("walk", "run", "nobody's", "jump", "dive", "zoom")  # by name: dive, jump, nobody's, run, walk, zoom
     assert [videos[number].name for number in choose(videos, classes)] == ["a/0", "e/0", "a/9", "b/1"]
     assert choose(videos[:1], classes) == [0] and choose([], classes) == []
-
-
-def test_names_of_files_are_safe():
-    assert safe_name("basketball/v_shooting_01/v_01.mpg") == "basketball-v_shooting_01-v_01"
-    assert safe_name("wave/#20! (à é)[x]_1.avi") == "wave-20-x-_1"
-    assert len(safe_name("a" * 300 + ".avi")) == 80
 
 
 @pytest.mark.parametrize(("length", "skip"), [(40, 1), (160, 5), (9, 1), (1, 1)])

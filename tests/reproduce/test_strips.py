@@ -112,11 +112,11 @@ def test_a_page_holds_what_fits_and_a_clip_is_never_split(pages, tmp_path):
 def test_the_same_clips_make_the_same_files(tmp_path):
     clips = [strip(6, 6)] * 2
     first = {path: path.read_bytes() for path in save_strips(clips, tmp_path / "figure", "Title")}
-    assert {path.name for path in first} == {"figure.png", "figure-2.png", "figure.pdf"}
+    assert {path.name for path in first} == {"figure.png", "figure.2.png", "figure.pdf"}
     assert first == {path: path.read_bytes() for path in save_strips(clips, tmp_path / "figure", "Title")}
-    (tmp_path / "figure-of-mine.png").write_bytes(b"kept")
+    (tmp_path / "figure-2.png").write_bytes(b"kept")  # of a video that is called so
     save_strips(clips[:1], tmp_path / "figure", "Title")
-    assert {path.name for path in tmp_path.iterdir()} == {"figure.png", "figure.pdf", "figure-of-mine.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"figure.png", "figure.pdf", "figure-2.png"}
     with Image.open(tmp_path / "figure.png") as image:
         assert image.width == WIDTH * DPI
 
