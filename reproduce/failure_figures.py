@@ -15,7 +15,7 @@ from reproduce.choosing import Rule
 from reproduce.correcting import Gazes, Outcome, correct_all, correct_one, mistaken, summary
 from reproduce.glimpsing import SEARCH, dense, parse_glimpse, scores_of_cells, scores_with, top, write_cells
 from reproduce.paper_figures import save, show
-from reproduce.request import Need, Request
+from reproduce.request import DEFAULTS, Need, Request
 from reproduce.rows import write_rows
 from reproduce.settings import SettingsError
 from reproduce.shown import SEPARATOR, Shown, named_videos, overlays
@@ -33,6 +33,7 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
     seed, limit = shown.trained.settings.seed, request.settings.limit
     if limit < 1:
         raise SettingsError(f"limit={limit}: must be at least 1")
+    strips = folder if limit == DEFAULTS.limit else folder / f"limit_{limit}"
     most = request.settings.most or (MINIATURE_CLIPS if "miniature" in request.settings.preset else None)
     trained, store = shown.trained, shown.data.store
     file = folder / "correction.csv"
@@ -59,7 +60,7 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
         outcomes.append(outcome)
         if gazes is not None:
             known_gazes[outcome.video] = gazes
-        path = folder / shown.file_name(outcome.video)
+        path = strips / shown.file_name(outcome.video)
         if gazes is not None or not path.with_suffix(".png").is_file():
             save_strips([strip(outcome)], path, title)
     said = summary(outcomes)
@@ -105,13 +106,13 @@ def glimpse(request: Request, needs: Sequence[Need]) -> list[Path]:
         names, rule = shown.choose(Rule("incorrect", "confident"), SEARCHED if given is None else 1)
     if not names:
         raise DataError(f"{shown.name}: {shown.trained.folder.name} misclassifies no test video; name one with videos=[…]")
-    strips, files = [], []
+    strips, files, tables = [], [], request.path("glimpse", needs)
     for name in names:
         video, labels = dense(shown.trained, shown.data.store, name), shown.videos[name].labels
         there = given
         if there is None:
             cells = scores_of_cells(shown.trained, video)
-            files.append(request.folder / "glimpse" / f"{shown.file_name(name)}.csv")
+            files.append(tables / f"{shown.file_name(name)}.csv")
             write_cells(files[-1], shown.trained, cells, labels)
             there = np.zeros(shown.trained.grid)
             helpful = cells[..., list(labels)].sum(axis=-1) if labels else cells.max(axis=-1)
@@ -182,14 +183,15 @@ def mistakes(request: Request, needs: Sequence[Need]) -> list[Path]:
             rows.append((kind, name, shown.true(name), found, f"{score[number]:.6f}"))
     if not strips:
         raise DataError(f"{shown.name}: {shown.trained.folder.name} makes no mistake")
-    path = request.folder / "mistakes.csv"
-    write_rows(path, rows)
+    path = request.path("mistakes", needs)
+    table = path.with_name(f"{path.name}.csv")
+    write_rows(table, rows)
     each = "the video" if most == 1 else f"up to {most} videos"
     rule = f"Of each class, {each} with the highest score for a class that is not its own, if there is one."
     if shown.trained.multi_label:
         rule = f"Of each class, {each} without it that score highest in it."
     title = f"The most confident mistakes: {shown.name}, {shown.model}"
-    return [*save(request, "mistakes", strips, title, [(needs[0], shown)], rule), path]
+    return [*save(request, "mistakes", strips, title, [(needs[0], shown)], rule), table]
 
 
 def _mistaken(shown: Shown, name: str, said: str, columns: int) -> Strip:

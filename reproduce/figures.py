@@ -19,7 +19,14 @@
 
 A row's run is that of its finished runs, which differ in the seed alone, with the best validation figure; seed= names
 another. With preset=miniature, or with train=true, what is missing is trained first, as the tables do it; otherwise the
-command that makes it is named. Writes results/figures/<figure>.{png,pdf}.
+command that makes it is named.
+
+Writes results/figures/<figure>.{png,pdf}, further pages as <figure>.2.png and so on; glimpse, correction, mistakes and
+tradeoff write their numbers as CSV too. In the name stands, in this order, what else than usual is shown: a data set that
+is not UCF-11, a row (attention_hmdb51_soft_attention_1), preset=released (tradeoff_released), other settings of the runs
+(attention_num_layers_5), seed=, and which clips or glimpse. What is long or not safe in a name is cut, with a hash of all of
+it. So the same command writes the same files again, and another one others, but for columns=, clips=, most= and
+preset=miniature, which change no name.
 """
 
 from __future__ import annotations

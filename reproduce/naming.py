@@ -1,12 +1,15 @@
-"""Names of files and folders that are made of names of videos: safe on any system, and no two alike. Free of torch."""
+"""Names of files and folders that are made of what others wrote: safe on any system, and no two alike. Free of torch."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 NAME_LENGTH = 80  # of a file, without number and suffix
+WORDS_LENGTH = 48  # of what is said in a file's name
+DIGEST_LENGTH = 8
 NAMELESS = "video"  # one whose name has no letter that is safe
 
 
@@ -32,3 +35,11 @@ def file_names(videos: Sequence[str]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def file_words(words: str) -> str:
+    """Some words as part of a file's name: as they are where they are short and safe, else so many with a hash of them all."""
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")[:WORDS_LENGTH].rstrip("-_")
+    if plain == words:
+        return plain
+    return f"{plain}-{hashlib.sha256(words.encode()).hexdigest()[:DIGEST_LENGTH]}".lstrip("-")

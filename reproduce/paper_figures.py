@@ -163,15 +163,14 @@ def save(
         title: of it.
         shown: its runs.
         rule: how its clips were chosen.
-        several: whether the figure is of fixed data sets; that of another than UCF-11 has the data set in its name.
+        several: whether the figure is of fixed data sets.
 
     Raises:
         DataError: there is no clip, or the folder cannot be written to.
     """
     if not strips:
         raise DataError(f"figure={name}: none of the clips belongs into it")
-    data = shown[0][1].annotation.data
-    path = request.folder / (name if several or data == "ucf11" else f"{name}_{data}")
+    path = request.path(name, [need for need, _ in shown], several)
     runs = "; ".join(one.about(len(request.runs(need))) for need, one in shown)
     notes = [f"{runs[0].upper()}{runs[1:]}.", *([rule] if rule else []), _recipe([one for _, one in shown])]
     if any(one.annotation.miniature for _, one in shown):

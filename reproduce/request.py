@@ -13,14 +13,18 @@ from datamodules.videos import DataError
 from reproduce import paper
 from reproduce.collect import Configuration, DataSet, Run, read
 from reproduce.inputs import data_folder, feature_spec
+from reproduce.naming import file_words
 from reproduce.presets import ROWS
-from reproduce.runs import RunFolder, configuration, named
+from reproduce.runs import PENALTY, RunFolder, configuration, named, row_of
 from reproduce.settings import Settings, SettingsError, resolve
 
 DEFAULT_ROW = "soft_attention_0"  # paper, footnote 1: the figures are of λ = 0 unless they say otherwise
 ROW_WORDS = ("row", "model.name", "objective.attention_penalty")
 DATA_WORDS = ("data.name", "column", "data.split", "data.folder")
 MOST_DIFFERENCES = 4  # that an error names
+SHOWS = {"glimpse": ("glimpse", "videos"), "correction": ("limit", "videos"), "mistakes": (), "tradeoff": ()}
+"""Of each figure, the settings of its own that say what it shows; others have ``RULED``."""
+RULED = ("choose", "videos")
 
 
 @dataclass
@@ -53,6 +57,7 @@ CSV file; or search, which tries every cell"""
 
 
 OWN_KEYS = ("figure", "videos", "choose", "clips", "columns", "glimpse", "limit", "most", "train", "workers")
+DEFAULTS = FigureSettings()
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,43 @@ class Request:
     def folder(self) -> Path:
         """Where figures are written."""
         return Path(self.settings.paths.results).expanduser() / "figures"
+
+    def path(self, figure: str, needs: Sequence[Need], several: bool = False) -> Path:
+        """Where a figure is written, without suffix: ``attention``, and what it shows that it does not show by itself.
+
+        That is the data set, if it is not UCF-11; and of the networks and the clips what the command line says of them,
+        such as ``attention_hmdb51_soft_attention_1_released``.
+
+        Args:
+            figure: its name.
+            needs: its runs.
+            several: whether it is of fixed data sets.
+        """
+        dataset = self.wanted(needs[0])[0]
+        own = [] if several or dataset == "ucf11" else [dataset]
+        apart = [word for need in needs for word in self._apart(need)]
+        apart += [f"seed_{self.settings.seed}"] if any(word.startswith("seed=") for word in self.words) else []
+        apart += [self._said(key) for key in SHOWS.get(figure, RULED) if getattr(self.settings, key) != getattr(DEFAULTS, key)]
+        words = [file_words("_".join(dict.fromkeys(apart)))] if apart else []
+        return self.folder / "_".join([figure, *own, *words])
+
+    def _said(self, key: str) -> str:
+        """A setting of a figure's own in words."""
+        settings = self.settings
+        said = {"choose": "_".join(settings.choose), "videos": ",".join(settings.videos), "limit": f"limit_{settings.limit}"}
+        return said.get(key, settings.glimpse.replace(",", "_"))
+
+    def _apart(self, need: Need) -> list[str]:
+        """In words, how a need's runs differ from those of the figure as it is drawn by itself."""
+        settings = self.settings_of(need)
+        dataset = {"data.name": settings.data.name, "data.folder": settings.data.folder}
+        words = [f"preset=[{','.join(settings.preset)}]", *(f"{key}={value}" for key, value in dataset.items() if value)]
+        (_, found), (_, usual) = self.wanted(need), Request(self.settings, tuple(words)).wanted(need)
+        keys = [key for key in found if found[key] != usual.get(key)]
+        row = [row_of(found)] if {"model.name", PENALTY} & set(keys) else []
+        released = ["released"] if "released" in settings.preset else []
+        others = [f"{key.rpartition('.')[2]}_{found[key]}" for key in keys if key not in ("model.name", PENALTY)]
+        return [*row, *released, *others]
 
     def words_of(self, need: Need) -> list[str]:
         """The words that train.py takes for a run, without its seed unless the command line says one."""

@@ -46,7 +46,6 @@ def tradeoff(request: Request, needs: Sequence[Need]) -> list[Path]:
     ]
     first = found[0]
     data = first.runs[0].about["data"]
-    path = request.folder / ("tradeoff" if data == "ucf11" else f"tradeoff_{data}")
     miniature = " (miniature)" if first.about["miniature"] else ""
     title = f"What λ trades: {paper.DATA_NAMES.get(data, data)}{miniature}, {first.settings['model.attention']} attention"
     notes = [_meaning(found, bool({"mass", "pointing"} & {measure.name for measure in measures}))]
@@ -54,9 +53,11 @@ def tradeoff(request: Request, needs: Sequence[Need]) -> list[Path]:
         notes.append(MINIATURE)
     with rc_context(STYLE):
         page = _page(found, measures, title, notes)
+    path = request.path("tradeoff", needs)
+    table = path.with_name(f"{path.name}.csv")
     files = save_pages([page], path)
-    write_rows(path.with_suffix(".csv"), _rows(found, measures))
-    return [*files, path.with_suffix(".csv")]
+    write_rows(table, _rows(found, measures))
+    return [*files, table]
 
 
 def configurations(request: Request, need: Need) -> list[Configuration]:

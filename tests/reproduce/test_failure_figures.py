@@ -126,17 +126,20 @@ def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     said = capsys.readouterr().out
     folder = trained / "drawn/figures"
     for name in ("glimpse_clips", "correction_clips", "mistakes_clips"):
-        picture = Image.open(folder / f"{name}.png")
+        (path,) = folder.glob(f"{name}_*-????????.png")
+        picture = Image.open(path)
         assert picture.width > 900 and np.asarray(picture.convert("L")).std() > 10
-        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     assert "its own glimpse:" in said and "misclassified test videos become correct" in said
 
     table = next(path for path in files if path.name == "correction.csv")
     outcomes = read_outcomes(trained / table)
     assert len(outcomes) == 2 and {one.limit for one in outcomes} == {20}
-    strips = sorted(path.name for path in (trained / table).parent.glob("*.png"))
+    strips = {path.name: path.read_bytes() for path in (trained / table).parent.glob("limit_20/*.png")}
     assert len(strips) == 2  # one for each video
-    with (folder / "mistakes.csv").open(newline="") as file:
+    (path,) = folder.glob("mistakes_clips_*.csv")
+    assert path.with_suffix(".png").is_file()
+    with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     predictions = RunFolder(trained / "run").predictions()
     wrong = predictions.scores.argmax(axis=1) != predictions.target.argmax(axis=1)
@@ -158,6 +161,8 @@ def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     figures.main([*words, "figure=correction"])
     assert len(computed) == 2 and read_outcomes(trained / table)[:2] == outcomes, "outcomes of another limit stay"
     assert [one.limit for one in read_outcomes(trained / table)] == [20, 20, 1, 1]
+    again_drawn = {path.name: path.read_bytes() for path in (trained / table).parent.glob("limit_20/*.png")}
+    assert again_drawn == strips and {path.name for path in (trained / table).parent.glob("limit_1/*.png")} == set(strips)
     with (trained / table).open("a") as file:
         file.write("clip,a,b\n")
     with pytest.raises(DataError, match="line 6: damaged"):

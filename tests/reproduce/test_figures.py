@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from reproduce.settings import resolve
 from reproduce.shown import overlays
 
 SPECIAL = ("odd.avi", "one.mp4", "turned.mp4", "a b.avi", "a-b.avi")
+CHOSEN = "videos=[one,turned,odd,class1/clip0]"
 QUARTER_TURN = (0, 1, -1, 0)  # clockwise: the left edge goes to the top
 
 
@@ -51,7 +53,7 @@ def drawn(tmp_path_factory) -> Path:
         write_video(clips / name, rng.integers(0, 255, (12, 48, 64, 3), dtype=np.uint8))
     with (folder / "data/clips/videos.csv").open("a", encoding="utf-8") as file:
         file.writelines(f"class0/{name},class0,special\n" for name in SPECIAL)
-    words = [*TINY, "paths.data=data", "figure=attention", "videos=[one,turned,odd,class1/clip0]", "columns=4"]
+    words = [*TINY, "paths.data=data", "figure=attention", CHOSEN, "columns=4"]
     (folder / "stdout").write_text(script("figures.py", *words, cwd=folder).stdout)
     return folder
 
@@ -64,8 +66,9 @@ def request_(drawn, monkeypatch) -> Request:
 
 @pytest.fixture
 def kept(monkeypatch) -> dict[str, tuple]:
-    """The clips and notes of each figure, in place of its files."""
+    """The clips and notes of each figure, in place of its files, whatever is said of its runs."""
     found = {}
+    monkeypatch.setattr(Request, "path", lambda request, figure, needs, several=False: request.folder / figure)
 
     def keep(strips, path, title, notes):
         found[path.name] = strips, notes
@@ -78,17 +81,18 @@ def kept(monkeypatch) -> dict[str, tuple]:
 def test_what_is_missing_is_trained_and_drawn(drawn):
     said = (drawn / "stdout").read_text()
     assert said.count("finished: videofolder soft_attention_0") == 1 and "figure attention: results/figures/attention" in said
-    assert {path.name for path in (drawn / "results/figures").iterdir()} >= {"attention_clips.png", "attention_clips.pdf"}
-    pdf = (drawn / "results/figures/attention_clips.pdf").read_bytes()
+    path = drawn / asked(*TINY, CHOSEN).path("attention", [Need()])
+    assert path.name.startswith("attention_clips_") and path.with_name(f"{path.name}.png").is_file()
+    pdf = path.with_name(f"{path.name}.pdf").read_bytes()
     assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf  # text stays text
 
 
 def test_nothing_is_trained_twice(drawn, monkeypatch, capsys):
     monkeypatch.chdir(drawn)
     before = {path: path.stat().st_mtime_ns for path in drawn.glob("runs/clips/*/metrics.json")}
-    figures.main([*TINY, "paths.data=data", "figure=attention", "videos=[turned]", "paths.results=again"])
+    picture, _ = figures.main([*TINY, "paths.data=data", "figure=attention", "videos=[turned]", "paths.results=again"])
     assert {path: path.stat().st_mtime_ns for path in drawn.glob("runs/clips/*/metrics.json")} == before
-    assert (drawn / "again/figures/attention_clips.png").is_file() and "figure attention:" in capsys.readouterr().out
+    assert picture.parent == Path("again/figures") and picture.is_file() and "figure attention:" in capsys.readouterr().out
 
 
 def like(run: Path, to: Path, seed: int, penalty: float = 0.0, **figures: float) -> dict[str, float]:
@@ -145,7 +149,7 @@ def test_one_lambda_alone_is_no_trade(drawn):
 def test_one_clip_under_several_networks(request_, kept):
     paper_figures.penalty(request_, [Need()] * 3)
     paper_figures.fps(request_, [Need()] * 2)
-    ((strip,), notes), (strips, _) = kept["penalty_clips"], kept["fps_clips"]
+    ((strip,), notes), (strips, _) = kept["penalty"], kept["fps"]
     assert [len(pictures) for _, pictures in strip.rows] == [4] * 4 and strip.good is None
     assert [label.split()[:3] for label, _ in strip.rows[1:]] == [["λ", "=", "0"]] * 3
     assert "✓" in strip.rows[1][0] and "classified correctly" in notes[1]
@@ -265,6 +269,70 @@ def test_errors_say_what_to_do(words, expected, drawn, monkeypatch, capsys):
         figures.main([*TINY, "paths.data=data", *words] if "paths.data=nowhere" not in words else [*TINY, *words])
     said = capsys.readouterr().err
     assert stopped.value.code == 1 and said.startswith("error: ") and expected in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("figure", "words", "name"),
+    [
+        ("attention", "", "attention"),
+        (
+            "attention",
+            "preset=miniature row=soft_attention_0 column=ucf11 data.split=paper_like columns=8 clips=9",
+            "attention",
+        ),
+        ("attention", "row=soft_attention_10", "attention_soft_attention_10"),
+        ("attention", "data.name=hmdb51 row=soft_attention_1 data.split=2", "attention_hmdb51_soft_attention_1_split_2"),
+        ("attention", "preset=[released,miniature]", "attention_released"),
+        ("attention", "model.attention=content", "attention_attention_content"),
+        ("attention", "model.num_layers=5 seed=3", "attention_num_layers_5_seed_3"),
+        ("attention", "choose=[correct,background] most=3", "attention_correct_background"),
+        ("penalty", "row=soft_attention_10", "penalty"),  # it has rows of its own
+        ("fps", "preset=miniature data.fps=6", "fps"),
+        ("correction", "row=soft_attention_10 choose=first limit=20", "correction_limit_20"),
+        ("mistakes", "videos=[a] choose=any glimpse=3,4 limit=1 data.name=hollywood2", "mistakes_hollywood2"),
+        ("tradeoff", "preset=[released,miniature] videos=[a]", "tradeoff_released"),
+        ("glimpse", "glimpse=3,4 videos=[v_shooting_05_01] preset=miniature", "glimpse_3_4_v_shooting_05_01"),
+        ("gallery", "data.name=hmdb51 data.split=3", "gallery_split_3"),
+        ("hmdb51_hollywood2", "preset=released", "hmdb51_hollywood2_released"),
+    ],
+)
+def test_a_figure_s_name_says_what_is_not_as_usual(figure, words, name):
+    several = figure in ("gallery", "hmdb51_hollywood2")
+    request = asked(*words.split())
+    assert request.path(figure, figures.NEEDS[figure], several) == Path("results/figures") / name
+
+
+def test_what_is_long_or_unsafe_in_a_figure_s_name_is_told_apart_by_a_hash():
+    said = [
+        "videos=[a-b]",
+        "videos=[a,b]",
+        "videos=[日]",
+        "videos=[本]",
+        "objective.attention_penalty=0.1",
+        "glimpse=0.1,0,1,1",
+    ]
+    many = ["model.num_layers=2", "model.hidden_dim=8", "data.batch_size=7", "optim.lr=0.1", "trainer.max_epochs=4"]
+    requests = [asked(word) for word in said] + [asked(*many), asked(*many, "seed=2")]
+    names = [request.path("glimpse", [Need()]).name for request in requests]
+    assert len({name.lower() for name in names}) == len(names)
+    assert names[0] == "glimpse_a-b"
+    assert all(re.fullmatch(r"glimpse_([A-Za-z0-9_-]{1,48}-)?[0-9a-f]{8}", name) for name in names[1:]), names
+    assert names == [request.path("glimpse", [Need()]).name for request in requests]
+
+
+def test_the_tables_of_a_figure_are_told_apart_as_its_pictures_are(drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(drawn)
+    common = [*TINY, "paths.data=data", f"paths.results={tmp_path}"]
+    for words in (common, [*common, "seed=1"]):
+        for draw in (failure_figures.mistakes, failure_figures.glimpse):
+            draw(asked(*words, "columns=1", "clips=1"), [Need()])
+    for figure in ("mistakes", "glimpse"):
+        stems = [asked(*words).path(figure, [Need()]).name for words in (common, [*common, "seed=1"])]
+        assert len(set(stems)) == 2 and all((tmp_path / f"figures/{stem}.png").is_file() for stem in stems)
+        tables = [
+            sorted((tmp_path / "figures").glob(f"{stem}.csv" if figure == "mistakes" else f"{stem}/*.csv")) for stem in stems
+        ]
+        assert tables[0] and len(tables[0]) == len(tables[1])
 
 
 def test_without_the_miniature_preset_nothing_is_trained(tmp_path, monkeypatch, capsys):
