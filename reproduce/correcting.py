@@ -9,13 +9,13 @@ One row a video is written as soon as it is known, so that the same command goes
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import statistics as python_statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from datamodules.blocks import BLOCK_LENGTH
 from datamodules.features import FeatureStore
+from datamodules.reading import number, read_rows, whole_number
 from datamodules.videos import Annotation, DataError, Video
 from lightning_modules.attention import LocationAttention, SoftAttentionLSTM
 from lightning_modules.glimpses import LIMIT, correct
@@ -33,6 +34,10 @@ from reproduce.progress import Progress
 from reproduce.rows import write_rows
 from reproduce.settings import SettingsError
 from reproduce.trained import Trained
+
+ANEW = "remove the file to begin anew"
+MOST = 2**31  # of a seed, and of steps
+FARTHEST = 1.5  # of ``moved``, whose way is at most a frame's diagonal
 
 
 @dataclass(frozen=True)
@@ -172,12 +177,12 @@ def correct_all(
     Raises:
         DataError: the file is damaged or cannot be written.
     """
-    before = read_outcomes(path)
+    before = read_outcomes(path, trained, annotation)
     done = {row.video: row for row in before if (row.seed, row.limit) == (seed, limit)}
     others = [row for row in before if (row.seed, row.limit) != (seed, limit)]  # of other calls: they stay
     videos = mistaken(trained, annotation)[:most]
     progress = Progress(f"correcting {annotation.data}", "videos")
-    for number, video in enumerate(videos, start=1):
+    for count, video in enumerate(videos, start=1):
         if video.name in done:
             yield done[video.name], None
             continue
@@ -185,7 +190,7 @@ def correct_all(
         yield outcome, gazes  # drawn before it counts as done
         done[video.name] = outcome
         write_rows(path, [[field.name for field in fields(Outcome)], *(astuple(one) for one in (*others, *done.values()))])
-        progress.update(number, len(videos))
+        progress.update(count, len(videos))
     progress.close()
 
 
@@ -233,26 +238,54 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def read_outcomes(path: Path) -> list[Outcome]:
-    """Read what ``correct_all`` wrote; nothing where there is no file.
+def read_outcomes(path: Path, trained: Trained, annotation: Annotation) -> list[Outcome]:
+    """Read what ``correct_all`` wrote of a run; nothing where there is no file.
 
     Raises:
-        DataError: it is damaged; names the line.
+        DataError: it is damaged, or of another run; names the line.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
-    types = {"bool": lambda text: {"True": True, "False": False}[text], "int": int, "float": float, "str": str}
-    found = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            try:
-                found.append(Outcome(**{field.name: types[str(field.type)](row[field.name]) for field in fields(Outcome)}))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path}, line {reader.line_num}: damaged ({error!r}); remove the file to begin anew"
-                ) from error
-    return found
+    columns = [field.name for field in fields(Outcome)]
+    try:
+        rows = read_rows(path, columns, columns)
+    except DataError as error:
+        raise DataError(f"{error}; {ANEW}") from error
+    true = {video.name: trained.classes[video.labels[0]] for video in mistaken(trained, annotation)}
+    found: dict[tuple[str, int, int], Outcome] = {}
+    for line, values in rows:
+        try:
+            one = _outcome(values)
+            if true.get(one.video) != one.target:
+                raise ValueError(f"{one.video!r} of class {one.target!r} is no test video that {trained.folder.name} got wrong")
+            for kind in (one.prediction, one.random_prediction, one.control):
+                if kind not in trained.classes:
+                    raise ValueError(f"there is no class {kind!r}")
+            if found.setdefault((one.video, one.seed, one.limit), one) is not one:
+                raise ValueError(f"{one.video!r} stands there twice with seed {one.seed} and limit {one.limit}")
+        except ValueError as error:
+            raise DataError(f"{path}, line {line}: malformed ({error}); {ANEW}") from None
+    return list(found.values())
+
+
+def _outcome(values: dict[str, str]) -> Outcome:
+    """A row of the file."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "bool": {"True": True, "False": False}.get,
+        "int": lambda text: whole_number(text, MOST),
+        "float": number,
+        "str": str,
+    }
+    read = {field.name: readers[str(field.type)](values[field.name]) for field in fields(Outcome)}
+    for name, value in read.items():
+        if value is None:
+            raise ValueError(f"{name} is {values[name]!r}")
+    one = Outcome(**read)
+    if one.limit < 1 or max(one.steps, one.control_steps) > one.limit:
+        raise ValueError(f"{one.steps} and {one.control_steps} steps with limit {one.limit}")
+    if not (0 <= one.turned <= FARTHEST and 0 <= one.moved <= FARTHEST):
+        raise ValueError(f"turned is {one.turned:g} and moved {one.moved:g}")
+    return one
 
 
 @contextmanager

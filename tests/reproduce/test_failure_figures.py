@@ -14,6 +14,7 @@ from reproduce.building import build_data
 from reproduce.correcting import Outcome, correct_one, gaze_difference, mistaken, read_outcomes, summary
 from reproduce.glimpsing import dense, parse_glimpse, scores_of_cells, scores_with
 from reproduce.looking import Track, watch
+from reproduce.rows import write_rows
 from reproduce.runs import RunFolder
 from reproduce.settings import SettingsError
 from reproduce.trained import load_trained
@@ -133,7 +134,9 @@ def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     assert "its own glimpse:" in said and "misclassified test videos become correct" in said
 
     table = next(path for path in files if path.name == "correction.csv")
-    outcomes = read_outcomes(trained / table)
+    loaded = load_trained(trained / "run")
+    own = loaded, build_data(loaded.settings).annotation
+    outcomes = read_outcomes(trained / table, *own)
     assert len(outcomes) == 2 and {one.limit for one in outcomes} == {20}
     strips = {path.name: path.read_bytes() for path in (trained / table).parent.glob("limit_20/*.png")}
     assert len(strips) == 2  # one for each video
@@ -159,11 +162,79 @@ def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     assert not computed and (trained / table).stat().st_mtime_ns == stamp  # what is done is not done again
     words[words.index("limit=20")] = "limit=1"
     figures.main([*words, "figure=correction"])
-    assert len(computed) == 2 and read_outcomes(trained / table)[:2] == outcomes, "outcomes of another limit stay"
-    assert [one.limit for one in read_outcomes(trained / table)] == [20, 20, 1, 1]
+    both = read_outcomes(trained / table, *own)
+    assert len(computed) == 2 and both[:2] == outcomes, "outcomes of another limit stay"
+    assert [one.limit for one in both] == [20, 20, 1, 1]
     again_drawn = {path.name: path.read_bytes() for path in (trained / table).parent.glob("limit_20/*.png")}
     assert again_drawn == strips and {path.name for path in (trained / table).parent.glob("limit_1/*.png")} == set(strips)
-    with (trained / table).open("a") as file:
-        file.write("clip,a,b\n")
-    with pytest.raises(DataError, match="line 6: damaged"):
-        read_outcomes(trained / table)
+
+
+@pytest.fixture
+def written(run, tmp_path):
+    """What is read of outcomes; two rows of a run's misclassified videos, and the header before them."""
+    loaded, data = run
+    path = tmp_path / "correction.csv"
+    names = loaded.classes
+    rows = [[field.name for field in dataclasses.fields(Outcome)]]
+    for video in mistaken(loaded, data.annotation)[:2]:
+        true = names[video.labels[0]]
+        wrong = next(name for name in names if name != true)
+        one = outcome(video=video.name, target=true, prediction=wrong, random_prediction=true, control=names[-1])
+        rows.append([str(value) for value in dataclasses.astuple(one)])
+    write_rows(path, rows)
+    return path, lambda: read_outcomes(path, loaded, data.annotation)
+
+
+def test_outcomes_are_read_as_written(written):
+    path, read = written
+    first, second = read()
+    assert (first.corrected, first.steps, first.turned, first.control_reached, first.limit) == (True, 4, 0.5, False, 9)
+    assert first.video != second.video
+    path.unlink()
+    assert read() == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("turned", "nan", "turned is 'nan'"),
+        ("moved", "inf", "moved is 'inf'"),
+        ("moved", "-0.5", "moved -0.5"),
+        ("steps", "-4", "steps is '-4'"),
+        ("steps", "10", "10 and 9 steps with limit 9"),
+        ("limit", "0", "with limit 0"),
+        ("limit", "1e2", "limit is '1e2'"),
+        ("corrected", "yes", "corrected is 'yes'"),
+        ("seed", "", "seed is ''"),
+        ("video", "class0/another.avi", "no test video that .* got wrong"),
+        ("target", "another", "no test video that .* got wrong"),
+        ("prediction", "another", "there is no class 'another'"),
+        ("control", "another", "there is no class 'another'"),
+    ],
+)
+def test_a_damaged_outcome_is_refused_with_its_line(written, column, value, said):
+    path, read = written
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[2][lines[0].index(column)] = value
+    path.write_text("".join(f"{','.join(line)}\n" for line in lines))
+    with pytest.raises(DataError, match=rf"correction\.csv, line 3: malformed \(.*{said}.*\); remove the file to begin anew"):
+        read()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text.replace(b",seed", b"", 1), "line 1: expected the columns video,target,"),
+        (lambda text: text[: text.rindex(b",")] + b"\n", "line 3: expected 13 values"),
+        (lambda text: text + text.splitlines(keepends=True)[1], "line 4: malformed .*stands there twice"),
+        (lambda text: text.replace(b"class", b"cl\xffss"), "line 2: not UTF-8"),
+        (lambda text: text + b'"open', "line 4: not CSV"),
+        (lambda text: text + b"\0", "line 4: holds a zero byte"),
+        (lambda text: b"", "line 1: expected the columns"),
+    ],
+)
+def test_a_damaged_file_of_outcomes_is_refused_with_its_line(written, damage, said):
+    path, read = written
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"correction\.csv, {said}.*; remove the file to begin anew"):
+        read()
