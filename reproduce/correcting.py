@@ -156,23 +156,23 @@ def correct_all(
     trained: Trained,
     annotation: Annotation,
     store: FeatureStore,
+    names: Sequence[str],
     path: Path,
     seed: int = 1,
     limit: int = LIMIT,
-    most: int | None = None,
 ) -> Iterator[tuple[Outcome, Gazes | None]]:
-    """Correct every misclassified test video; writes ``path``, a row a video, and goes on where it stopped.
+    """Correct misclassified test videos; writes ``path``, a row a video, and goes on where it stopped.
 
     Args:
         trained: the run.
         annotation, store: of its data.
+        names: of the videos.
         path: CSV file.
         seed: of the random weights.
         limit: steps of the optimiser.
-        most: only the first so many videos by name; None for all.
 
     Yields:
-        Each video's outcome, by name; its gazes too, unless it was done before.
+        Each video's outcome, in the order of the names; its gazes too, unless it was done before.
 
     Raises:
         DataError: the file is damaged or cannot be written.
@@ -180,7 +180,8 @@ def correct_all(
     before = read_outcomes(path, trained, annotation)
     done = {row.video: row for row in before if (row.seed, row.limit) == (seed, limit)}
     others = [row for row in before if (row.seed, row.limit) != (seed, limit)]  # of other calls: they stay
-    videos = mistaken(trained, annotation)[:most]
+    wrong = {video.name: video for video in mistaken(trained, annotation)}
+    videos = [wrong[name] for name in names]
     progress = Progress(f"correcting {annotation.data}", "videos")
     for count, video in enumerate(videos, start=1):
         if video.name in done:

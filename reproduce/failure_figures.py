@@ -36,16 +36,16 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
     strips = folder if limit == DEFAULTS.limit else folder / f"limit_{limit}"
     most = request.settings.most or (MINIATURE_CLIPS if "miniature" in request.settings.preset else None)
     trained, store = shown.trained, shown.data.store
-    file = folder / "correction.csv"
+    file, wrong = folder / "correction.csv", {video.name: video for video in mistaken(trained, shown.annotation)}
     if request.settings.videos:
-        known = {video.name: video for video in mistaken(trained, shown.annotation)}
-        names = named_videos(request.settings.videos, [shown])[0]
+        names, rule = named_videos(request.settings.videos, [shown])[0], ""
         for name in names:
-            if name not in known:
+            if name not in wrong:
                 raise DataError(f"videos: {shown.short(name)} is classified correctly by {trained.folder.name}")
-        found = ((one, gazes) for one, gazes in (correct_one(trained, store, known[name], seed, limit) for name in names))
+        found = ((one, gazes) for one, gazes in (correct_one(trained, store, wrong[name], seed, limit) for name in names))
     else:
-        found = correct_all(trained, shown.annotation, store, file, seed, limit, most)
+        names, rule = shown.choose(Rule("incorrect", "first"), most or len(wrong))
+        found = correct_all(trained, shown.annotation, store, names, file, seed, limit)
     outcomes: list[Outcome] = []
     known_gazes: dict[str, Gazes] = {}
     title = f"Mistakes corrected by gaze alone: {shown.name}, {shown.model}"
@@ -69,10 +69,10 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
         raise DataError(f"{shown.name}: {trained.folder.name} misclassifies no test video; there is nothing to correct")
     learned = [one for one in outcomes if one.corrected and one.steps]
     page = [strip(one) for one in (learned or outcomes)[:DRAWN]]
-    if most is not None and not request.settings.videos:
-        said.append(f"Only the first {len(outcomes)} by name were tried.")
+    if len(outcomes) < len(wrong) and rule:
+        said.append(f"Only {len(outcomes)} of the {len(wrong)} were tried. {rule}")
     said.append(
-        f"Shown: the first by name{' that became correct after a step or more' if learned else ''}; {folder.name}/ has all."
+        f"Shown: the first of them{' that became correct after a step or more' if learned else ''}; {folder.name}/ has all."
     )
     return [*save(request, "correction", page, title, [(needs[0], shown)], " ".join(said)), file]
 

@@ -13,8 +13,9 @@
     hmdb51_hollywood2  Fig. 8: clips of HMDB-51 and Hollywood2, classified correctly and incorrectly
     gallery            Figs. 10 and 11: clips of all data sets, classified correctly and incorrectly
     glimpse            Fig. 5: what the network predicts when it looks where it is told: glimpse=3,4
-    correction         Fig. 9: every misclassified clip, its location softmax optimised until the prediction is correct
-    mistakes           of each class its most confident mistakes
+    correction         Fig. 9: every misclassified clip (most=8 of them with preset=miniature), its location softmax optimised
+                       until the prediction is correct
+    mistakes           of each class its most confident mistake, or clips= of them
     tradeoff           λ against accuracy, focus and coverage, in numbers
 
 A row's run is that of its finished runs, which differ in the seed alone, with the best validation figure; seed= names

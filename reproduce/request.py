@@ -49,7 +49,8 @@ CSV file; or search, which tries every cell"""
     limit: int = 200
     """of figure=correction: the optimiser's steps after which a clip counts as not corrected"""
     most: Optional[int] = None  # noqa: UP045
-    """of figure=correction: the first so many misclassified clips by name; null for all, with preset=miniature for 8"""
+    """of figure=correction: so many misclassified clips, the first of each class by name, then the second ones, and so on; \
+null for all, with preset=miniature for 8"""
     train: bool = False
     """train what is missing; preset=miniature, whose runs take minutes, does so anyway"""
     workers: Optional[int] = None  # noqa: UP045

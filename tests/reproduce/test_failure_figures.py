@@ -9,14 +9,17 @@ from conftest import TINY
 from PIL import Image
 
 from datamodules.videos import DataError
-from reproduce import correcting, figures
+from reproduce import correcting, failure_figures, figures
 from reproduce.building import build_data
+from reproduce.choosing import clips_of
 from reproduce.correcting import Outcome, correct_one, gaze_difference, mistaken, read_outcomes, summary
 from reproduce.glimpsing import dense, parse_glimpse, scores_of_cells, scores_with
 from reproduce.looking import Track, watch
+from reproduce.request import FigureSettings, Request
 from reproduce.rows import write_rows
 from reproduce.runs import RunFolder
-from reproduce.settings import SettingsError
+from reproduce.settings import SettingsError, resolve
+from reproduce.shown import Shown
 from reproduce.trained import load_trained
 
 
@@ -167,6 +170,30 @@ def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     assert [one.limit for one in both] == [20, 20, 1, 1]
     again_drawn = {path.name: path.read_bytes() for path in (trained / table).parent.glob("limit_20/*.png")}
     assert again_drawn == strips and {path.name for path in (trained / table).parent.glob("limit_1/*.png")} == set(strips)
+
+
+def test_the_clips_that_are_corrected_are_of_each_class_in_turn(trained, clips, monkeypatch):
+    monkeypatch.chdir(trained)
+    words = (*TINY, f"paths.data={clips}", "row=soft_attention_1")
+    dealt = []
+
+    def deal(loaded, annotation, store, names, *_):
+        dealt.append(names)
+        return iter(())
+
+    monkeypatch.setattr(failure_figures, "correct_all", deal)
+    monkeypatch.setattr(failure_figures, "mistaken", lambda loaded, annotation: list(annotation.test))
+    wrong = [dataclasses.replace(clip, correct=False) for clip in clips_of(load_trained(trained / "run").folder.predictions())]
+    monkeypatch.setattr(Shown, "clips", wrong)
+    for most in ("most=4", "most=null"):
+        request = Request(resolve(FigureSettings, [*words, most]), words)
+        with pytest.raises(DataError, match="nothing to correct"):
+            failure_figures.correction(request, figures.NEEDS["correction"])
+    names = sorted(load_trained(trained / "run").folder.predictions().videos)
+    kinds = sorted({name.split("/")[0] for name in names})
+    by_kind = [[name for name in names if name.startswith(kind)] for kind in kinds]
+    assert len(kinds) == 3 and dealt[0] == [*(own[0] for own in by_kind), by_kind[0][1]]
+    assert len(dealt[1]) == min(len(names), failure_figures.MINIATURE_CLIPS) and dealt[1][:4] == dealt[0]
 
 
 @pytest.fixture
