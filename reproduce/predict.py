@@ -3,7 +3,8 @@
     python reproduce/predict.py checkpoint=runs/ucf11/soft_attention_1-0ea1b2c3d4e5 video=clip.mp4
     python reproduce/predict.py checkpoint=runs/hmdb51/soft_attention_0-0ea1b2c3d4e5 video=recordings output=seen top=3
 
-Prints the likeliest classes of the whole video, scored as a test scores it (the mean over all its blocks), and over time.
+Prints the likeliest classes of the whole video, scored as a test scores it (the mean over all its blocks), and over time, where
+a line has room for three; summary.json has all.
 Writes, for each video, into <output>/<video's name>/:
 
     overlay.mp4      frame and overlay side by side, the likeliest classes and the time below; plays in a browser
@@ -46,7 +47,7 @@ class PredictSettings:
     output: str = "predictions"
     """folder that receives a folder for each video; give each model its own"""
     top: int = 5
-    """classes to name"""
+    """classes to name; over time at most 3 are printed"""
     side: int = 480
     """larger side of a picture in the overlay video, pixels"""
     columns: int = 6
