@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from datamodules.base import VideoDataModule
 from datamodules.blocks import block_frames
-from datamodules.decoding import VideoError, read_frames
+from datamodules.decoding import VideoError, probe, read_frames
 from datamodules.features import FeatureStore
 from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
@@ -108,7 +108,8 @@ def _watch(folder: RunFolder, number: int, network: nn.Module, data: VideoDataMo
     attention = None if track.attention is None else track.attention[last].astype(np.float16)
     name = f"{number}-{safe_name(video.name)}"
     watched.write_sheet(folder, name, pictures)
-    return Watched(video.name, name, length, frames, attention, track.probabilities[last].astype(np.float16))
+    rate = probe(data.annotation.path(video)).fps or None
+    return Watched(video.name, name, length, frames, attention, track.probabilities[last].astype(np.float16), rate)
 
 
 def choose(videos: Sequence[Video], classes: Sequence[str], count: int = CLASSES) -> list[int]:

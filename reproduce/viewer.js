@@ -4,7 +4,7 @@
   const { make, swatch, live } = report;
   const clips = JSON.parse(document.getElementById("clips").textContent);
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const FPS = 30; // of all three data sets, as the models take them
+  const FPS = 30; // taken, and said, where a recording does not know the video's own rate
   const SPEEDS = [[0.1, "1/10"], [0.25, "1/4"], [0.5, "1/2"], [1, "1"], [2, "2"]];
   const TRUNCATE = 4; // standard deviations at which overlay.py's Gaussian ends
   const percent = (share) => `${(share / 10).toFixed(share < 100 ? 1 : 0)} %`;
@@ -238,7 +238,7 @@
       const words = `frame ${video.frames[at] + 1} of ${last < video.length ? `the first ${last} of ` : ""}${video.length}`;
       scrub.value = String(at);
       scrub.setAttribute("aria-valuetext", words);
-      where.textContent = `${words}, ${(video.frames[at] / FPS).toFixed(2)} s`;
+      where.textContent = `${words}, ${(video.frames[at] / (video.rate || FPS)).toFixed(2)} s${video.rate ? "" : ` at ${FPS} fps`}`;
       const picture = tile();
       for (const view of columns) {
         point(view);
@@ -286,9 +286,9 @@
     let [since, from] = [0, 0];
     function step(now) {
       if (!state.playing) return;
-      const { frames } = state.video;
+      const { frames, rate } = state.video;
       const start = frames[from];
-      const passed = start + ((now - since) / 1000) * FPS * state.speed;
+      const passed = start + ((now - since) / 1000) * (rate || FPS) * state.speed;
       let at = state.at;
       while (at < frames.length - 1 && frames[at + 1] <= passed) at += 1;
       if (at !== state.at) go(at);

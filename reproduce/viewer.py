@@ -184,6 +184,7 @@ def _sheet(models: Sequence[Model], name: str) -> tuple[bytes, np.ndarray]:
 def _clip(data: DataSet, models: Sequence[Model], name: str, sheet: bytes) -> Data:
     """A video as viewer.js takes it."""
     first = next(model.watched[name] for model in models if name in model.watched)
+    rates = [model.watched[name].rate for model in models if name in model.watched]
     found = models[0].run.predictions
     true = np.flatnonzero(found.target[found.videos.index(name)]).tolist()
     alike = [_matching(model, name, first) for model in models]
@@ -196,6 +197,7 @@ def _clip(data: DataSet, models: Sequence[Model], name: str, sheet: bytes) -> Da
         "name": name,
         "true": true,
         "length": first.length,
+        "rate": next((rate for rate in rates if rate is not None), None),
         "frames": first.frames.tolist(),
         "side": SIDE,
         "columns": COLUMNS,

@@ -5,8 +5,9 @@ of the video, and beside each the attention and the probabilities of the last fr
 then. So models at 6 and at 30 frames a second show the same pictures.
 
 ``watched.npz`` holds, of the video with number i from 0: ``video_i`` its name, ``sheet_i`` the name of its pictures' file,
-``length_i`` its frames, ``frames_i`` (n,) int32 those that are kept, ``probabilities_i`` (n, C) float16, and of networks
-with attention ``attention_i`` (n, rows, columns) float16. Labels and scores are in ``predictions.csv``.
+``length_i`` its frames, ``frames_i`` (n,) int32 those that are kept, ``probabilities_i`` (n, C) float16, of networks with
+attention ``attention_i`` (n, rows, columns) float16, and, where its file says so, ``rate_i`` its frames per second, which
+earlier versions did not record. Labels and scores are in ``predictions.csv``.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Watched:
         frames: (n,) int32 indices of the pictures, ascending.
         attention: (n, rows, columns) float16, each map summing to 1; None for a network without attention.
         probabilities: (n, C) float16 class probabilities.
+        rate: its frames per second; None where that is not known.
     """
 
     video: str
@@ -52,6 +54,7 @@ class Watched:
     frames: np.ndarray
     attention: np.ndarray | None
     probabilities: np.ndarray
+    rate: float | None = None
 
 
 def kept(length: int) -> np.ndarray:
@@ -94,7 +97,7 @@ def write_watched(folder: RunFolder, found: Sequence[Watched]) -> None:
     arrays: dict[str, np.ndarray] = {}
     for number, one in enumerate(found):
         fields = {"video": one.video, "sheet": one.sheet, "length": one.length, "frames": one.frames}
-        fields |= {"attention": one.attention, "probabilities": one.probabilities}
+        fields |= {"attention": one.attention, "probabilities": one.probabilities, "rate": one.rate}
         arrays |= {f"{name}_{number}": np.asarray(value) for name, value in fields.items() if value is not None}
     file = BytesIO()
     np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]  # NumPy 2.1's keyword is no array
@@ -134,4 +137,7 @@ def _read(arrays: Mapping[str, np.ndarray], number: int) -> Watched:
         raise ValueError(f"{video}: maps or probabilities that are none")
     if {len(frames), len(probabilities), len(frames if attention is None else attention)} != {len(frames)}:
         raise ValueError(f"{video}: not as many maps and probabilities as frames")
-    return Watched(str(video), str(sheet), int(length), frames, attention, probabilities)
+    rate = float(arrays[f"rate_{number}"]) if f"rate_{number}" in arrays else None
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ValueError(f"{video}: {rate} frames per second")
+    return Watched(str(video), str(sheet), int(length), frames, attention, probabilities, rate)

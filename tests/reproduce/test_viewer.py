@@ -29,6 +29,7 @@ from reproduce.watched import (
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = [EVIL, "say_\"hé\"_🤸 & 'more'", "swing", "a_rather_long_class_name_that_does_not_fit"]
+RATES = {0: 25.0, 1: 30000 / 1001, 2: 60.0, 3: None}  # frames per second; the last one's file does not say
 LENGTHS = {0: 45, 1: 1, 2: 12, 3: 2000}  # frames of each class's first video
 GRIDS = {"soft_attention_0": (7, 7), "soft_attention_1": (4, 6), "soft_attention_10": (14, 14)}
 WORDS = ["data.name=ucf11"]
@@ -57,7 +58,7 @@ def recording(path, data, grid, seed=0):
             cells = random.dirichlet(np.full(grid[0] * grid[1], 0.08), len(frames))
             attention = cells.reshape(-1, *grid).astype(np.float16)
         probabilities = random.dirichlet(np.ones(len(data.classes)), len(frames)).astype(np.float16)
-        found.append(Watched(video.name, f"{number}-v", length, frames, attention, probabilities))
+        found.append(Watched(video.name, f"{number}-v", length, frames, attention, probabilities, RATES.get(label)))
     write_watched(folder, found)
 
 
@@ -247,7 +248,7 @@ def test_another_video_is_picked_and_its_numbers_are_those_recorded(report, brow
     put(browser, ".video", number, "change")
     ready(browser, number)
     put(browser, ".scrub", 7)
-    assert text(browser, ".where") == "frame 8 of 12, 0.23 s"
+    assert text(browser, ".where") == "frame 8 of 12, 0.12 s"  # at 60 frames a second
     model = viewer.models_of(ucf)[0][1]
     probabilities = model.watched["swing/clip_00.avi"].probabilities[7].astype(float)
     cells = "row => [row.querySelector('th, td:nth-child(2)').innerText, row.querySelector('.n').innerText]"
@@ -279,6 +280,21 @@ def test_it_plays_pauses_and_loops(report, browser):
     browser.run(f"document.querySelector('{VIEWER} .play').click()")
     wait(browser, f"Number(document.querySelector('{VIEWER} .scrub').value) < 40")  # begins again
     assert text(browser, ".play") == "Pause"
+
+
+def test_it_plays_at_the_film_s_own_rate(report, browser):
+    clock = "performance.now = () => 0; window.requestAnimationFrame = (step) => (window.next = step)"
+    for kind, after, passed in ((EVIL, 1000.5, 25.01), ("swing", 180, 10.8), (CLASSES[3], 1000.5, 30.01)):  # ms, frames
+        show(browser, report)
+        number = sorted(CLASSES).index(kind)
+        put(browser, ".video", number, "change")
+        ready(browser, number)
+        put(browser, ".speed", 1, "change")
+        browser.run(clock)
+        browser.run(f"document.querySelector('{VIEWER} .play').click()")
+        browser.run(f"window.next({after})")
+        frames = kept(LENGTHS[CLASSES.index(kind)])
+        assert value(browser) == np.searchsorted(frames, passed, side="right") - 1, kind
 
 
 def test_who_wants_less_motion_sees_a_film_once_and_slowly(report, browser):
@@ -375,8 +391,9 @@ def test_it_fits_every_video_and_asks_for_nothing(report, browser, tmp_path, wid
         label = CLASSES.index(sorted(CLASSES)[number])
         frames = len(kept(LENGTHS[label]))
         assert value(browser) == frames - 1
-        ends = {45: "frame 45 of 45, 1.47 s", 1: "frame 1 of 1, 0.00 s", 2000: "frame 900 of the first 900 of 2000, 29.97 s"}
-        assert text(browser, ".where") == ends.get(LENGTHS[label], "frame 12 of 12, 0.37 s")
+        long = "frame 900 of the first 900 of 2000, 29.97 s at 30 fps"
+        ends = {45: "frame 45 of 45, 1.76 s", 1: "frame 1 of 1, 0.00 s", 2000: long, 12: "frame 12 of 12, 0.18 s"}
+        assert text(browser, ".where") == ends[LENGTHS[label]]
         assert pixels(browser, 0)[:, :, :3].std() > 5
     browser.screenshot(tmp_path / "viewer.png")
     requested = [

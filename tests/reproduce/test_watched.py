@@ -61,7 +61,7 @@ def test_a_finished_run_holds_what_its_network_saw_and_said(trained, clips):
 def film(path, frames):
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(30))
+        stream = container.add_stream("mpeg4", rate=Fraction(24))
         stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
         for number in range(frames):
             image = np.full((24, 32, 3), number * 255 // max(1, frames - 1), dtype=np.uint8)
@@ -104,10 +104,10 @@ def test_films_of_any_length_are_recorded_at_any_rate(films, tmp_path, skip):
     record(RunFolder(tmp_path), network, SimpleNamespace(annotation=several, store=films.store, skip=skip))
     assert torch.equal(torch.get_rng_state(), state)
     found = read_watched(RunFolder(tmp_path))
-    assert [(one.video, one.length, len(one.frames)) for one in found] == [
-        ("a/1.avi", 1, 1),
-        ("b/40.avi", 40, 40),
-        ("c/1000.avi", 1000, 60),
+    assert [(one.video, one.length, len(one.frames), one.rate) for one in found] == [
+        ("a/1.avi", 1, 1, 24.0),
+        ("b/40.avi", 40, 40, 24.0),
+        ("c/1000.avi", 1000, 60, 24.0),
     ]
     for one in found:
         track = watch(network, films.store, one.video, Watcher(network, True, skip))
@@ -144,10 +144,11 @@ def test_sheets_and_recordings_are_read_as_written(tmp_path, count):
     write_sheet(folder, "1-x", pictures)
     attention = np.random.default_rng(0).random((count, 2, 3)).astype(np.float16)
     blind = Watched("b", "2-b", 9, kept(count), None, np.ones((count, 4), np.float16))
-    one = Watched(EVIL, "1-x", 900, kept(count), attention, np.ones((count, 4), np.float16))
+    one = Watched(EVIL, "1-x", 900, kept(count), attention, np.ones((count, 4), np.float16), 24000 / 1001)
     write_watched(folder, [one, blind])
     first, second = read_watched(folder)
     assert (first.video, first.sheet, first.length) == (EVIL, "1-x", 900) and second.attention is None
+    assert (first.rate, second.rate) == (24000 / 1001, None)  # as of an earlier version
     np.testing.assert_array_equal(first.attention, attention)
     means = read_sheet(folder, first).mean(axis=(1, 2, 3))
     assert np.abs(means - pictures[:, 0, 0, 0]).max() < 1.5  # 4 lie between two pictures
@@ -162,6 +163,10 @@ def test_no_recording_is_none_and_a_damaged_one_is_an_error_that_names_it(tmp_pa
         read_watched(folder)
     with pytest.raises(DataError, match="1-v.webp: no pictures of v"):
         read_sheet(folder, one)
+    for rate in (0.0, -25.0, float("nan"), float("inf")):
+        write_watched(folder, [Watched("v", "1-v", 2, kept(2), None, np.ones((2, 4), np.float16), rate)])
+        with pytest.raises(DataError, match=r"watched.npz: damaged \(v: .* frames per second"):
+            read_watched(folder)
     for content in (b"", b"PK\x03\x04 and no more", folder.watched.read_bytes()[:-40]):
         folder.watched.write_bytes(content)
         with pytest.raises(DataError, match="watched.npz: damaged"):
