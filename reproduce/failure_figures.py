@@ -71,9 +71,8 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
     page = [strip(one) for one in (learned or outcomes)[:DRAWN]]
     if len(outcomes) < len(wrong) and rule:
         said.append(f"Only {len(outcomes)} of the {len(wrong)} were tried. {rule}")
-    said.append(
-        f"Shown: the first of them{' that became correct after a step or more' if learned else ''}; {folder.name}/ has all."
-    )
+    those = " that became correct after a step or more" if learned else ""
+    said.append(f"Shown: the first of them{those}; {strips.relative_to(request.folder).as_posix()}/ has all.")
     return [*save(request, "correction", page, title, [(needs[0], shown)], " ".join(said)), file]
 
 
