@@ -127,8 +127,8 @@ class Preemption(Callback):
 
     def _leave_together(self, trainer: Trainer) -> None:
         """A process that left alone would look to the others like one that was lost."""
-        self.told = trainer.strategy.reduce_boolean_decision(self.told, all=False)
-        self.leave_if_told()
+        if trainer.strategy.reduce_boolean_decision(self.told, all=False):
+            leave()  # what this process hears meanwhile counts at the next question
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen."""

@@ -58,6 +58,7 @@ def section(folder: Path, *words: str) -> list[str]:
     return [line.strip() for line in after.partition("\n")[2].partition("\n=")[0].splitlines()] if found else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["0", "2"])
 def test_counts_of_tests_that_passed_are_added_up_by_kind(tmp_path, processes):
     assert section(tmp_path, "-n", processes) == ["10 faults, in 2 tests", "3 wrong words, in 3 tests"]

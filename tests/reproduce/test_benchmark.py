@@ -52,6 +52,7 @@ def test_every_case_gives_its_lines_and_both_files(tmp_path):
         assert (row["limit"] == "") == (row["reached"] == "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_rehearsal_says_how_long_a_column_takes(tmp_path, scale):
     words = [word for word in SMALL if not word.startswith("model.hidden_dim")]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import PATIENCE, REPOSITORY, script, wait_for
@@ -16,6 +17,7 @@ from test_train import words
 from datamodules.features import FeatureStore
 from reproduce.history import History
 from reproduce.launch import Job, run_all
+from reproduce.preemption import Preemption
 
 LONG = ["data.batch_size=1", "trainer.max_epochs=2", "protocol=holdout"]  # epochs of a second, to be met within
 STORE = "features/miniature/clips/mobilenet_v3_small-random"
@@ -177,6 +179,8 @@ def test_sigterm_ends_two_processes_together(clips, here, to):
     output = (here / "output.txt").read_text()
     assert "Traceback" not in output and "error" not in output
     wait_until_gone(process.pid)
+    if to == "the first":  # the others hear of it in the same way, and what is on disk is the same
+        return
     script("train.py", *arguments, cwd=here)
     undisturbed = here / "undisturbed"
     undisturbed.mkdir()
@@ -230,6 +234,24 @@ time.sleep(10000)
     while left & set(processes()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_signal_that_comes_while_the_processes_agree_to_go_on_counts_at_the_next_question(monkeypatch):
+    preemption = Preemption()
+    answers = []
+
+    def decide(told: bool, all: bool) -> bool:
+        if not answers:
+            preemption._note()  # the question has been put already
+        answers.append(told)
+        return told
+
+    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=decide))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    preemption._leave_together(trainer)
+    with pytest.raises(SystemExit) as stop:
+        preemption._leave_together(trainer)
+    assert answers == [False, True] and stop.value.code == 128 + signal.SIGTERM
 
 
 @pytest.mark.counts("SIGKILLs")
