@@ -104,7 +104,12 @@ def _end(processes: Sequence[subprocess.Popen]) -> None:
     """Tell processes to end, wait for them, and kill those that take too long."""
     for process in processes:
         process.terminate()
-    deadline = time.monotonic() + PATIENCE
+    wait_or_kill(processes, PATIENCE)
+
+
+def wait_or_kill(processes: Sequence[subprocess.Popen], seconds: float) -> None:
+    """Wait for processes, so many seconds for all of them, and kill those that take longer."""
+    deadline = time.monotonic() + seconds
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))

@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from datamodules.videos import DataError
-from reproduce.launch import leave
+from reproduce.launch import leave, wait_or_kill
 
 AGREE_EVERY = 8  # batches between two questions to the other processes; a question makes a GPU wait for the CPU
 LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue|sendbytes", re.IGNORECASE)
@@ -66,13 +66,7 @@ def _end_started() -> None:
     """Wait for the processes that Lightning started; kill those that wait for this one in vain."""
     processes = list(_started)
     _started.clear()
-    deadline = time.monotonic() + PATIENCE
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    wait_or_kill(processes, PATIENCE)
 
 
 class LostProcess(DataError):

@@ -49,6 +49,16 @@ TINY = [
 ]
 
 
+# Features of fresh videos in seconds, the same on every machine.
+SMALL_BACKBONE = [
+    "backbone.name=mobilenet_v3_small",
+    "backbone.weights=random",
+    "backbone.size=64",
+    "backbone.layer=features.3",
+    "backbone.precision=fp32",
+    "trainer.threads=1",
+]
+
 COUNTED = "counted"  # name of a test's properties that the summary adds up
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PATIENCE, REPOSITORY, wait_for
+from conftest import PATIENCE, REPOSITORY, SMALL_BACKBONE, wait_for
 from hosting import http_host
 from packing import mark, tarred, ucf11_files, ucf11_names, zipped
 from rar import rar
@@ -28,15 +28,7 @@ from reproduce.deletion import delete
 from reproduce.inputs import require_videos
 from reproduce.prepare import main as prepare_main
 
-SMALL = [
-    "data.name=ucf11",
-    "backbone.name=mobilenet_v3_small",
-    "backbone.weights=random",
-    "backbone.size=64",
-    "backbone.layer=features.3",
-    "backbone.precision=fp32",
-    "trainer.threads=1",
-]
+SMALL = ["data.name=ucf11", *SMALL_BACKBONE]
 STORE = "features/ucf11/mobilenet_v3_small-random"
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SHARED
+from conftest import SHARED, SMALL_BACKBONE
 from finished import noise
 
 from datamodules import hmdb51
@@ -23,15 +23,7 @@ from reproduce.settings import Settings, resolve
 
 CLASSES = ["kick", "run", "wave"]
 SIDES = {"1": "21010", "2": "02110", "3": "10210"}  # of a class's five clips; the last is in no split
-SMALL = [
-    "data.name=hmdb51",
-    "backbone.name=mobilenet_v3_small",
-    "backbone.weights=random",
-    "backbone.size=64",
-    "backbone.layer=features.3",
-    "backbone.precision=fp32",
-    "trainer.threads=1",
-]
+SMALL = ["data.name=hmdb51", *SMALL_BACKBONE]
 STORE = "features/hmdb51/mobilenet_v3_small-random"
 
 
