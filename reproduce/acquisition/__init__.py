@@ -1,0 +1,1 @@
+"""Archives and downloads into the data sets' official folders."""

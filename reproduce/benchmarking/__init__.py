@@ -1,0 +1,1 @@
+"""How fast the suite is: cases, workloads, true-scale rehearsal."""

@@ -1,0 +1,1 @@
+"""From finished runs to numbers: statistics, tables, published numbers, verification."""

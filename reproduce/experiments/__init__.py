@@ -1,0 +1,1 @@
+"""The run folder, its identity and files, what schedules runs, Weights & Biases, and sweep files."""

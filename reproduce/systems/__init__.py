@@ -1,0 +1,1 @@
+"""What is fitted and scored: the interface, and every system behind it."""

@@ -1,0 +1,1 @@
+"""Where a network looks: overlays, strips, videos, the paper's figures, interventions."""
