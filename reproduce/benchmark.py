@@ -19,11 +19,11 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from reproduce.inputs import fail
-from reproduce.settings import DataSettings, Settings, SettingsError, command_line, cores, resolve
+from reproduce.common.dataset import fail
+from reproduce.common.settings import DataSettings, Settings, SettingsError, command_line, cores, resolve
 
 if TYPE_CHECKING:
-    from reproduce.measure import Line
+    from reproduce.benchmarking.measure import Line
 
 ALL_CASES = ("startup", "extraction", "testing", "training", "epoch", "scaling")
 SCALES = ("ucf11", "hmdb51")
@@ -73,9 +73,9 @@ def main(argv: list[str] | None = None) -> list[Line]:
         raise fail(error) from None
     import torch
 
-    from reproduce.cases import CASES
-    from reproduce.extraction import quiet_lightning
-    from reproduce.rehearsal import rehearse
+    from reproduce.benchmarking.cases import CASES
+    from reproduce.benchmarking.scale import rehearse
+    from reproduce.systems.cnn_features import quiet_lightning
 
     quiet_lightning()
     torch.set_num_threads(settings.trainer.threads or cores())

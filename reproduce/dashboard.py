@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from datamodules.videos import DataError
-from reproduce import paper
-from reproduce.cells import BASELINE
-from reproduce.inputs import fail
-from reproduce.settings import command_line
+from reproduce.common.dataset import fail
+from reproduce.common.settings import command_line
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.results import BASELINE
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2 as wr
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> str:
     """Save the W&B report; returns its address."""
     settings = command_line(DashboardSettings, __doc__ or "", argv)
     try:
-        from reproduce import tracking
+        from reproduce.experiments import tracking
 
         tracking.require()
         wr = _package()
@@ -85,7 +85,7 @@ def _package() -> Any:
 
 def differences(root: Path) -> dict[str, dict[str, float]]:
     """By W&B run, its figure less that of the average-pooled run of the same seed and set-up, in points."""
-    from reproduce.collect import read
+    from reproduce.evaluation.collection import read
 
     found: dict[str, dict[str, float]] = {}
     for data in read(root)[0]:

@@ -39,9 +39,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.videos import DataError
-from reproduce.choosing import Rule, parse_rule
-from reproduce.request import OWN_KEYS, FigureSettings, Need, Request
-from reproduce.settings import SettingsError, command_line
+from reproduce.common.settings import SettingsError, command_line
+from reproduce.visual.clips import Rule, parse_rule
+from reproduce.visual.figure_runs import OWN_KEYS, FigureSettings, Need, Request
 
 PENALTIES = (Need(row="soft_attention_0"), Need(row="soft_attention_1"), Need(row="soft_attention_10"))
 # What each figure is drawn from; in `drawers` stands by what.
@@ -61,7 +61,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
 
 def drawers() -> dict[str, Callable[[Request, Sequence[Need]], list[Path]]]:
     """What draws each figure; imports torch and matplotlib."""
-    from reproduce import failure_figures, paper_figures, tradeoff
+    from reproduce.visual import failure_figures, paper_figures, tradeoff
 
     return {
         "attention": paper_figures.attention,

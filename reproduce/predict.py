@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from datamodules.videos import SUFFIXES, DataError
-from reproduce.inputs import fail, feature_folder
-from reproduce.naming import file_names
-from reproduce.settings import SettingsError, command_line
+from reproduce.common.dataset import fail, feature_folder
+from reproduce.common.naming import file_names
+from reproduce.common.settings import SettingsError, command_line
 
 MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")
 ALSO_SHOWN = 3  # classes of an interval
@@ -71,8 +71,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     except (DataError, SettingsError) as error:
         raise fail(error) from None
     from datamodules.decoding import VideoError
-    from reproduce.launch import leaving_on_sigterm
-    from reproduce.predicting import Look, attends, predict_video
+    from reproduce.common.processes import leaving_on_sigterm
+    from reproduce.visual.prediction_files import Look, attends, predict_video
 
     look = Look(settings.side, settings.columns, min(settings.top, len(viewer.trained.classes)))
     if not attends(viewer):
@@ -161,9 +161,9 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
     """
     import torch
 
-    from reproduce.extraction import quiet_lightning
-    from reproduce.streaming import Viewer
-    from reproduce.trained import load_trained
+    from reproduce.systems.cnn_features import quiet_lightning
+    from reproduce.systems.loading import load_trained
+    from reproduce.systems.streaming import Viewer
 
     quiet_lightning()
     on_gpu = torch.cuda.is_available() and settings.accelerator != "cpu"
@@ -183,8 +183,8 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
 
 def _show(summary: dict[str, Any], top: int) -> None:
     """Print a video's scores."""
-    from reproduce.overlay_video import clock
-    from reproduce.progress import duration
+    from reproduce.common.progress import duration
+    from reproduce.visual.video_writer import clock
 
     kind = "each class by itself" if summary["multi_label"] else "they sum to 1"
     frames = f"{summary['frames']} frame{'s' if summary['frames'] != 1 else ''}"

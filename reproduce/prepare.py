@@ -26,11 +26,11 @@ from typing import Optional
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
-from reproduce.deletion import CHOICES, delete
-from reproduce.inputs import READERS, data_folder, fail, feature_folder, read_annotation
-from reproduce.settings import Settings, SettingsError, command_line, unavailable
-from reproduce.space import Need
-from reproduce.unpackers import size_of
+from reproduce.acquisition.deletion import CHOICES, delete
+from reproduce.acquisition.unpackers import size_of
+from reproduce.common.dataset import READERS, data_folder, fail, feature_folder, read_annotation
+from reproduce.common.settings import Settings, SettingsError, command_line, unavailable
+from reproduce.common.space import Need
 
 GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
 
@@ -93,8 +93,8 @@ def _check(settings: PrepareSettings) -> None:
 
 
 def _acquire(settings: PrepareSettings) -> None:
-    from reproduce.acquire import Sources, acquire
-    from reproduce.launch import leaving_on_sigterm
+    from reproduce.acquisition.install import Sources, acquire
+    from reproduce.common.processes import leaving_on_sigterm
 
     name, sources = settings.data.name, Sources(settings.archive, settings.mirrors, settings.download)
     with leaving_on_sigterm():
@@ -139,8 +139,8 @@ def _space_for_features(settings: PrepareSettings) -> Need | None:
 
 
 def _delete(settings: PrepareSettings, annotation, store) -> None:
-    from reproduce.acquire import archives_on_disk
-    from reproduce.extraction import is_first_process
+    from reproduce.acquisition.install import archives_on_disk
+    from reproduce.systems.cnn_features import is_first_process
 
     if settings.delete != "none" and is_first_process():
         delete(settings.delete, annotation, store, archives_on_disk(READERS[settings.data.name].ARCHIVES, annotation.root))
@@ -160,7 +160,7 @@ def _features(settings: PrepareSettings, annotation: Annotation, videos: Sequenc
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from lightning_modules.backbone import BackboneError
-    from reproduce.extraction import ensure_features, quiet_lightning
+    from reproduce.systems.cnn_features import ensure_features, quiet_lightning
 
     quiet_lightning()
     try:

@@ -15,13 +15,13 @@ from typing import Any
 
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.charts import markers
-from reproduce.collect import read
-from reproduce.inputs import fail
-from reproduce.overview import TITLE, header, table_1, table_2, what_ran
-from reproduce.page import join, page, tag
-from reproduce.sections import data_set
-from reproduce.settings import command_line
+from reproduce.common.dataset import fail
+from reproduce.common.settings import command_line
+from reproduce.evaluation.collection import read
+from reproduce.webreport.charts import markers
+from reproduce.webreport.html import join, page, tag
+from reproduce.webreport.overview import TITLE, header, table_1, table_2, what_ran
+from reproduce.webreport.sections import data_set
 
 
 @dataclass

@@ -28,14 +28,23 @@ from filelock import FileLock, Timeout
 
 from datamodules.features import write_atomically
 from datamodules.videos import Annotation, DataError
-from reproduce.grid import exit_if_failed
-from reproduce.history import History
-from reproduce.inputs import data_folder, feature_spec, read_annotation
-from reproduce.launch import Job, run_all, workers_for
-from reproduce.runs import RunFolder, run_folder
-from reproduce.search import Proposal, Search
-from reproduce.settings import Settings, SettingsError, command_line, resolve
-from reproduce.sweep_file import Sweep, choices, first_point, grid_points, quantile, random_points, read_sweep, words_of
+from reproduce.common.dataset import data_folder, feature_spec, read_annotation
+from reproduce.common.processes import Job, run_all, workers_for
+from reproduce.common.settings import Settings, SettingsError, command_line, resolve
+from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.experiments.history import History
+from reproduce.experiments.scheduler import exit_if_failed
+from reproduce.experiments.search import Proposal, Search
+from reproduce.experiments.sweep_file import (
+    Sweep,
+    choices,
+    first_point,
+    grid_points,
+    quantile,
+    random_points,
+    read_sweep,
+    words_of,
+)
 
 
 @dataclass

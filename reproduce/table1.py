@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce import paper
-from reproduce.cells import Column, Table, cells_of
-from reproduce.grid import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
-from reproduce.inputs import fail, has_split
-from reproduce.presets import ROWS
-from reproduce.settings import DATA_NAMES, Settings, SettingsError, command_line
-from reproduce.tables import write_table
+from reproduce.common.catalogue import ROWS
+from reproduce.common.dataset import fail, has_split
+from reproduce.common.settings import DATA_NAMES, Settings, SettingsError, command_line
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.results import Column, Table, cells_of
+from reproduce.evaluation.writers import write_table
+from reproduce.experiments.scheduler import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
 
 
 @dataclass

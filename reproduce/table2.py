@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce import paper
-from reproduce.cells import Cell, Column, Table, cells_of
-from reproduce.grid import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
-from reproduce.inputs import fail
-from reproduce.presets import COLUMNS, ROWS
-from reproduce.settings import Settings, SettingsError, command_line
-from reproduce.tables import write_table
+from reproduce.common.catalogue import COLUMNS, ROWS
+from reproduce.common.dataset import fail
+from reproduce.common.settings import Settings, SettingsError, command_line
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.results import Cell, Column, Table, cells_of
+from reproduce.evaluation.writers import write_table
+from reproduce.experiments.scheduler import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
 
 
 @dataclass

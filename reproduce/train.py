@@ -13,11 +13,12 @@ from __future__ import annotations
 import sys
 
 from datamodules.videos import DataError
-from reproduce import focus, tracking
-from reproduce.inputs import fail, feature_spec, read_annotation
-from reproduce.launch import leaving_on_sigterm
-from reproduce.runs import RunFolder, run_folder
-from reproduce.settings import Settings, SettingsError, command_line, unavailable
+from reproduce.common.dataset import fail, feature_spec, read_annotation
+from reproduce.common.processes import leaving_on_sigterm
+from reproduce.common.settings import Settings, SettingsError, command_line, unavailable
+from reproduce.evaluation import notes as focus
+from reproduce.experiments import tracking
+from reproduce.experiments.folder import RunFolder, run_folder
 
 
 def main(argv: list[str] | None = None) -> RunFolder:
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> RunFolder:
         from lightning.fabric.utilities.exceptions import MisconfigurationException
 
         from lightning_modules.backbone import BackboneError
-        from reproduce.training import run
+        from reproduce.systems.trainer import run
 
         try:
             with leaving_on_sigterm():

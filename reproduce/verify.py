@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from datamodules.videos import Annotation, DataError
-from reproduce.inputs import READERS, fail
-from reproduce.noted import Checks, Noted, check_notes
-from reproduce.paper import DATA_NAMES
-from reproduce.printed import Line, compare_formats, read_csv, read_record
-from reproduce.recount import Check, check_run
-from reproduce.redo import COLUMN_OF_BASELINE, Redone, redo
-from reproduce.runs import RunFolder, named, row_of
-from reproduce.settings import command_line
+from reproduce.common.dataset import READERS, fail
+from reproduce.common.settings import command_line
+from reproduce.evaluation.noted import Checks, Noted, check_notes
+from reproduce.evaluation.printed import Line, compare_formats, read_csv, read_record
+from reproduce.evaluation.published import DATA_NAMES
+from reproduce.evaluation.recompute import Check, check_run
+from reproduce.evaluation.redo import COLUMN_OF_BASELINE, Redone, redo
+from reproduce.experiments.folder import RunFolder, named, row_of
 
 TABLES = ("table1", "table2")
 VERIFIED, DIFFERS, UNVERIFIED, EMPTY = "verified", "DIFFERS", "not verified", "no number"

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from datamodules.videos import DataError
-from reproduce.download import sync_folder
-from reproduce.entries import ArchiveError, Entry, Guard
-from reproduce.progress import Progress
-from reproduce.rar_headers import read_entries
-from reproduce.unpackers import unpack_rar
+from reproduce.acquisition.download import sync_folder
+from reproduce.acquisition.entries import ArchiveError, Entry, Guard
+from reproduce.acquisition.rar_headers import read_entries
+from reproduce.acquisition.unpackers import unpack_rar
+from reproduce.common.progress import Progress
 
 KINDS = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"Rar!\x1a\x07": "rar"}
 DECOMPRESSORS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}

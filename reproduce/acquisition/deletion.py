@@ -9,8 +9,8 @@ from pathlib import Path
 from datamodules.features import FeatureStore, write_atomically
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
-from reproduce.ledger import hashes
-from reproduce.progress import Progress
+from reproduce.acquisition.ledger import hashes
+from reproduce.common.progress import Progress
 
 CHOICES = ("none", "archives", "videos")
 

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.addresses import LONGEST_WAIT, PROTOCOL_ERRORS, SCHEMES, Answer, Broken, GiveUp, open_at
-from reproduce.progress import Progress
+from reproduce.acquisition.addresses import LONGEST_WAIT, PROTOCOL_ERRORS, SCHEMES, Answer, Broken, GiveUp, open_at
+from reproduce.common.progress import Progress
 
 OVERLAP = 1 << 16  # bytes fetched again on resuming, to see whether the file is the same
 HEAD = 512  # bytes that tell an archive from a web page

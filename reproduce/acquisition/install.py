@@ -15,13 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 from datamodules.distribution import Archive
 from datamodules.videos import DataError
-from reproduce.archives import Extracted, extract, inspect, kind_of
-from reproduce.download import DownloadError, Patience, download, sync_folder
-from reproduce.ledger import Ledger
-from reproduce.locking import one_at_a_time
-from reproduce.settings import SettingsError
-from reproduce.space import Need, check_space
-from reproduce.unpackers import size_of
+from reproduce.acquisition.archives import Extracted, extract, inspect, kind_of
+from reproduce.acquisition.download import DownloadError, Patience, download, sync_folder
+from reproduce.acquisition.ledger import Ledger
+from reproduce.acquisition.unpackers import size_of
+from reproduce.common.locking import one_at_a_time
+from reproduce.common.settings import SettingsError
+from reproduce.common.space import Need, check_space
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".rar")
 """Of archives that somebody packed again; their kind is told by their bytes."""

@@ -11,7 +11,7 @@ from typing import Any
 from datamodules.features import write_atomically
 from datamodules.reading import read_json
 from datamodules.videos import DataError
-from reproduce.progress import Progress
+from reproduce.common.progress import Progress
 
 NAME = "archives.json"
 CHUNK = 1 << 22

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from reproduce.entries import ArchiveError, Entry
+from reproduce.acquisition.entries import ArchiveError, Entry
 
 MAGIC4, MAGIC5 = b"Rar!\x1a\x07\x00", b"Rar!\x1a\x07\x01\x00"
 LARGEST_HEADER = 1 << 21  # of RAR 5 by its specification

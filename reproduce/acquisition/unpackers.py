@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from reproduce.entries import ArchiveError, Guard
-from reproduce.launch import open_child
-from reproduce.progress import Progress
+from reproduce.acquisition.entries import ArchiveError, Guard
+from reproduce.common.processes import open_child
+from reproduce.common.progress import Progress
 
 COMMANDS: dict[str, Callable[[str, str], list[str]]] = {
     "bsdtar": lambda archive, folder: ["-x", "-f", archive, "-C", folder, "--no-same-owner", "--no-same-permissions"],

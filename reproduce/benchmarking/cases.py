@@ -22,12 +22,10 @@ from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.frames import Frames, pool_frames, run_blocks, run_dense, window_means, windows
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
-from reproduce import plain
 from reproduce.benchmark import BenchmarkSettings
-from reproduce.extraction import extract_into, half_precision, kept_cosine, packet_and_workers
-from reproduce.extractor import PRECISIONS
-from reproduce.measure import Line, Work, exponent, in_bytes, medians, peak_memory
-from reproduce.workloads import (
+from reproduce.benchmarking import baselines as plain
+from reproduce.benchmarking.measure import Line, Work, exponent, in_bytes, medians, peak_memory
+from reproduce.benchmarking.workloads import (
     CLASSES,
     accelerator,
     attention_network,
@@ -42,6 +40,8 @@ from reproduce.workloads import (
     random_data,
     step,
 )
+from reproduce.systems.cnn_features import extract_into, half_precision, kept_cosine, packet_and_workers
+from reproduce.systems.feature_writer import PRECISIONS
 
 GPU_RATE = 20_000.0  # frames/s of extraction on a GPU at which nobody asks for more
 GPU_SHARE = 0.6  # of the card's matrix rate
@@ -49,7 +49,7 @@ GPU_SHARE = 0.6  # of the card's matrix rate
 
 def startup(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
     """``--help`` and a refused key, of every script."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for word, what in (("--help", "--help"), ("no.such.key=1", "a refused key")):
         slowest: tuple[float, str] = (0.0, "")
         for script in SCRIPTS:
@@ -388,7 +388,5 @@ CASES: dict[str, Callable[[BenchmarkSettings, Path, torch.device], Iterator[Line
     "scaling": scaling,
 }
 SCRIPTS = sorted(
-    path.name
-    for path in Path(__file__).resolve().parent.glob("*.py")
-    if "__main__" in path.read_text(encoding="utf-8") and path.name != Path(__file__).name
+    path.name for path in Path(__file__).resolve().parents[1].glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
 )

@@ -16,12 +16,12 @@ from lightning_modules.backbone import build_backbone, folded
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
 from reproduce.benchmark import BenchmarkSettings
-from reproduce.building import build_network
-from reproduce.extraction import PACKET, half_precision
-from reproduce.extractor import PRECISIONS
-from reproduce.measure import Line, medians
-from reproduce.presets import ROWS
-from reproduce.workloads import step
+from reproduce.benchmarking.measure import Line, medians
+from reproduce.benchmarking.workloads import step
+from reproduce.common.catalogue import ROWS
+from reproduce.systems.cnn_features import PACKET, half_precision
+from reproduce.systems.feature_writer import PRECISIONS
+from reproduce.systems.recurrent import build_network
 
 HELD_OUT = 0.15  # of train, in the protocol's first stage
 HOST_BUDGET = 4.0  # GiB of main memory that stand for the data set where there is no GPU and no data.ram_budget

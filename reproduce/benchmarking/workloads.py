@@ -27,7 +27,7 @@ from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
 from lightning_modules.recognizer import Recognizer
 from reproduce.benchmark import BenchmarkSettings
-from reproduce.measure import Work, medians
+from reproduce.benchmarking.measure import Work, medians
 
 CLASSES = 11
 FRAME_RATE = 30

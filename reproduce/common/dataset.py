@@ -13,7 +13,7 @@ from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.folds import deal_folds, parse_fold
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
-from reproduce.settings import Settings, SettingsError, cores
+from reproduce.common.settings import Settings, SettingsError, cores
 
 READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2, "videofolder": videofolder}
 DEFAULT_SPLITS = {"ucf11": "paper_like", "hmdb51": "1", "hollywood2": "official", "videofolder": "default"}
@@ -54,7 +54,7 @@ def make_miniature(settings: Settings, root: Path) -> None:
     from filelock import FileLock
 
     from datamodules.miniature import generate, is_complete
-    from reproduce.progress import Progress
+    from reproduce.common.progress import Progress
 
     if is_complete(root) or (root.exists() and not (root / ".miniature").exists() and any(root.iterdir())):
         return  # the user's own data: their reader checks them

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from datamodules.videos import DataError
-from reproduce.progress import Progress
-from reproduce.settings import cores
+from reproduce.common.progress import Progress
+from reproduce.common.settings import cores
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 STARTED = "== "  # begins a line of a log that says when which command was started
 POLL = 0.2  # seconds

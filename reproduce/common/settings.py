@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.folds import parse_fold
-from reproduce.presets import COLUMNS, PRESETS, RELEASED_MINIATURE, ROWS
-from reproduce.ranges import unusable
+from reproduce.common.catalogue import COLUMNS, PRESETS, RELEASED_MINIATURE, ROWS
+from reproduce.common.ranges import unusable
 
 DATA_NAMES = ("ucf11", "hmdb51", "hollywood2", "videofolder")
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from datamodules.videos import DataError
-from reproduce import paper
-from reproduce.cells import Cell, Column, cells_of
-from reproduce.history import History
-from reproduce.inputs import DEFAULT_SPLITS
-from reproduce.runs import PENALTY, Predictions, RunFolder, named, row_of, run_folders
-from reproduce.uncertainty import interval, mean_average_precision, resample
+from reproduce.common.dataset import DEFAULT_SPLITS
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.results import Cell, Column, cells_of
+from reproduce.evaluation.significance import interval, mean_average_precision, resample
+from reproduce.experiments.folder import PENALTY, Predictions, RunFolder, named, row_of, run_folders
+from reproduce.experiments.history import History
 
 LAYERS, FPS = "model.num_layers", "data.fps"
 ROW_KEYS = ("model.name", PENALTY)  # what tells the rows of Table 1 apart

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reproduce import focus
-from reproduce.cells import p_in_words
-from reproduce.paper import DATA_NAMES
-from reproduce.printed import CSV_STEP, Line
-from reproduce.recount import Check
+from reproduce.evaluation import notes as focus
+from reproduce.evaluation.printed import CSV_STEP, Line
+from reproduce.evaluation.published import DATA_NAMES
+from reproduce.evaluation.recompute import Check
+from reproduce.evaluation.results import p_in_words
 from reproduce.table2 import SHOWN
 
 Checks = Mapping[tuple[str, str], Mapping[tuple[int, int], Check]]

@@ -12,8 +12,8 @@ from typing import Any
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.reading import number, parse_json, read_records, read_text
 from datamodules.videos import DataError
-from reproduce.cells import MARK, MINIATURE_TITLE
-from reproduce.tables import CSV_HEAD
+from reproduce.evaluation.results import MARK, MINIATURE_TITLE
+from reproduce.evaluation.writers import CSV_HEAD
 
 NUMBER = re.compile(r"[+−-]?\d+(?:\.\d+)?")
 COMPARED = ("from_baseline", "from_baseline_low", "from_baseline_high", "p", "p_corrected", "p_bootstrap")

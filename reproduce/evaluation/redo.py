@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from datamodules.leaks import MARK
-from reproduce import paper
-from reproduce.cells import BASELINE as COLUMN_OF_BASELINE
-from reproduce.printed import COMPARED, CSV_STEP, Line
-from reproduce.recount import Check
-from reproduce.runs import Predictions
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.printed import COMPARED, CSV_STEP, Line
+from reproduce.evaluation.recompute import Check
+from reproduce.evaluation.results import BASELINE as COLUMN_OF_BASELINE
+from reproduce.evaluation.significance import bootstrap_p, holm, interval, mcnemar, resample, same_videos
+from reproduce.experiments.folder import Predictions
 from reproduce.table1 import GROUPED
 from reproduce.table2 import SHOWN
-from reproduce.uncertainty import bootstrap_p, holm, interval, mcnemar, resample, same_videos
 
 HALF_STEP = 0.5 * CSV_STEP + 1e-9  # what rounding to four digits may take
 SINGLE_STEP = 2e-4  # training computes average precision in single precision, and a point is a hundredth

@@ -9,9 +9,10 @@ from itertools import chain
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.videos import DataError
-from reproduce import focus, paper
-from reproduce.runs import AGAIN, RunFolder
-from reproduce.uncertainty import LEVEL, RESAMPLES, Comparison, compare, interval, resample, same_videos
+from reproduce.evaluation import notes as focus
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.significance import LEVEL, RESAMPLES, Comparison, compare, interval, resample, same_videos
+from reproduce.experiments.folder import AGAIN, RunFolder
 
 MINIATURE_TITLE = "on MINIATURE data: generated stand-ins, a demonstration and no benchmark"
 BASELINE = "avg_pool_lstm"  # the row that the others are tested against

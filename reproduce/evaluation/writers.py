@@ -17,8 +17,8 @@ from pathlib import Path
 
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.cells import BASELINE, Cell, Table
-from reproduce.inputs import fail
+from reproduce.common.dataset import fail
+from reproduce.evaluation.results import BASELINE, Cell, Table
 
 CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what is no character to be seen
 TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # directions of writing

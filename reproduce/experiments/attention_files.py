@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datamodules.features import write_atomically
 from datamodules.reading import DataError, csv_text, number, read_records, whole_number
-from reproduce.runs import AGAIN
+from reproduce.experiments.folder import AGAIN
 
 PER_BLOCK = ("attention_coverage_spread", "attention_penalty")
 PER_BOX = ("attention_in_box", "box_area", "pointing_game", "pointing_chance")

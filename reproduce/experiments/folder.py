@@ -31,8 +31,8 @@ import numpy as np
 from datamodules.features import FeatureSpec, write_atomically
 from datamodules.reading import SHOWN, DataError, csv_text, read_json, read_records
 from datamodules.videos import Annotation
-from reproduce.inputs import split_of
-from reproduce.settings import Settings
+from reproduce.common.dataset import split_of
+from reproduce.common.settings import Settings
 
 PENALTY = "objective.attention_penalty"
 ATTENTION_ONLY = ("attention", "attention_layers")

@@ -14,9 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reproduce.settings import cores
+from reproduce.common.settings import cores
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = ("reproduce", "datamodules", "lightning_modules")
 GIT_SECONDS = 20.0  # a repository on a slow network disk must not hold a run up
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "av", "wandb")

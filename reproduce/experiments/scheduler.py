@@ -13,13 +13,13 @@ import yaml
 
 from datamodules.features import to_extract, usable
 from datamodules.videos import Annotation, DataError
-from reproduce.inputs import data_folder, feature_spec, open_store, read_annotation
-from reproduce.launch import Job, run_all, run_here, workers_for
-from reproduce.runs import RunFolder, run_folder
-from reproduce.settings import Settings, SettingsError, resolve
-from reproduce.sources import Source
+from reproduce.common.dataset import data_folder, feature_spec, open_store, read_annotation
+from reproduce.common.processes import Job, run_all, run_here, workers_for
+from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.experiments.sources import Source
 
-SWEEPS = Path(__file__).resolve().parent.parent / "sweeps"
+SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
 
 
 def sweep_values(name: str) -> dict[str, list[Any]]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.features import write_atomically
-from reproduce.settings import SettingsError
-from reproduce.sweep_file import Sweep, quantile
+from reproduce.common.settings import SettingsError
+from reproduce.experiments.sweep_file import Sweep, quantile
 
 
 @dataclass

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.videos import DataError
-from reproduce import tracking
-from reproduce.inputs import data_folder, feature_spec
-from reproduce.runs import RunFolder, configuration, run_folders
-from reproduce.settings import Settings
+from reproduce.common.dataset import data_folder, feature_spec
+from reproduce.common.settings import Settings
+from reproduce.experiments import tracking
+from reproduce.experiments.folder import RunFolder, configuration, run_folders
 
 
 class Source:

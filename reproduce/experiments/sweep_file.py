@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from reproduce.settings import SettingsError
+from reproduce.common.settings import SettingsError
 
 PROGRAM = "reproduce/train.py"
 METHODS = ("grid", "random", "bayes")

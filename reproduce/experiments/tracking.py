@@ -22,9 +22,9 @@ from urllib.request import urlopen
 
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.history import History
-from reproduce.runs import FILES, RunFolder
-from reproduce.settings import Settings
+from reproduce.common.settings import Settings
+from reproduce.experiments.folder import FILES, RunFolder
+from reproduce.experiments.history import History
 
 if TYPE_CHECKING:
     import wandb

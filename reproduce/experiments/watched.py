@@ -23,7 +23,7 @@ from PIL import Image
 
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.runs import RunFolder
+from reproduce.experiments.folder import RunFolder
 
 LONGEST = 900  # frames of a video that are watched: half a minute at 30 a second
 PICTURES = 60  # of a video; 200 KB of photographs

@@ -23,13 +23,13 @@ from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError, repl
 from datamodules.frames import FrameDataModule
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
-from reproduce.checkpoints import restore_backbone
-from reproduce.extractor import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
-from reproduce.inputs import feature_folder, feature_spec, require_videos
-from reproduce.launch import leaving_on_sigterm
-from reproduce.locking import one_at_a_time
-from reproduce.preemption import LostProcess, Preemption, environment_plugins, explained
-from reproduce.settings import Settings, cores
+from reproduce.common.dataset import feature_folder, feature_spec, require_videos
+from reproduce.common.locking import one_at_a_time
+from reproduce.common.processes import leaving_on_sigterm
+from reproduce.common.settings import Settings, cores
+from reproduce.systems.checkpoints import restore_backbone
+from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
+from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained
 
 CALIBRATION_VIDEOS, CALIBRATION_FRAMES = 32, 4  # frames for a random network's batch norms: of train, spread evenly
 MAX_WORKERS = 8

@@ -17,7 +17,7 @@ from torch import Tensor
 from datamodules.features import FeatureStore, VideoWriter
 from datamodules.frames import FramePacket, Segment
 from lightning_modules.backbone import Backbone, folded
-from reproduce.progress import Progress
+from reproduce.common.progress import Progress
 
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 IN_FLIGHT = 4  # packets that may wait for the writer

@@ -13,11 +13,11 @@ from torch import nn
 
 from datamodules.blocks import skip_of
 from datamodules.videos import DataError
-from reproduce.building import build_network
-from reproduce.checkpoints import read_checkpoint
-from reproduce.looking import Watcher
-from reproduce.runs import RunFolder
-from reproduce.settings import Settings, validate
+from reproduce.common.settings import Settings, validate
+from reproduce.experiments.folder import RunFolder
+from reproduce.systems.checkpoints import read_checkpoint
+from reproduce.systems.recurrent import build_network
+from reproduce.systems.tracks import Watcher
 
 STAGES = ("holdout", "retrain")  # folders of a run that hold checkpoints
 

@@ -13,12 +13,12 @@ from datamodules.leaks import find_leaks, leak_notes
 from lightning_modules.measures import NAMES
 from lightning_modules.metrics import confusion_matrix, per_class, predictions
 from lightning_modules.recognizer import Recognizer
-from reproduce.attended import write_attended
-from reproduce.gaze import draw_filmstrips, record
-from reproduce.inputs import feature_spec
-from reproduce.provenance import versions
-from reproduce.runs import RunFolder, identity
-from reproduce.settings import Settings
+from reproduce.common.dataset import feature_spec
+from reproduce.common.settings import Settings
+from reproduce.experiments.attention_files import write_attended
+from reproduce.experiments.folder import RunFolder, identity
+from reproduce.experiments.provenance import versions
+from reproduce.visual.recordings import draw_filmstrips, record
 
 EXTRACTION = ("resize", "precision", "compiled", "decoder", "torch")
 """What of the feature store's manifest says how the features were extracted."""

@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from datamodules.videos import DataError
-from reproduce.launch import leave, wait_or_kill
+from reproduce.common.processes import leave, wait_or_kill
 
 AGREE_EVERY = 8  # batches between two questions to the other processes; a question makes a GPU wait for the CPU
 LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue|sendbytes", re.IGNORECASE)

@@ -17,8 +17,8 @@ from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
-from reproduce.inputs import data_folder, feature_folder, split_of
-from reproduce.settings import Settings
+from reproduce.common.dataset import data_folder, feature_folder, split_of
+from reproduce.common.settings import Settings
 
 DATA_MODULES: dict[str, type[VideoDataModule]] = {
     "ucf11": UCF11DataModule,

@@ -18,19 +18,19 @@ from lightning.pytorch.loggers import WandbLogger
 from datamodules.base import VideoDataModule
 from datamodules.videos import Annotation, DataError
 from lightning_modules.recognizer import Recognizer
-from reproduce import tracking
-from reproduce.building import build_data, build_recognizer, fold_of
-from reproduce.checkpoints import WholeCheckpoints, read_checkpoint
-from reproduce.extraction import ensure_features, is_first_process, quiet_lightning, strategy
-from reproduce.finite import LossWatch, require_finite_scores, require_finite_weights
-from reproduce.history import History
-from reproduce.locking import one_at_a_time
-from reproduce.outcome import about, write_test
-from reproduce.preemption import Preemption, environment_plugins, explained
-from reproduce.progress import Progress
-from reproduce.provenance import provenance
-from reproduce.runs import RunFolder
-from reproduce.settings import Settings, cores, to_yaml
+from reproduce.common.locking import one_at_a_time
+from reproduce.common.progress import Progress
+from reproduce.common.settings import Settings, cores, to_yaml
+from reproduce.experiments import tracking
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.history import History
+from reproduce.experiments.provenance import provenance
+from reproduce.systems.checkpoints import WholeCheckpoints, read_checkpoint
+from reproduce.systems.cnn_features import ensure_features, is_first_process, quiet_lightning, strategy
+from reproduce.systems.finite import LossWatch, require_finite_scores, require_finite_weights
+from reproduce.systems.outcome import about, write_test
+from reproduce.systems.preemption import Preemption, environment_plugins, explained
+from reproduce.systems.recurrent import build_data, build_recognizer, fold_of
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 LOOK_EVERY = 50  # batches between two looks at whether the loss is finite; a look makes a GPU wait for the CPU

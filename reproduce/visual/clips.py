@@ -15,8 +15,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from datamodules.videos import DataError
-from reproduce.runs import Predictions
-from reproduce.settings import SettingsError
+from reproduce.common.settings import SettingsError
+from reproduce.experiments.folder import Predictions
 
 POOLS = {
     "correct": "classified correctly",

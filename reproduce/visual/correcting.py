@@ -28,12 +28,12 @@ from datamodules.videos import Annotation, DataError, Video
 from lightning_modules.attention import LocationAttention, SoftAttentionLSTM
 from lightning_modules.glimpses import LIMIT, correct
 from lightning_modules.measures import gaze
-from reproduce.glimpsing import attending, dense
-from reproduce.looking import Track, watch
-from reproduce.progress import Progress
-from reproduce.rows import write_rows
-from reproduce.settings import SettingsError
-from reproduce.trained import Trained
+from reproduce.common.files import write_rows
+from reproduce.common.progress import Progress
+from reproduce.common.settings import SettingsError
+from reproduce.systems.loading import Trained
+from reproduce.systems.tracks import Track, watch
+from reproduce.visual.interventions import attending, dense
 
 ANEW = "remove the file to begin anew"
 MOST = 2**31  # of a seed, and of steps

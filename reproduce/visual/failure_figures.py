@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.videos import DataError
-from reproduce.choosing import Rule
-from reproduce.correcting import Gazes, Outcome, correct_all, correct_one, mistaken, summary
-from reproduce.glimpsing import SEARCH, dense, parse_glimpse, scores_of_cells, scores_with, top, write_cells
-from reproduce.paper_figures import save, show
-from reproduce.request import DEFAULTS, Need, Request
-from reproduce.rows import write_rows
-from reproduce.settings import SettingsError
-from reproduce.shown import SEPARATOR, Shown, named_videos, overlays
-from reproduce.strips import Strip, evenly, save_strips
+from reproduce.common.files import write_rows
+from reproduce.common.settings import SettingsError
+from reproduce.visual.clips import Rule
+from reproduce.visual.correcting import Gazes, Outcome, correct_all, correct_one, mistaken, summary
+from reproduce.visual.figure_runs import DEFAULTS, Need, Request
+from reproduce.visual.interventions import SEARCH, dense, parse_glimpse, scores_of_cells, scores_with, top, write_cells
+from reproduce.visual.pages import Strip, evenly, save_strips
+from reproduce.visual.paper_figures import save, show
+from reproduce.visual.shown import SEPARATOR, Shown, named_videos, overlays
 
 SEARCHED = 12  # misclassified clips among which a glimpse that corrects one is looked for
 MINIATURE_CLIPS = 8  # that are corrected with preset=miniature, where most= does not say

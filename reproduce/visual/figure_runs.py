@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce import paper
-from reproduce.collect import Configuration, DataSet, Run, read
-from reproduce.inputs import data_folder, feature_spec
-from reproduce.naming import file_words
-from reproduce.presets import ROWS
-from reproduce.runs import PENALTY, RunFolder, configuration, named, row_of
-from reproduce.settings import Settings, SettingsError, resolve
+from reproduce.common.catalogue import ROWS
+from reproduce.common.dataset import data_folder, feature_spec
+from reproduce.common.naming import file_words
+from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.collection import Configuration, DataSet, Run, read
+from reproduce.experiments.folder import PENALTY, RunFolder, configuration, named, row_of
 
 DEFAULT_ROW = "soft_attention_0"  # paper, footnote 1: the figures are of λ = 0 unless they say otherwise
 ROW_WORDS = ("row", "model.name", "objective.attention_penalty")
@@ -219,8 +219,8 @@ class Request:
             SettingsError: a row is none of Table 1's.
             DataError: data are not in place.
         """
-        from reproduce.grid import exit_if_failed, finish_grid
-        from reproduce.inputs import read_annotation
+        from reproduce.common.dataset import read_annotation
+        from reproduce.experiments.scheduler import exit_if_failed, finish_grid
 
         groups: dict[tuple[str, ...], list[str]] = {}
         for need in needs:

@@ -21,9 +21,9 @@ from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.frames import Frames
 from lightning_modules.glimpses import run_glimpse
 from lightning_modules.metrics import block_scores
-from reproduce.rows import write_rows
-from reproduce.settings import SettingsError
-from reproduce.trained import Trained
+from reproduce.common.files import write_rows
+from reproduce.common.settings import SettingsError
+from reproduce.systems.loading import Trained
 
 SEARCH = "search"
 FORMS = (

@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reproduce.ink import (
+from reproduce.visual.ink import (
     BLUE,
     CAPTION,
     INK,

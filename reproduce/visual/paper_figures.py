@@ -10,11 +10,11 @@ from pathlib import Path
 
 from datamodules.blocks import BLOCK_LENGTH
 from datamodules.videos import DataError
-from reproduce.choosing import POOLS, Rule, parse_rule
-from reproduce.request import Need, Request
-from reproduce.settings import SettingsError
-from reproduce.shown import Shown, named_videos, overlays
-from reproduce.strips import Strip, evenly, save_strips
+from reproduce.common.settings import SettingsError
+from reproduce.visual.clips import POOLS, Rule, parse_rule
+from reproduce.visual.figure_runs import Need, Request
+from reproduce.visual.pages import Strip, evenly, save_strips
+from reproduce.visual.shown import Shown, named_videos, overlays
 
 MINIATURE = "The data are generated stand-ins, so that this says nothing about the real data sets."
 

@@ -20,12 +20,12 @@ import numpy as np
 from datamodules.decoding import VideoError, VideoInfo, probe, read_timed
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.frame_table import FrameTable, Timeline, ranked, read_moments
-from reproduce.overlay_video import Painter, VideoFile, clock, encoder
-from reproduce.progress import Progress
-from reproduce.settings import cores
-from reproduce.streaming import Viewer, Viewing, ahead
-from reproduce.strips import Strip, evenly, save_strips
+from reproduce.common.progress import Progress
+from reproduce.common.settings import cores
+from reproduce.systems.streaming import Viewer, Viewing, ahead
+from reproduce.visual.frame_table import FrameTable, Timeline, ranked, read_moments
+from reproduce.visual.pages import Strip, evenly, save_strips
+from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder
 
 FORMAT = 1  # of what is written; another one is written anew
 SUMMARY = "summary.json"  # written last: its presence says that the others are complete

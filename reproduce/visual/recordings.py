@@ -24,12 +24,12 @@ from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.frames import Frames, run_dense
-from reproduce import watched
-from reproduce.looking import Watcher, watch
-from reproduce.naming import safe_name
-from reproduce.overlay import filmstrip
-from reproduce.runs import RunFolder
-from reproduce.watched import Watched
+from reproduce.common.naming import safe_name
+from reproduce.experiments import watched
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.watched import Watched
+from reproduce.systems.tracks import Watcher, watch
+from reproduce.visual.overlay import filmstrip
 
 CLASSES = 4  # filmstrips of a run
 WATCHED = 12  # videos that are recorded for the report's viewer

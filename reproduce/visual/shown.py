@@ -15,19 +15,19 @@ from datamodules.blocks import NATIVE_FPS
 from datamodules.decoding import probe
 from datamodules.videos import DataError
 from lightning_modules.measures import entropy
-from reproduce import paper
-from reproduce.building import build_data
-from reproduce.choosing import BY_BOX, Clip, Rule, choose, clips_of, find_videos, short_names, unknown_video
-from reproduce.gaze import read_some
-from reproduce.inputs import data_folder
-from reproduce.looking import Track, watch
-from reproduce.naming import file_names
-from reproduce.overlay import overlay
-from reproduce.progress import Progress
-from reproduce.runs import RunFolder
-from reproduce.settings import Settings
-from reproduce.strips import Strip, evenly
-from reproduce.trained import Trained, load_trained
+from reproduce.common.dataset import data_folder
+from reproduce.common.naming import file_names
+from reproduce.common.progress import Progress
+from reproduce.common.settings import Settings
+from reproduce.evaluation import published as paper
+from reproduce.experiments.folder import RunFolder
+from reproduce.systems.loading import Trained, load_trained
+from reproduce.systems.recurrent import build_data
+from reproduce.systems.tracks import Track, watch
+from reproduce.visual.clips import BY_BOX, Clip, Rule, choose, clips_of, find_videos, short_names, unknown_video
+from reproduce.visual.overlay import overlay
+from reproduce.visual.pages import Strip, evenly
+from reproduce.visual.recordings import read_some
 
 SEPARATOR = " · "
 

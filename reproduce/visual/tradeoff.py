@@ -15,13 +15,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from datamodules.videos import DataError
-from reproduce import paper
-from reproduce.collect import PENALTY, Configuration
-from reproduce.focus import MEASURES, Measure
-from reproduce.ink import BLUE, CAPTION, INK, LABEL, NOTE, SOFT, STYLE, TITLE, VERMILION, WIDTH, line_height, save_pages, wrap
-from reproduce.paper_figures import MINIATURE
-from reproduce.request import Need, Request
-from reproduce.rows import write_rows
+from reproduce.common.files import write_rows
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.collection import PENALTY, Configuration
+from reproduce.evaluation.notes import MEASURES, Measure
+from reproduce.visual.figure_runs import Need, Request
+from reproduce.visual.ink import (
+    BLUE,
+    CAPTION,
+    INK,
+    LABEL,
+    NOTE,
+    SOFT,
+    STYLE,
+    TITLE,
+    VERMILION,
+    WIDTH,
+    line_height,
+    save_pages,
+    wrap,
+)
+from reproduce.visual.paper_figures import MINIATURE
 
 PANELS = {
     "mass": ("Focus on the actor", "attention in its box / box area"),

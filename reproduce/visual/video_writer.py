@@ -24,8 +24,8 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.videos import DataError
-from reproduce.frame_table import Moment, ranked
-from reproduce.overlay import SIGMA, overlay
+from reproduce.visual.frame_table import Moment, ranked
+from reproduce.visual.overlay import SIGMA, overlay
 
 ENCODERS = ("libx264", "libopenh264", "h264_nvenc", "h264_videotoolbox", "h264_qsv", "h264_amf", "h264_mf", "h264_v4l2m2m")
 X264 = {"crf": "20", "preset": "veryfast", "bf": "0", "mbtree": "0"}

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from datamodules.videos import DataError
-from reproduce.collect import PENALTY, Configuration, DataSet, Run, differences
-from reproduce.overlay import GAP, MAP_SHARE, SIGMA, WHITE, overlay
-from reproduce.page import Markup, join, missing, tag
-from reproduce.watched import COLUMNS, SIDE, Watched, read_sheet, read_watched
+from reproduce.evaluation.collection import PENALTY, Configuration, DataSet, Run, differences
+from reproduce.experiments.watched import COLUMNS, SIDE, Watched, read_sheet, read_watched
+from reproduce.visual.overlay import GAP, MAP_SHARE, SIGMA, WHITE, overlay
+from reproduce.webreport.html import Markup, join, missing, tag
 
 MODELS = 12  # at most, to choose from
 SHOWN = 4  # of them at first: λ = 0, 1, 10 and content attention

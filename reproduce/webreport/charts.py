@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from reproduce import paper
-from reproduce.collect import Configuration, DataSet
-from reproduce.page import Markup, join, tag
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.collection import Configuration, DataSet
+from reproduce.webreport.html import Markup, join, tag
 
 STYLES = {row: number for number, row in enumerate(paper.ROW_NAMES)}
 SPARE_STYLES = (6, 7)  # of rows that Table 1 does not have

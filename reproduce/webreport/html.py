@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent / "assets"
 VOID = {"br", "hr", "img", "link", "meta"}
 STYLES, SCRIPTS = ("report.css", "viewer.css"), ("report.js", "viewer.js")  # beside this module
 

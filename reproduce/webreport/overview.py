@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from reproduce import charts, paper
-from reproduce.cells import BASELINE, MINIATURE_TITLE, Cell, Table
-from reproduce.collect import DataSet, Run
-from reproduce.grid import Point
-from reproduce.page import Markup, Section, join, missing, table, tag
-from reproduce.progress import duration
-from reproduce.sections import SHORT, head_n, named, ours
+from reproduce.common.progress import duration
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.collection import DataSet, Run
+from reproduce.evaluation.results import BASELINE, MINIATURE_TITLE, Cell, Table
+from reproduce.experiments.scheduler import Point
 from reproduce.table2 import make_table
+from reproduce.webreport import charts
+from reproduce.webreport.html import Markup, Section, join, missing, table, tag
+from reproduce.webreport.sections import SHORT, head_n, named, ours
 
 FIRST_NOTES = 2  # seeds and intervals, tests; the others are folded away
 TITLE = "Action recognition using visual attention"

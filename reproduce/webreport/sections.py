@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from reproduce import charts
-from reproduce.cells import BASELINE, BASELINE_NAME, MARK, MINIATURE_TITLE, Cell
-from reproduce.collect import FPS, LAYERS, PENALTY, Configuration, DataSet, Video, differences, effects, videos
-from reproduce.page import Markup, Section, join, missing, table, tag
-from reproduce.uncertainty import LEVEL
-from reproduce.viewer import viewer
+from reproduce.evaluation.collection import FPS, LAYERS, PENALTY, Configuration, DataSet, Video, differences, effects, videos
+from reproduce.evaluation.results import BASELINE, BASELINE_NAME, MARK, MINIATURE_TITLE, Cell
+from reproduce.evaluation.significance import LEVEL
+from reproduce.webreport import charts
+from reproduce.webreport.attention_viewer import viewer
+from reproduce.webreport.html import Markup, Section, join, missing, table, tag
 
 LISTED_VIDEOS = 8  # hardest, and easiest
 SHORT = "avg pooled"

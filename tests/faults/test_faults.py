@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import STORE, children, start, untested_copy, words
 from conftest import PATIENCE, REPOSITORY, script, unmeasured, wait_for
-from test_signals import STORE, children, start
-from test_train import untested_copy, words
 
 from datamodules.features import FeatureStore
 from datamodules.videos import DataError
@@ -24,9 +23,9 @@ from lightning_modules.baselines import PooledLSTM
 from lightning_modules.metrics import VideoScores
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
-from reproduce.checkpoints import WholeCheckpoints, read_checkpoint
-from reproduce.finite import LossWatch, require_finite_scores, require_finite_weights
-from reproduce.history import History
+from reproduce.experiments.history import History
+from reproduce.systems.checkpoints import WholeCheckpoints, read_checkpoint
+from reproduce.systems.finite import LossWatch, require_finite_scores, require_finite_weights
 
 LABELS = ("predictions.csv", "history.csv")
 

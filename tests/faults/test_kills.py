@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import REPOSITORY, TINY
 
 from datamodules.features import FeatureStore
 
@@ -36,7 +36,7 @@ class Table:
 
     def start(self) -> subprocess.Popen:
         """Start it in a process group of its own."""
-        command = [sys.executable, str(Path(__file__).with_name("small_table.py")), *WORDS]
+        command = [sys.executable, str(REPOSITORY / "tests/support/small_table.py"), *WORDS]
         log = (self.folder / "stdout.txt").open("ab")
         return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
 

@@ -11,45 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import MPI_FREE, STORE, children, commands, processes, start, words
 from conftest import PATIENCE, REPOSITORY, script, wait_for
-from test_train import words
 
 from datamodules.features import FeatureStore
-from reproduce.history import History
-from reproduce.launch import Job, run_all
-from reproduce.preemption import Preemption
+from reproduce.common.processes import Job, run_all
+from reproduce.experiments.history import History
+from reproduce.systems.preemption import Preemption
 
 LONG = ["data.batch_size=1", "trainer.max_epochs=2", "protocol=holdout"]  # epochs of a second, to be met within
-STORE = "features/miniature/clips/mobilenet_v3_small-random"
-MPI_FREE = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "RANK", "WORLD_SIZE"))}
-
-
-def start(name: str, *arguments: str, cwd: Path, before: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
-    """A script in a process group of its own, its output in ``output.txt``."""
-    command = [sys.executable, *before, str(REPOSITORY / "reproduce" / name), *arguments]
-    with (cwd / "output.txt").open("ab") as log:
-        return subprocess.Popen(
-            command, cwd=cwd, stdout=log, stderr=log, start_new_session=True, env={**MPI_FREE, **environment}
-        )
-
-
-def processes() -> dict[int, tuple[int, int, list[str]]]:
-    """(parent, group, command line) of every living process, by its id."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (path / "cmdline").read_bytes().decode().split("\0")
-            parent, group = (path / "stat").read_text().rpartition(")")[2].split()[1:3]
-        except (OSError, ValueError):
-            continue
-        if line != [""]:  # zombies have none
-            found[int(path.name)] = (int(parent), int(group), line)
-    return found
-
-
-def commands(group: int) -> dict[int, list[str]]:
-    """Command lines of the living processes of a group."""
-    return {pid: line for pid, (_, of, line) in processes().items() if of == group}
 
 
 def wait_until_gone(group: int) -> None:
@@ -57,14 +27,6 @@ def wait_until_gone(group: int) -> None:
     while commands(group):
         assert time.monotonic() < deadline, f"still there: {commands(group)}"
         time.sleep(0.1)
-
-
-def children(process: subprocess.Popen, word: str) -> list[int]:
-    """Processes below a script's that were started with a word, whatever their group: torchrun gives each one of its own."""
-    there, below = processes(), {process.pid}
-    for _ in range(3):  # generations
-        below |= {pid for pid, (parent, _, _) in there.items() if parent in below}
-    return sorted(pid for pid in below - {process.pid} if any(word in part for part in there.get(pid, (0, 0, [""]))[2]))
 
 
 def epochs_in(folder: Path) -> int:
@@ -145,7 +107,7 @@ def test_the_runs_of_a_table_end_with_it(clips, here, number, count):
 
 @pytest.mark.counts("processes deaf to SIGTERM")
 def test_a_worker_process_that_a_script_cannot_end_is_killed(tmp_path, monkeypatch):
-    import reproduce.launch as launch
+    import reproduce.common.processes as launch
 
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     (tmp_path / "deaf.py").write_text(code)
@@ -196,7 +158,7 @@ def test_the_end_waits_for_processes_with_something_to_do_and_kills_those_that_w
     """As at the end of a script whose first process has left, in the list that Lightning's observer looks at."""
     code = f"""
 import subprocess, sys
-from reproduce import preemption
+from reproduce.systems import preemption
 preemption.PATIENCE, started = 5.0, []
 ready = "print(flush=True)"
 work = f"import time, pathlib; {{ready}}; time.sleep(0.5); pathlib.Path({str(tmp_path / "done")!r}).touch()"
@@ -219,7 +181,7 @@ def test_a_process_that_does_not_notice_that_another_one_is_lost_ends_in_words()
     """As in a collective operation that waits for the lost one without end."""
     code = """
 import subprocess, sys, time
-from reproduce import preemption
+from reproduce.systems import preemption
 preemption.PATIENCE = preemption.POLL = 0.1
 started = [subprocess.Popen([sys.executable, "-c", end]) for end in ("raise SystemExit(3)", "import time; time.sleep(10000)")]
 print(*(process.pid for process in started), flush=True)

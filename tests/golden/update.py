@@ -71,17 +71,17 @@ def made_on() -> str:
     """What the last bits may depend on: torch's version, the instructions it uses, the processor."""
     import torch
 
-    from reproduce.provenance import cpu_name
+    from reproduce.experiments.provenance import cpu_name
 
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {cpu_name()}"
 
 
 def curves(root: Path) -> list[dict[str, str]]:
     """Train and test all runs below a folder; every epoch's figures as written to the last bit."""
-    from reproduce import training
-    from reproduce.inputs import feature_spec, read_annotation
-    from reproduce.runs import run_folder
-    from reproduce.settings import Settings, resolve
+    from reproduce.common.dataset import feature_spec, read_annotation
+    from reproduce.common.settings import Settings, resolve
+    from reproduce.experiments.folder import run_folder
+    from reproduce.systems import trainer as training
 
     training.write_test = lambda *_: {}  # filmstrips show frames, and these videos have none
     lay_out(root)

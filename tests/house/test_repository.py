@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE, REPOSITORY, TINY
 
-from reproduce.grid import sweep_values
-from reproduce.settings import Settings, entries, resolve
-from reproduce.sweep_file import first_point, read_sweep, words_of
+from reproduce.common.settings import Settings, entries, resolve
+from reproduce.experiments.scheduler import sweep_values
+from reproduce.experiments.sweep_file import first_point, read_sweep, words_of
 from reproduce.table2 import TableSettings as Table2Settings
 
 SCRIPTS = [
@@ -39,7 +39,7 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_libraries_do_not_import_each_other(package):
     forbidden = {"lightning_modules": {"datamodules", "reproduce"}, "datamodules": {"lightning_modules", "reproduce"}}
-    for path in (REPOSITORY / package).glob("*.py"):
+    for path in (REPOSITORY / package).rglob("*.py"):
         roots = {name.split(".")[0] for name in imports(path)}
         assert not roots & forbidden.get(package, set()), path
 
@@ -48,7 +48,7 @@ def test_only_one_module_imports_wandb():
     using = [
         path.name
         for package in PACKAGES
-        for path in (REPOSITORY / package).glob("*.py")
+        for path in (REPOSITORY / package).rglob("*.py")
         if any(name.split(".")[0] == "wandb" for name in imports(path))
     ]
     assert using == ["tracking.py"]

@@ -9,12 +9,12 @@ from conftest import script
 
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from lightning_modules.attention import SoftAttentionLSTM
-from reproduce import plain
 from reproduce.benchmark import ALL_CASES, SCALES, BenchmarkSettings
-from reproduce.cases import CASES, SCRIPTS
-from reproduce.measure import Line, exponent, medians, peak_memory
-from reproduce.rehearsal import SCALES as KNOWN_SCALES
-from reproduce.rehearsal import lengths
+from reproduce.benchmarking import baselines as plain
+from reproduce.benchmarking.cases import CASES, SCRIPTS
+from reproduce.benchmarking.measure import Line, exponent, medians, peak_memory
+from reproduce.benchmarking.scale import SCALES as KNOWN_SCALES
+from reproduce.benchmarking.scale import lengths
 
 CPU = torch.device("cpu")
 SMALL = [

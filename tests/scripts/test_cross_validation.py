@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import kill_when
 from conftest import PATIENCE, TINY, script
-from test_train import kill_when
 
 from datamodules.features import FeatureStore
-from reproduce.history import History
+from reproduce.experiments.history import History
 
 ROW = "row=avg_pool_lstm"
 RUN_BOTH = """

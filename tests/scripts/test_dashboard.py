@@ -9,8 +9,9 @@ import pytest
 from conftest import KEY, script
 from runfolders import annotation, write_run
 
-from reproduce import dashboard, tracking
+from reproduce import dashboard
 from reproduce.dashboard import AGAINST, DashboardSettings, build, differences
+from reproduce.experiments import tracking
 
 
 @pytest.fixture

@@ -4,28 +4,26 @@ import csv
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, TINY, draw_clips, script
+from coloured_videos import is_blue, is_red, red_and_blue, rotate_header, write_video
+from conftest import TINY, draw_clips, script
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-sys.path.insert(0, str(REPOSITORY / "tests/datamodules"))
-from test_decoding import is_blue, is_red, red_and_blue, rotate_header, write_video
-
 from datamodules.videos import DataError
-from reproduce import failure_figures, figures, paper_figures, tradeoff
-from reproduce.choosing import Rule
-from reproduce.gaze import SIDE
-from reproduce.ink import DPI, STYLE
-from reproduce.looking import Track
-from reproduce.overlay import overlay
-from reproduce.request import FigureSettings, Need, Request
-from reproduce.settings import resolve
-from reproduce.shown import overlays
+from reproduce import figures
+from reproduce.common.settings import resolve
+from reproduce.systems.tracks import Track
+from reproduce.visual import failure_figures, paper_figures, tradeoff
+from reproduce.visual.clips import Rule
+from reproduce.visual.figure_runs import FigureSettings, Need, Request
+from reproduce.visual.ink import DPI, STYLE
+from reproduce.visual.overlay import overlay
+from reproduce.visual.recordings import SIDE
+from reproduce.visual.shown import overlays
 
 SPECIAL = ("odd.avi", "one.mp4", "turned.mp4", "a b.avi", "a-b.avi")
 CHOSEN = "videos=[one,turned,odd,class1/clip0]"

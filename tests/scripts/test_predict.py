@@ -23,14 +23,16 @@ from datamodules.decoding import VideoError, probe, read_frames, read_timed
 from datamodules.features import FeatureStore
 from datamodules.videos import DataError
 from lightning_modules.baselines import PooledLSTM
-from reproduce import overlay_video, predict, predicting
-from reproduce.frame_table import read_moments
-from reproduce.inputs import feature_folder
-from reproduce.looking import watch
-from reproduce.overlay_video import Painter, VideoFile, clock, encoder
-from reproduce.predicting import FILES, SUMMARY, Look, predict_video, read_summary
-from reproduce.streaming import Viewer, Viewing, load_backbone
-from reproduce.trained import load_trained
+from reproduce import predict
+from reproduce.common.dataset import feature_folder
+from reproduce.systems.loading import load_trained
+from reproduce.systems.streaming import Viewer, Viewing, load_backbone
+from reproduce.systems.tracks import watch
+from reproduce.visual import prediction_files as predicting
+from reproduce.visual import video_writer as overlay_video
+from reproduce.visual.frame_table import read_moments
+from reproduce.visual.prediction_files import FILES, SUMMARY, Look, predict_video, read_summary
+from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder
 
 LOOK = Look(side=96, columns=4, top=2)
 CLIPS = SHARED / "data/clips"

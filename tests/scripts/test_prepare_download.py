@@ -23,9 +23,9 @@ from datamodules import ucf11
 from datamodules.features import FeatureStore, usable
 from datamodules.miniature import Clip, _write
 from datamodules.videos import DataError
-from reproduce import unpackers
-from reproduce.deletion import delete
-from reproduce.inputs import require_videos
+from reproduce.acquisition import unpackers
+from reproduce.acquisition.deletion import delete
+from reproduce.common.dataset import require_videos
 from reproduce.prepare import main as prepare_main
 
 SMALL = ["data.name=ucf11", *SMALL_BACKBONE]

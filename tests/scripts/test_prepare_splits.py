@@ -14,12 +14,12 @@ from datamodules import hmdb51
 from datamodules.features import FeatureStore, usable
 from datamodules.miniature import VERSION
 from datamodules.videos import MINIATURE_MARKER
-from reproduce import grid
-from reproduce.extraction import calibration_frames
-from reproduce.inputs import read_annotation
+from reproduce.common.dataset import read_annotation
+from reproduce.common.settings import Settings, resolve
+from reproduce.experiments import scheduler as grid
 from reproduce.prepare import PrepareSettings, _read_splits
 from reproduce.prepare import main as prepare_main
-from reproduce.settings import Settings, resolve
+from reproduce.systems.cnn_features import calibration_frames
 
 CLASSES = ["kick", "run", "wave"]
 SIDES = {"1": "21010", "2": "02110", "3": "10210"}  # of a class's five clips; the last is in no split

@@ -13,10 +13,11 @@ from conftest import script
 from runfolders import annotation, write_run
 
 from datamodules.videos import DataError
-from reproduce import charts, collect
-from reproduce.page import embedded, missing, table, tag
+from reproduce.evaluation import collection as collect
+from reproduce.experiments.folder import RunFolder
 from reproduce.report import main
-from reproduce.runs import RunFolder
+from reproduce.webreport import charts
+from reproduce.webreport.html import embedded, missing, table, tag
 
 EVIL = "<script>alert(1)</script>"
 CLOSING = "</script><img src=x onerror=alert(2)> & \"'"

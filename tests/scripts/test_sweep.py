@@ -5,10 +5,10 @@ import os
 
 import pytest
 import yaml
+from commands import kill_when
 from conftest import REPOSITORY, TINY, script
-from test_train import kill_when
 
-from reproduce.history import History
+from reproduce.experiments.history import History
 
 COMMAND = ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
 

@@ -11,18 +11,18 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, TINY, script, wait_for
+from conftest import PATIENCE, REPOSITORY, TINY, script, wait_for
 from finished import finished_run
 
-from reproduce import paper
-from reproduce.cells import Cell, Column, Table, cells_of, signed
-from reproduce.settings import SettingsError
+from reproduce.common.settings import SettingsError
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.results import Cell, Column, Table, cells_of, signed
+from reproduce.evaluation.significance import Comparison
+from reproduce.evaluation.writers import FORMATS, _width, to_csv, to_html, to_latex, to_markdown, to_text, write_table
 from reproduce.table1 import _words_of
-from reproduce.tables import FORMATS, _width, to_csv, to_html, to_latex, to_markdown, to_text, write_table
-from reproduce.uncertainty import Comparison
 
 ROWS = ("avg_pool_lstm", "soft_attention_0")
-SMALL_TABLE = Path(__file__).with_name("small_table.py")
+SMALL_TABLE = REPOSITORY / "tests/support/small_table.py"
 
 
 @pytest.fixture
@@ -286,8 +286,6 @@ def test_a_table_killed_in_the_middle_equals_an_undisturbed_one(clips, trained, 
     import os
     import signal
     import sys
-
-    from conftest import REPOSITORY
 
     tables = {}
     for name in ("undisturbed", "killed"):

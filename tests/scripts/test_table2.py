@@ -11,12 +11,12 @@ import pytest
 from conftest import SHARED, script
 from finished import finished_run, tiny_hmdb51
 
-from reproduce import paper
-from reproduce.grid import Point
-from reproduce.presets import ROWS
-from reproduce.settings import Settings, SettingsError, resolve
+from reproduce.common.catalogue import ROWS
+from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.evaluation import published as paper
+from reproduce.evaluation.writers import to_csv, to_html, to_latex, to_markdown, to_text
+from reproduce.experiments.scheduler import Point
 from reproduce.table2 import SHOWN, make_table
-from reproduce.tables import to_csv, to_html, to_latex, to_markdown, to_text
 
 PROTOCOL = {
     "Spatial stream ConvNet": (40.5, None),

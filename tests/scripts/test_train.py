@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,27 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import PATIENCE, REPOSITORY, SHARED, TINY, draw_clips, script, unmeasured, wait_for
+from commands import kill_when, untested_copy, words
+from conftest import PATIENCE, REPOSITORY, SHARED, draw_clips, script, unmeasured
 
 from datamodules.features import FeatureStore
-
-
-def words(clips, *more):
-    return [*TINY, f"paths.data={clips}", *more]
-
-
-def kill_when(condition, name, *arguments, cwd: Path) -> None:
-    """Start a script, and kill its process group with SIGKILL as soon as a condition holds."""
-    process = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "reproduce" / name), *arguments],
-        cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    wait_for(condition, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_a_run_folder_holds_what_it_should(trained):
@@ -79,16 +61,6 @@ def test_other_configurations_run_end_to_end(trained, clips, more):
     assert np.isfinite(json.loads((run / "metrics.json").read_text())["test/accuracy"])
     released = any("released" in word for word in more)
     assert (run / "retrain").exists() != released, "the released preset stops after the first stage"
-
-
-def untested_copy(trained: Path, folder: Path) -> Path:
-    """A finished run as it was before its test, in a folder of its own; returns the run's."""
-    shutil.copytree(trained / "runs", folder / "runs")
-    shutil.copytree(trained / "features", folder / "features")
-    run = folder / (trained / "run").resolve().relative_to(trained.resolve())
-    for name in ("metrics.json", "predictions.csv"):
-        (run / name).unlink()
-    return run
 
 
 def test_two_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_path):

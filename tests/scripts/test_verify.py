@@ -14,10 +14,11 @@ from runfolders import annotation, write_run
 from sklearn.metrics import average_precision_score
 
 from datamodules.features import FeatureStore
-from reproduce import recount, table1, table2, verify
-from reproduce.grid import Point
-from reproduce.runs import Predictions, RunFolder
-from reproduce.tables import write_table
+from reproduce import table1, table2, verify
+from reproduce.evaluation import recompute as recount
+from reproduce.evaluation.writers import write_table
+from reproduce.experiments.folder import Predictions, RunFolder
+from reproduce.experiments.scheduler import Point
 
 ROWS = ("softmax_regression", "avg_pool_lstm", "soft_attention_0", "soft_attention_1")
 SKILL = dict(zip(ROWS, (0.4, 1.0, 3.6, 1.2), strict=True))

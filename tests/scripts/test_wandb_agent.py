@@ -17,9 +17,9 @@ TABLE = [*WORDS, "logging.wandb=disabled", "datasets=[videofolder]", f"rows=[{',
 FETCH = """
 import sys
 from pathlib import Path
-from reproduce import tracking
-from reproduce.runs import RunFolder
-from reproduce.settings import Settings, resolve
+from reproduce.experiments import tracking
+from reproduce.experiments.folder import RunFolder
+from reproduce.common.settings import Settings, resolve
 print("fetched", tracking.fetch(resolve(Settings, []), RunFolder(Path(sys.argv[1]))))
 """
 

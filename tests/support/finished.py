@@ -10,7 +10,7 @@ import numpy as np
 
 from datamodules import hmdb51, miniature
 from datamodules.videos import MINIATURE_MARKER
-from reproduce.runs import RunFolder
+from reproduce.experiments.folder import RunFolder
 
 
 def finished_run(

@@ -15,8 +15,8 @@ from rar import rar
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.miniature import VERSION
 from datamodules.videos import MINIATURE_MARKER
-from reproduce.archives import extract
-from reproduce.entries import ArchiveError
+from reproduce.acquisition.archives import extract
+from reproduce.acquisition.entries import ArchiveError
 
 FILES = {
     "top/class a/v_(1)_[x]&+;~@!#.avi": b"\0\1\2" * 9000,

@@ -9,12 +9,12 @@ import numpy as np
 
 from datamodules.features import FeatureSpec
 from datamodules.videos import Annotation, Video
-from reproduce.history import History
-from reproduce.inputs import split_of
-from reproduce.provenance import provenance
-from reproduce.runs import identity, run_folder
-from reproduce.settings import Settings, resolve, to_yaml
-from reproduce.uncertainty import accuracy, mean_average_precision
+from reproduce.common.dataset import split_of
+from reproduce.common.settings import Settings, resolve, to_yaml
+from reproduce.evaluation.significance import accuracy, mean_average_precision
+from reproduce.experiments.folder import identity, run_folder
+from reproduce.experiments.history import History
+from reproduce.experiments.provenance import provenance
 
 SPEC = FeatureSpec("googlenet", "imagenet", None, 224)
 

@@ -20,15 +20,15 @@ from runfolders import annotation, write_run
 from datamodules.reading import csv_text
 from lightning_modules.measures import NAMES
 from reproduce import table1
-from reproduce.attended import read_attended, write_attended
-from reproduce.correcting import Outcome, mistaken, read_outcomes
-from reproduce.grid import Point
-from reproduce.history import History
-from reproduce.printed import NUMERIC, Line, read_csv, read_record
-from reproduce.rows import write_rows
-from reproduce.runs import ABOUT, Predictions, RunFolder
-from reproduce.tables import write_table
-from reproduce.watched import Watched, read_watched, write_watched
+from reproduce.common.files import write_rows
+from reproduce.evaluation.printed import NUMERIC, Line, read_csv, read_record
+from reproduce.evaluation.writers import write_table
+from reproduce.experiments.attention_files import read_attended, write_attended
+from reproduce.experiments.folder import ABOUT, Predictions, RunFolder
+from reproduce.experiments.history import History
+from reproduce.experiments.scheduler import Point
+from reproduce.experiments.watched import Watched, read_watched, write_watched
+from reproduce.visual.correcting import Outcome, mistaken, read_outcomes
 
 fed = pytest.fixture(feeding)
 DATA = annotation("ucf11", ["biking", "diving", "golf"], 4)

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 from handmade import CHANNELS, GRID, SPEC, features_of, fill, put
-from test_released import CHANNELS as RELEASED_CHANNELS
-from test_released import grids, write_set
+from released_files import CHANNELS as RELEASED_CHANNELS
+from released_files import grids, write_set
 
 from datamodules import videofolder
 from datamodules.features import FeatureStore, FeatureStoreError, replaced, to_extract, usable

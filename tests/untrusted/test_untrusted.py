@@ -22,15 +22,15 @@ from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
 from datamodules.videofolder import read as read_videofolder
 from datamodules.videos import DataError
 from lightning_modules.backbone import BackboneError, build_backbone
-from reproduce.cells import Cell, Table
-from reproduce.checkpoints import read_checkpoint
-from reproduce.extraction import _backbone
+from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.evaluation.results import Cell, Table
+from reproduce.evaluation.writers import to_html, to_latex, to_markdown, to_text
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.sweep_file import read_sweep
 from reproduce.prepare import require_whole
 from reproduce.report import main as report
-from reproduce.runs import RunFolder
-from reproduce.settings import Settings, SettingsError, resolve
-from reproduce.sweep_file import read_sweep
-from reproduce.tables import to_html, to_latex, to_markdown, to_text
+from reproduce.systems.checkpoints import read_checkpoint
+from reproduce.systems.cnn_features import _backbone
 
 EVIL = [
     "<script>alert(1)</script>",

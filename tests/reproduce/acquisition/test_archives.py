@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from packing import FILES, fake_tool, refused, tar_of, tarred, tree, write, zipped
 from rar import FOLDER, SYMLINK, Item, block4, block5, rar
 
-from reproduce import entries, unpackers
-from reproduce.archives import extract, inspect
-from reproduce.entries import MOST_RATIO, SMALL, ArchiveError, Entry, wrong_name
-from reproduce.rar_headers import read_entries
+from reproduce.acquisition import entries, unpackers
+from reproduce.acquisition.archives import extract, inspect
+from reproduce.acquisition.entries import MOST_RATIO, SMALL, ArchiveError, Entry, wrong_name
+from reproduce.acquisition.rar_headers import read_entries
 
 REAL = [name for name in unpackers.COMMANDS if shutil.which(name)]
 needs_a_tool = pytest.mark.skipif(not REAL, reason=f"none of {', '.join(unpackers.COMMANDS)} is on PATH")
@@ -334,7 +334,7 @@ def test_folders_that_nobody_may_enter_become_usable(tmp_path):
 EXTRACT = """
 import sys, time
 from pathlib import Path
-from reproduce.archives import extract
+from reproduce.acquisition.archives import extract
 # slowly, so that it can be caught
 sys.addaudithook(lambda event, words: time.sleep(0.01) if event == "open" and "/in/top/" in str(words[0]) else None)
 extract(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -13,9 +13,9 @@ from conftest import REPOSITORY, wait_for
 from hosting import Served, ftp_host, http_host
 
 from datamodules.videos import DataError
-from reproduce import addresses, download
-from reproduce.archives import ArchiveError, kind_of
-from reproduce.download import OVERLAP, DownloadError, Patience
+from reproduce.acquisition import addresses, download
+from reproduce.acquisition.archives import ArchiveError, kind_of
+from reproduce.acquisition.download import OVERLAP, DownloadError, Patience
 
 DATA = b"PK\x03\x04" + np.random.default_rng(0).bytes(500_000)
 CALM = Patience(timeout=60, attempts=3, pause=0.01)  # a busy machine is no fault of the server
@@ -285,8 +285,8 @@ def test_ftp_without_the_file_gives_way_to_the_next_address(host, tmp_path):
 FETCH = """
 import sys
 from pathlib import Path
-from reproduce.archives import kind_of
-from reproduce.download import download
+from reproduce.acquisition.archives import kind_of
+from reproduce.acquisition.download import download
 download([sys.argv[1]], Path(sys.argv[2]), kind_of, lambda part: None, lambda to_come, total: None)
 """
 

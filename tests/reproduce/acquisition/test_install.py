@@ -13,12 +13,13 @@ from rar import rar
 
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.videos import DataError
-from reproduce import acquire as acquiring
-from reproduce import space, unpackers
-from reproduce.acquire import Sources, acquire
-from reproduce.download import Patience
-from reproduce.settings import SettingsError
-from reproduce.space import Need, check_space
+from reproduce.acquisition import install as acquiring
+from reproduce.acquisition import unpackers
+from reproduce.acquisition.download import Patience
+from reproduce.acquisition.install import Sources, acquire
+from reproduce.common import space
+from reproduce.common.settings import SettingsError
+from reproduce.common.space import Need, check_space
 
 READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2}
 CALM = Patience(timeout=60, attempts=2, pause=0.01)  # a busy machine is no fault of the server

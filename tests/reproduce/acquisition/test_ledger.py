@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from datamodules.videos import DataError
-from reproduce import ledger
-from reproduce.ledger import Ledger, hashes
+from reproduce.acquisition import ledger
+from reproduce.acquisition.ledger import Ledger, hashes
 
 ABC = {
     "md5": "900150983cd24fb0d6963f7d28e17f72",

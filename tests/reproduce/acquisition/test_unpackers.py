@@ -4,8 +4,8 @@ import pytest
 from packing import FILES, fake_tool, refused, tree, write
 from rar import rar
 
-from reproduce import unpackers
-from reproduce.archives import extract
+from reproduce.acquisition import unpackers
+from reproduce.acquisition.archives import extract
 
 WRITES = "".join(
     f"p = here / {name!r}; p.parent.mkdir(parents=True, exist_ok=True); p.write_bytes({data!r})\n"

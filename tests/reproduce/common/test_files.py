@@ -6,7 +6,7 @@ import pytest
 
 from datamodules.reading import read_records
 from datamodules.videos import DataError
-from reproduce.rows import write_rows
+from reproduce.common.files import write_rows
 
 ROWS = [
     ["video", "steps", "gaze"],

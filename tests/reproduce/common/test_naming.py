@@ -2,7 +2,7 @@
 
 import random
 
-from reproduce.naming import file_names, safe_name
+from reproduce.common.naming import file_names, safe_name
 
 
 def test_names_of_files_are_safe():

@@ -1,7 +1,7 @@
 import pytest
 
-from reproduce import progress
-from reproduce.progress import Progress, duration
+from reproduce.common import progress
+from reproduce.common.progress import Progress, duration
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (89.6, "90 s"), (120, "2 min"), (7200, "2.0 h")])

@@ -1,9 +1,9 @@
 import pytest
 
-from reproduce.inputs import feature_folder
+from reproduce.common.catalogue import PRESETS
+from reproduce.common.dataset import feature_folder
+from reproduce.common.settings import Settings, SettingsError, entries, help_text, resolve
 from reproduce.prepare import PrepareSettings
-from reproduce.presets import PRESETS
-from reproduce.settings import Settings, SettingsError, entries, help_text, resolve
 from reproduce.table1 import TableSettings
 
 

@@ -10,9 +10,9 @@ from runfolders import annotation, write_run
 
 from datamodules.leaks import MARK
 from reproduce import report, table1, table2, verify
-from reproduce.grid import Point
-from reproduce.runs import RunFolder
-from reproduce.tables import to_csv, to_html, to_latex, to_markdown, to_text, write_table
+from reproduce.evaluation.writers import to_csv, to_html, to_latex, to_markdown, to_text, write_table
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.scheduler import Point
 
 NOTE = f"UCF-11: {MARK} split=random, clips of one scene and actor are on both sides"
 WRITERS = [to_text, to_markdown, to_latex, to_html]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from reproduce import focus
-from reproduce.cells import Cell, Table
+from reproduce.evaluation import notes as focus
+from reproduce.evaluation.results import Cell, Table
 
 FIGURES = {
     "test/accuracy": 0.46,

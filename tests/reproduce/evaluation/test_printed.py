@@ -10,10 +10,10 @@ import pytest
 
 from datamodules.leaks import MARK as LEAKY
 from datamodules.videos import DataError
-from reproduce.cells import MINIATURE_TITLE, Cell, Table
-from reproduce.printed import NUMERIC, READERS, Line, compare_formats, read_csv, read_record
-from reproduce.tables import CSV_HEAD, FORMATS
-from reproduce.uncertainty import Comparison
+from reproduce.evaluation.printed import NUMERIC, READERS, Line, compare_formats, read_csv, read_record
+from reproduce.evaluation.results import MINIATURE_TITLE, Cell, Table
+from reproduce.evaluation.significance import Comparison
+from reproduce.evaluation.writers import CSV_HEAD, FORMATS
 
 SUFFIXES = ("md", "tex", "html")
 ODD = ['a|b & "c" <i>\\x</i> 50% $y_1^2$ ~z~', "two\nlines, λ = 1", "🎬 & 手 {x} # *y*", "&amp; | &lt;td&gt; <td>9.9</td>"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reproduce.printed import COMPARED, Line
-from reproduce.recount import Check
-from reproduce.redo import HALF_STEP, Redone, printed, redo
-from reproduce.runs import Predictions, RunFolder
-from reproduce.tables import CSV_HEAD
-from reproduce.uncertainty import interval, resample
+from reproduce.evaluation.printed import COMPARED, Line
+from reproduce.evaluation.recompute import Check
+from reproduce.evaluation.redo import HALF_STEP, Redone, printed, redo
+from reproduce.evaluation.significance import interval, resample
+from reproduce.evaluation.writers import CSV_HEAD
+from reproduce.experiments.folder import Predictions, RunFolder
 
 EIGHT = [1] * 8
 NONE = [0] * 8

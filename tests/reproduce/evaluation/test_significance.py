@@ -5,8 +5,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
-from reproduce.runs import Predictions
-from reproduce.uncertainty import (
+from reproduce.evaluation.significance import (
     RESAMPLES,
     accuracy,
     bootstrap_p,
@@ -18,6 +17,7 @@ from reproduce.uncertainty import (
     resample,
     same_videos,
 )
+from reproduce.experiments.folder import Predictions
 
 
 def random_scores(videos=60, classes=4, seed=0, ties=False):

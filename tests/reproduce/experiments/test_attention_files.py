@@ -12,10 +12,10 @@ from runfolders import annotation, write_run
 from datamodules.videos import DataError
 from lightning_modules.measures import NAMES
 from reproduce import table1, verify
-from reproduce.attended import COUNTS, counted_in, read_attended, write_attended
-from reproduce.grid import Point
-from reproduce.runs import RunFolder
-from reproduce.tables import write_table
+from reproduce.evaluation.writers import write_table
+from reproduce.experiments.attention_files import COUNTS, counted_in, read_attended, write_attended
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.scheduler import Point
 
 UCF, HMDB = (annotation(name, ["biking", "diving", "golf"], 6) for name in ("ucf11", "hmdb51"))
 ROWS = ("avg_pool_lstm", "soft_attention_0", "soft_attention_1")

@@ -7,8 +7,8 @@ import pytest
 from datamodules.features import FeatureSpec
 from datamodules.videofolder import read
 from datamodules.videos import DataError
-from reproduce.runs import RunFolder, run_folder
-from reproduce.settings import Settings, resolve
+from reproduce.common.settings import Settings, resolve
+from reproduce.experiments.folder import RunFolder, run_folder
 
 SPEC = FeatureSpec("googlenet", "random:0", None, 224)
 

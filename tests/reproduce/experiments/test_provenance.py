@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from reproduce.provenance import commit_of, provenance, ram_gib, versions
+from reproduce.experiments.provenance import commit_of, provenance, ram_gib, versions
 
 
 def git(folder, *words):
@@ -76,6 +76,7 @@ def test_versions_are_those_that_are_loaded():
 
 
 def test_versions_load_neither_torch_nor_wandb():
-    code = "import sys; from reproduce.provenance import versions; versions(); print({'torch', 'wandb'} & set(sys.modules))"
+    code = "import sys; from reproduce.experiments.provenance import versions; "
+    code += "versions(); print({'torch', 'wandb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "set()", done.stderr

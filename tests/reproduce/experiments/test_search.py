@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from reproduce.search import Search
-from reproduce.settings import SettingsError
-from reproduce.sweep_file import Hyperband, Sweep, grid_points
+from reproduce.common.settings import SettingsError
+from reproduce.experiments.search import Search
+from reproduce.experiments.sweep_file import Hyperband, Sweep, grid_points
 
 pytest.importorskip("optuna", reason="optuna, of the extra `sweep`, is not installed")
 

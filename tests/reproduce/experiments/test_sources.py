@@ -7,8 +7,8 @@ import pytest
 from conftest import TINY
 
 from datamodules.videos import DataError
-from reproduce.settings import Settings, resolve
-from reproduce.sources import Source
+from reproduce.common.settings import Settings, resolve
+from reproduce.experiments.sources import Source
 
 ROW = [*TINY, "paths.data=/nowhere", "row=soft_attention_1"]
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, SHARED
 
-from reproduce.settings import Settings, SettingsError, resolve
-from reproduce.sweep_file import (
+from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.experiments.sweep_file import (
     Hyperband,
     first_point,
     grid_points,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import KEY, PATIENCE, TINY, finished_runs, script
 
-from reproduce import tracking
+from reproduce.experiments import tracking
 
 HANGS = 60  # seconds: the client by itself would try for more than a minute and a half, and again at the end
 
@@ -90,9 +90,9 @@ def test_a_login_without_a_network_is_offline_in_a_few_seconds(bare, monkeypatch
 BEGIN_AND_END = """
 import time
 from pathlib import Path
-from reproduce import tracking
-from reproduce.runs import ABOUT, RunFolder
-from reproduce.settings import Settings, resolve
+from reproduce.experiments import tracking
+from reproduce.experiments.folder import ABOUT, RunFolder
+from reproduce.common.settings import Settings, resolve
 import lightning.pytorch.loggers
 folder = RunFolder(Path("runs/data/model-0123456789ab"))
 folder.path.mkdir(parents=True)

@@ -15,11 +15,21 @@ from datamodules.features import FeatureStore
 from datamodules.videos import DataError, Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM
-from reproduce.gaze import WATCHED, choose, record
-from reproduce.looking import Watcher, watch
-from reproduce.runs import RunFolder
-from reproduce.trained import load_trained
-from reproduce.watched import LONGEST, PICTURES, SIDE, Watched, kept, read_sheet, read_watched, write_sheet, write_watched
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.watched import (
+    LONGEST,
+    PICTURES,
+    SIDE,
+    Watched,
+    kept,
+    read_sheet,
+    read_watched,
+    write_sheet,
+    write_watched,
+)
+from reproduce.systems.loading import load_trained
+from reproduce.systems.tracks import Watcher, watch
+from reproduce.visual.recordings import WATCHED, choose, record
 
 EVIL = "<script>alert(1)</script>"
 

@@ -10,9 +10,9 @@ from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
 from datamodules.frames import FramePacket, Segment
 from datamodules.growing import GrowingArray
 from lightning_modules.backbone import build_backbone, calibrate, folded
-from reproduce import extraction
-from reproduce.extractor import FeatureExtractor, FeatureWriter, Stopwatch
-from reproduce.settings import Settings, resolve
+from reproduce.common.settings import Settings, resolve
+from reproduce.systems import cnn_features as extraction
+from reproduce.systems.feature_writer import FeatureExtractor, FeatureWriter, Stopwatch
 
 CLIPS = SHARED / "data/clips"
 WEIGHTS = SHARED / "weights/mobilenet_v2_imagenet_fp16.pth"
@@ -192,7 +192,7 @@ def test_an_error_that_cuts_the_dropping_short_leaves_no_part_either(writer, mon
 def test_every_moment_belongs_to_one_part_of_the_work(monkeypatch):
     moments = iter([5.0, 6.0, 8.0, 11.0, 15.0, 20.0])
     stopwatch = Stopwatch()
-    monkeypatch.setattr("reproduce.extractor.time.perf_counter", lambda: next(moments))
+    monkeypatch.setattr("reproduce.systems.feature_writer.time.perf_counter", lambda: next(moments))
     stopwatch.start()
     laps = [stopwatch.lap(name) for name in ("decode", "transfer", "network", "write", "network")]
     assert laps == [1.0, 2.0, 3.0, 4.0, 5.0]

@@ -18,13 +18,13 @@ from datamodules.features import FeatureStore
 from datamodules.leaks import MARK
 from lightning_modules.measures import NAMES, VideoMeasures
 from lightning_modules.metrics import VideoScores
-from reproduce import outcome
-from reproduce.attended import counted_in, read_attended
-from reproduce.building import build_data, build_recognizer
-from reproduce.inputs import feature_folder, feature_spec
-from reproduce.outcome import EXTRACTION, about, write_test
-from reproduce.runs import RunFolder, run_folder
-from reproduce.settings import Settings, resolve
+from reproduce.common.dataset import feature_folder, feature_spec
+from reproduce.common.settings import Settings, resolve
+from reproduce.experiments.attention_files import counted_in, read_attended
+from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.systems import outcome
+from reproduce.systems.outcome import EXTRACTION, about, write_test
+from reproduce.systems.recurrent import build_data, build_recognizer
 
 CLASSES = ('<b> "x", y', "a|b", "🎬 ü")  # as they are sorted
 GRID, CHANNELS = (2, 3), 4

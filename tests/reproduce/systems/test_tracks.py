@@ -11,11 +11,11 @@ from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.frames import pool_frames, run_blocks
 from lightning_modules.metrics import block_scores
-from reproduce.building import build_data
-from reproduce.inputs import feature_spec
-from reproduce.looking import Watcher, watch
-from reproduce.runs import RunFolder
-from reproduce.trained import load_trained, read_settings
+from reproduce.common.dataset import feature_spec
+from reproduce.experiments.folder import RunFolder
+from reproduce.systems.loading import load_trained, read_settings
+from reproduce.systems.recurrent import build_data
+from reproduce.systems.tracks import Watcher, watch
 
 LOCATIONS, CHANNELS, CLASSES = 6, 5, 4
 

@@ -1,7 +1,7 @@
 import pytest
 
 from datamodules.videos import DataError
-from reproduce.training import Clock, History
+from reproduce.systems.trainer import Clock, History
 
 
 def epochs(path, stage="holdout"):

@@ -11,10 +11,10 @@ from conftest import TINY, script
 
 from datamodules.base import VideoDataModule
 from datamodules.features import FeatureStore
-from reproduce import training
-from reproduce.inputs import feature_spec, read_annotation
-from reproduce.runs import run_folder
-from reproduce.settings import Settings, resolve
+from reproduce.common.dataset import feature_spec, read_annotation
+from reproduce.common.settings import Settings, resolve
+from reproduce.experiments.folder import run_folder
+from reproduce.systems import trainer as training
 from tests.golden.update import SHARED as GOLDEN_WORDS
 from tests.golden.update import lay_out
 

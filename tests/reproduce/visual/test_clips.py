@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.videos import DataError
-from reproduce.choosing import (
+from reproduce.common.settings import SettingsError
+from reproduce.experiments.folder import Predictions
+from reproduce.visual.clips import (
     ORDERS,
     POOLS,
     Clip,
@@ -18,8 +20,6 @@ from reproduce.choosing import (
     short_names,
     unknown_video,
 )
-from reproduce.runs import Predictions
-from reproduce.settings import SettingsError
 
 CLIPS = [
     Clip("b/1", "b", True, 0.9),

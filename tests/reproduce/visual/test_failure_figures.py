@@ -9,18 +9,19 @@ from conftest import TINY
 from PIL import Image
 
 from datamodules.videos import DataError
-from reproduce import correcting, failure_figures, figures
-from reproduce.building import build_data
-from reproduce.choosing import clips_of
-from reproduce.correcting import Outcome, correct_one, gaze_difference, mistaken, read_outcomes, summary
-from reproduce.glimpsing import dense, parse_glimpse, scores_of_cells, scores_with
-from reproduce.looking import Track, watch
-from reproduce.request import FigureSettings, Request
-from reproduce.rows import write_rows
-from reproduce.runs import RunFolder
-from reproduce.settings import SettingsError, resolve
-from reproduce.shown import Shown
-from reproduce.trained import load_trained
+from reproduce import figures
+from reproduce.common.files import write_rows
+from reproduce.common.settings import SettingsError, resolve
+from reproduce.experiments.folder import RunFolder
+from reproduce.systems.loading import load_trained
+from reproduce.systems.recurrent import build_data
+from reproduce.systems.tracks import Track, watch
+from reproduce.visual import correcting, failure_figures
+from reproduce.visual.clips import clips_of
+from reproduce.visual.correcting import Outcome, correct_one, gaze_difference, mistaken, read_outcomes, summary
+from reproduce.visual.figure_runs import FigureSettings, Request
+from reproduce.visual.interventions import dense, parse_glimpse, scores_of_cells, scores_with
+from reproduce.visual.shown import Shown
 
 
 def test_a_cell_a_box_and_a_map_are_glimpses(tmp_path):

@@ -20,10 +20,10 @@ from datamodules.videos import Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM
 from lightning_modules.frames import pool_frames, run_blocks
-from reproduce.gaze import choose, draw_filmstrips, look, read_some
-from reproduce.naming import safe_name
-from reproduce.overlay import GAP, expand, filmstrip, overlay
-from reproduce.runs import RunFolder
+from reproduce.common.naming import safe_name
+from reproduce.experiments.folder import RunFolder
+from reproduce.visual.overlay import GAP, expand, filmstrip, overlay
+from reproduce.visual.recordings import choose, draw_filmstrips, look, read_some
 
 # A softmax over 49 cells, sharp in one corner and beside the middle.
 MAP = np.exp(np.cos(np.arange(49) ** 2 / 5).reshape(7, 7) * 2)

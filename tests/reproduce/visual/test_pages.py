@@ -11,9 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from datamodules.videos import DataError
-from reproduce import ink, strips
-from reproduce.ink import DPI, STYLE, WIDTH, text_width, wrap
-from reproduce.strips import HEIGHT, Strip, evenly, save_strips
+from reproduce.visual import ink
+from reproduce.visual import pages as strips
+from reproduce.visual.ink import DPI, STYLE, WIDTH, text_width, wrap
+from reproduce.visual.pages import HEIGHT, Strip, evenly, save_strips
 
 
 def picture(height: int = 64, width: int = 64, value: int = 120) -> np.ndarray:

@@ -8,10 +8,11 @@ import pytest
 from conftest import SHARED
 
 from datamodules.decoding import read_timed
-from reproduce import overlay_video, predict
-from reproduce.frame_table import FEW, FrameTable, Moment, Timeline, read_moments
-from reproduce.overlay import expand, overlay
-from reproduce.overlay_video import Painter, clock
+from reproduce import predict
+from reproduce.visual import video_writer as overlay_video
+from reproduce.visual.frame_table import FEW, FrameTable, Moment, Timeline, read_moments
+from reproduce.visual.overlay import expand, overlay
+from reproduce.visual.video_writer import Painter, clock
 
 
 @pytest.mark.skipif(not (SHARED / "data/fights").is_dir(), reason="the real clips are not there")

@@ -13,12 +13,9 @@ from browser import Browser, executable
 from PIL import Image
 from runfolders import annotation, write_run
 
-from reproduce import collect, viewer
-from reproduce.gaze import WATCHED, choose
-from reproduce.overlay import overlay
-from reproduce.report import main
-from reproduce.runs import RunFolder
-from reproduce.watched import (
+from reproduce.evaluation import collection as collect
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.watched import (
     SIDE,
     Watched,
     kept,
@@ -26,6 +23,10 @@ from reproduce.watched import (
     write_sheet,
     write_watched,
 )
+from reproduce.report import main
+from reproduce.visual.overlay import overlay
+from reproduce.visual.recordings import WATCHED, choose
+from reproduce.webreport import attention_viewer as viewer
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = [EVIL, "say_\"hé\"_🤸 & 'more'", "swing", "a_rather_long_class_name_that_does_not_fit"]
