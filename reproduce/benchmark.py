@@ -19,8 +19,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from reproduce.common.dataset import fail
-from reproduce.common.settings import DataSettings, Settings, SettingsError, command_line, cores, resolve
+from reproduce.common.cli import command_line, fail, resolve
+from reproduce.common.processes import cores
+from reproduce.common.settings import DataSettings, Settings, SettingsError
 
 if TYPE_CHECKING:
     from reproduce.benchmarking.measure import Line

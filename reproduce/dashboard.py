@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from datamodules.videos import DataError
-from reproduce.common.dataset import fail
-from reproduce.common.settings import command_line
-from reproduce.evaluation import published as paper
+from reproduce.common.catalogue import DATASETS, kind_of, label_of
+from reproduce.common.cli import command_line, fail
 from reproduce.evaluation.results import BASELINE
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class DashboardSettings:
     """W&B user or team; null for the login's own"""
     title: str = "Action recognition using visual attention"
     """of the report"""
-    datasets: list[str] = field(default_factory=lambda: list(paper.DATA_NAMES))
+    datasets: list[str] = field(default_factory=lambda: [name for name, data in DATASETS.items() if not data.of_user])
     """data sets with a section of their own, by data.name"""
     paths: DashboardPaths = field(default_factory=DashboardPaths)
 
@@ -114,26 +113,26 @@ def build(wr: Any, entity: str, settings: DashboardSettings) -> wr.Report:
         wr.H1("Table 1"),
     ]
     for name in settings.datasets:
-        blocks += [wr.H2(paper.DATA_NAMES.get(name, name)), _grid(wr, [_runs(wr, name, [ROW])], _of_rows(wr, name))]
+        blocks += [wr.H2(label_of(name)), _grid(wr, [_runs(wr, name, [ROW])], _of_rows(wr, name))]
     splits = [name for name in settings.datasets if name in ("hmdb51", "hollywood2")]
     if splits:
         runs = [_runs(wr, name, [SPLIT, ROW]) for name in splits]
-        bars = [_bar(wr, _figure(name), f"{paper.DATA_NAMES[name]}: test {_figure(name)}") for name in splits]
+        bars = [_bar(wr, _figure(name), f"{label_of(name)}: test {_figure(name)}") for name in splits]
         blocks += [wr.H1("Table 2"), wr.P("HMDB-51 by split, and Hollywood2."), _grid(wr, runs, bars)]
     blocks += [wr.H1("Settings")]
     for name in settings.datasets:
         runs = _runs(wr, name, [])
-        blocks += [wr.H2(f"{paper.DATA_NAMES.get(name, name)}: λ, layers, fps"), _grid(wr, [runs], _of_settings(wr, name))]
+        blocks += [wr.H2(f"{label_of(name)}: λ, layers, fps"), _grid(wr, [runs], _of_settings(wr, name))]
     return wr.Report(project=settings.project, entity=entity, title=settings.title, blocks=blocks, width="fluid")
 
 
 def _figure(data: str) -> str:
-    return "mAP" if data == "hollywood2" else "accuracy"
+    return "mAP" if DATASETS[kind_of(data)].multi_label else "accuracy"
 
 
 def _runs(wr: Any, data: str, keys: list[str]) -> Any:
     """The finished runs of a data set, grouped by some settings."""
-    name = paper.DATA_NAMES.get(data, data)
+    name = label_of(data)
     filters = f"Tags() in ['{data}'] and State = 'finished'"  # every run bears its data set as a tag
     return wr.Runset(name=name, filters=filters, groupby=[f"config.{key}" for key in keys])
 

@@ -39,7 +39,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.videos import DataError
-from reproduce.common.settings import SettingsError, command_line
+from reproduce.common.cli import command_line
+from reproduce.common.settings import SettingsError
 from reproduce.visual.clips import Rule, parse_rule
 from reproduce.visual.figure_runs import OWN_KEYS, FigureSettings, Need, Request
 

@@ -28,8 +28,10 @@ from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
 from reproduce.acquisition.deletion import CHOICES, delete
 from reproduce.acquisition.unpackers import size_of
-from reproduce.common.dataset import READERS, data_folder, fail, feature_folder, read_annotation
-from reproduce.common.settings import Settings, SettingsError, command_line, unavailable
+from reproduce.common.catalogue import DATASETS
+from reproduce.common.cli import command_line, fail, unavailable
+from reproduce.common.dataset import data_folder, feature_folder, read_annotation
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.common.space import Need
 
 GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
@@ -84,7 +86,7 @@ def _check(settings: PrepareSettings) -> None:
     wanted = settings.download or settings.archive or settings.delete != "none"
     if settings.delete not in CHOICES:
         raise SettingsError(f"delete={settings.delete}: choose from {', '.join(CHOICES)}")
-    if wanted and settings.data.name == "videofolder":
+    if wanted and DATASETS[settings.data.name].of_user:
         raise SettingsError("download, archive and delete go with ucf11, hmdb51 and hollywood2; a videofolder is your own")
     if wanted and "miniature" in settings.preset:
         raise SettingsError("preset=miniature draws its own data; drop download, archive and delete, or the preset")
@@ -98,7 +100,7 @@ def _acquire(settings: PrepareSettings) -> None:
 
     name, sources = settings.data.name, Sources(settings.archive, settings.mirrors, settings.download)
     with leaving_on_sigterm():
-        acquire(name, data_folder(settings), READERS[name].ARCHIVES, sources, _space_for_features(settings))
+        acquire(name, data_folder(settings), DATASETS[name].module().ARCHIVES, sources, _space_for_features(settings))
 
 
 def _read_splits(settings: PrepareSettings, annotation: Annotation) -> tuple[Video, ...]:
@@ -111,7 +113,7 @@ def _read_splits(settings: PrepareSettings, annotation: Annotation) -> tuple[Vid
         spare, split = len(annotation.spare), annotation.split
         print(f"{annotation.data}: leaving {spare} videos alone that have no side in split {split}", flush=True)
         return annotation.videos
-    for split in READERS[settings.data.name].SPLITS:
+    for split in DATASETS[settings.data.name].module().SPLITS:
         if split != annotation.split:
             _describe(read_annotation(replace(settings, data=replace(settings.data, split=split))))
     print(f"{annotation.data}: taking all {len(annotation.listed)} videos, for every split", flush=True)
@@ -134,7 +136,7 @@ def _space_for_features(settings: PrepareSettings) -> Need | None:
     if backbone.name != "googlenet" or backbone.layer is not None or backbone.size != 224 or settings.released:
         return None
     folder = feature_folder(settings)
-    total = READERS[settings.data.name].LEAST_FRAMES * GOOGLENET_BYTES
+    total = DATASETS[settings.data.name].module().LEAST_FRAMES * GOOGLENET_BYTES
     return Need(folder, max(0, total - size_of(folder)), "features")
 
 
@@ -143,7 +145,12 @@ def _delete(settings: PrepareSettings, annotation, store) -> None:
     from reproduce.systems.cnn_features import is_first_process
 
     if settings.delete != "none" and is_first_process():
-        delete(settings.delete, annotation, store, archives_on_disk(READERS[settings.data.name].ARCHIVES, annotation.root))
+        delete(
+            settings.delete,
+            annotation,
+            store,
+            archives_on_disk(DATASETS[settings.data.name].module().ARCHIVES, annotation.root),
+        )
 
 
 def _features(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Video]) -> FeatureStore:

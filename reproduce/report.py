@@ -15,8 +15,7 @@ from typing import Any
 
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.common.dataset import fail
-from reproduce.common.settings import command_line
+from reproduce.common.cli import command_line, fail
 from reproduce.evaluation.collection import read
 from reproduce.webreport.charts import markers
 from reproduce.webreport.html import join, page, tag

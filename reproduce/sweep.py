@@ -28,11 +28,13 @@ from filelock import FileLock, Timeout
 
 from datamodules.features import write_atomically
 from datamodules.videos import Annotation, DataError
-from reproduce.common.dataset import data_folder, feature_spec, read_annotation
+from reproduce.common.cli import command_line, resolve
+from reproduce.common.dataset import data_folder, read_annotation
 from reproduce.common.processes import Job, run_all, workers_for
-from reproduce.common.settings import Settings, SettingsError, command_line, resolve
-from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.common.settings import Settings, SettingsError, ranged
+from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
+from reproduce.experiments.identity import run_folder
 from reproduce.experiments.scheduler import exit_if_failed
 from reproduce.experiments.search import Proposal, Search
 from reproduce.experiments.sweep_file import (
@@ -53,9 +55,9 @@ class SweepSettings(Settings):
 
     sweep: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """the sweep file; a word without = stands for it"""
-    workers: Optional[int] = None  # noqa: UP045
+    workers: Optional[int] = ranged(None, 1)  # noqa: UP045
     """runs at a time; null for one on each trainer.devices GPUs, or one a core, up to 8, where there is no GPU"""
-    count: Optional[int] = None  # noqa: UP045
+    count: Optional[int] = ranged(None, 1)  # noqa: UP045
     """points in all, for random and bayes; null for the file's run_cap"""
     draw_seed: int = 0
     """of the points that random and bayes draw"""
@@ -251,7 +253,7 @@ def _run(
 
 def _point(number: int, words: list[str], values: dict[str, Any]) -> Point:
     settings = resolve(Settings, words)
-    return Point(number, values, words, run_folder(settings, _annotation(settings), feature_spec(settings)))
+    return Point(number, values, words, run_folder(settings, _annotation(settings)))
 
 
 _annotations: dict[str, Annotation] = {}

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import ROWS
-from reproduce.common.dataset import fail, has_split
-from reproduce.common.settings import DATA_NAMES, Settings, SettingsError, command_line
+from reproduce.common.catalogue import DATASETS, ROWS
+from reproduce.common.cli import command_line, fail
+from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.results import Column, Table, cells_of
 from reproduce.evaluation.writers import write_table
@@ -37,7 +37,7 @@ class TableSettings(Settings):
     """rows: softmax_regression, avg_pool_lstm, max_pool_lstm, soft_attention_0, soft_attention_1, soft_attention_10"""
     seeds: list[int] = field(default_factory=lambda: sweep_values("table1")["seed"])
     """seeds to average over"""
-    workers: Optional[int] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
+    workers: Optional[int] = ranged(None, 1)  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """runs at a time; null for one on each trainer.devices GPUs, or one a core, up to 8, where there is no GPU"""
     source: Optional[str] = None  # noqa: UP045
     """make the table from finished runs elsewhere, of wandb:<entity>/<project>[/<sweep>] or a folder, and run nothing"""
@@ -45,7 +45,6 @@ class TableSettings(Settings):
 
 OWN_KEYS = ("datasets", "rows", "seeds", "workers", "source")
 TAKEN = {"data.name": "datasets", "column": "datasets", "row": "rows", "model.name": "rows", "seed": "seeds"}
-GROUPED = ("ucf11", "videofolder")  # clips of a group share scene and actor
 
 
 def main(argv: list[str] | None = None) -> Table:
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> Table:
     words = [word for word in argv if word.partition("=")[0] not in OWN_KEYS]
     try:
         chosen = {
-            "datasets": (settings.datasets, DATA_NAMES),
+            "datasets": (settings.datasets, list(DATASETS)),
             "rows": (settings.rows, list(ROWS)),
             "seeds": (settings.seeds, ()),
         }
@@ -81,11 +80,11 @@ def make_table(datasets: list[str], rows: list[str], points: list[Point]) -> Tab
     cells = {}
     for data in datasets:
         column = Column(
-            figure="mAP" if data == "hollywood2" else "acc",
+            figure=DATASETS[data].figure,
             printed={row: paper.table1(data, row) for row in rows},
             runs={row: finished(points, [data], row) for row in rows},
-            grouped=data in GROUPED,
-            name=paper.DATA_NAMES.get(data, ""),
+            grouped=DATASETS[data].grouped,
+            name="" if DATASETS[data].of_user else DATASETS[data].label,
         )
         cells |= {(row, data): cell for row, cell in cells_of(column).items()}
     return Table("Table 1", tuple(rows), tuple(datasets), cells)
@@ -94,9 +93,9 @@ def make_table(datasets: list[str], rows: list[str], points: list[Point]) -> Tab
 def _words_of(data: str, words: list[str], datasets: list[str]) -> list[str]:
     """A column's words: a split goes to the data sets that have one of that name, and must have one to go to."""
     split = next((word.partition("=")[2] for word in words if word.startswith("data.split=")), None)
-    if split in (None, "null") or has_split(data, split):
+    if split in (None, "null") or DATASETS[data].has_split(split):
         return [*words, f"data.name={data}"]
-    if not any(has_split(other, split) for other in datasets):
+    if not any(DATASETS[other].has_split(split) for other in datasets):
         raise SettingsError(f"data.split={split}: none of {', '.join(datasets)} has a split of that name")
     return [*(word for word in words if not word.startswith("data.split=")), f"data.name={data}"]
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import COLUMNS, ROWS
-from reproduce.common.dataset import fail
-from reproduce.common.settings import Settings, SettingsError, command_line
+from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, measured_columns
+from reproduce.common.cli import command_line, fail
+from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.results import Cell, Column, Table, cells_of
 from reproduce.evaluation.writers import write_table
@@ -40,7 +40,7 @@ class TableSettings(Settings):
 soft_attention_10"""
     seeds: list[int] = field(default_factory=lambda: sweep_values("table2")["seed"])
     """seeds to average over"""
-    workers: Optional[int] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
+    workers: Optional[int] = ranged(None, 1)  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """runs at a time; null for one on each trainer.devices GPUs, or one a core, up to 8, where there is no GPU"""
     source: Optional[str] = None  # noqa: UP045
     """make the table from finished runs elsewhere, of wandb:<entity>/<project>[/<sweep>] or a folder, and run nothing"""
@@ -49,14 +49,6 @@ soft_attention_10"""
 OWN_KEYS = ("columns", "rows", "seeds", "workers", "source")
 TAKEN = {"column": "columns", "data.name": "columns", "data.split": "columns", "row": "rows", "model.name": "rows"}
 TAKEN |= {"seed": "seeds"}
-SPLITS = ("hmdb51_1", "hmdb51_2", "hmdb51_3")
-MEAN = "hmdb51_mean"
-SHOWN = {
-    MEAN: ("HMDB-51, mean of three splits", "acc", SPLITS, "hmdb51"),
-    "hmdb51_1": ("HMDB-51, split 1", "acc", ("hmdb51_1",), ""),
-    "hollywood2": ("Hollywood2", "mAP", ("hollywood2",), "hollywood2"),
-}
-"""The table's columns: name, figure, the measured columns they are made of, and whose quoted numbers stand there."""
 
 REMARK = (
     "Quoted numbers are those that Table 2 of Sharma et al. (2015) prints; the publications are the sources it names. "
@@ -70,9 +62,8 @@ def main(argv: list[str] | None = None) -> Table:
     argv = sys.argv[1:] if argv is None else argv
     settings = command_line(TableSettings, __doc__ or "", argv)
     words = [word for word in argv if word.partition("=")[0] not in OWN_KEYS]
-    known = [column for column in COLUMNS if column in {part for *_, parts, _ in SHOWN.values() for part in parts}]
     try:
-        chosen = {"columns": (settings.columns, known), "rows": (settings.rows, list(ROWS))}
+        chosen = {"columns": (settings.columns, measured_columns(TABLE2_COLUMNS)), "rows": (settings.rows, list(ROWS))}
         check_grid(settings, {**chosen, "seeds": (settings.seeds, ())}, words, TAKEN)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,20 +85,21 @@ def make_table(rows: list[str], points: list[Point]) -> Table:
     """Table 2 from quoted.csv and the finished runs among some points."""
     quoted = {line.key: line for line in paper.table2()}
     sections = {key: line.section for key, line in quoted.items()}
-    sections |= dict.fromkeys((row for row in rows if row not in quoted), next(iter(sections.values())))  # all see RGB only
-    labels = {row: quoted[row].model if row in quoted else paper.ROW_NAMES[row] for row in sections}
+    sections |= {row: ROWS[row].system.sees for row in rows if row not in quoted}
+    labels = {row: quoted[row].model if row in quoted else ROWS[row].label for row in sections}
     order = [row for section in dict.fromkeys(sections.values()) for row in sections if sections[row] == section]
     cells: dict[tuple[str, str], Cell] = {}
-    for key, (name, figure, parts, data) in SHOWN.items():
+    for key, column in ((key, COLUMNS[key]) for key in TABLE2_COLUMNS):
+        name, figure, data = column.label, DATASETS[column.data].figure, column.data if column.published else ""
         printed = {row: quoted[row].printed.get(data) if row in quoted else None for row in order}
-        runs = {row: finished(points, parts, row) for row in rows}
+        runs = {row: finished(points, column.parts(key), row) for row in rows}
         found = cells_of(Column(figure, printed, runs, name=name))
         for row in order:
             unfinished = (f"{name}: {labels[row]} has no finished run here",) if row in rows else ()
             cells[row, key] = found[row] if runs.get(row) else Cell(figure, (), None, printed[row], unfinished, data=name)
-    sources = {row: _source(quoted.get(row), {key: cells[row, key] for key in SHOWN}) for row in order}
+    sources = {row: _source(quoted.get(row), {key: cells[row, key] for key in TABLE2_COLUMNS}) for row in order}
     references = dict.fromkeys(f"{line.reference}." for line in quoted.values())
-    return Table("Table 2", tuple(order), tuple(SHOWN), cells, labels, sections, sources, (REMARK, *references))
+    return Table("Table 2", tuple(order), TABLE2_COLUMNS, cells, labels, sections, sources, (REMARK, *references))
 
 
 def _source(quoted: paper.Quoted | None, cells: Mapping[str, Cell]) -> str:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import sys
 
 from datamodules.videos import DataError
-from reproduce.common.dataset import fail, feature_spec, read_annotation
+from reproduce.common.cli import command_line, fail, unavailable
+from reproduce.common.dataset import read_annotation
 from reproduce.common.processes import leaving_on_sigterm
-from reproduce.common.settings import Settings, SettingsError, command_line, unavailable
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.evaluation import notes as focus
 from reproduce.experiments import tracking
-from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import run_folder
 
 
 def main(argv: list[str] | None = None) -> RunFolder:
@@ -26,7 +28,7 @@ def main(argv: list[str] | None = None) -> RunFolder:
     settings = command_line(Settings, __doc__ or "", argv)
     try:
         annotation = read_annotation(settings)
-        folder = run_folder(settings, annotation, feature_spec(settings))
+        folder = run_folder(settings, annotation)
         metrics = folder.metrics()
     except (DataError, SettingsError, OSError) as error:
         raise fail(error) from error

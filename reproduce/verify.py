@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from datamodules.videos import Annotation, DataError
-from reproduce.common.dataset import READERS, fail
-from reproduce.common.settings import command_line
+from reproduce.common.catalogue import DATASETS, kind_of, row_of
+from reproduce.common.cli import command_line, fail
 from reproduce.evaluation.noted import Checks, Noted, check_notes
 from reproduce.evaluation.printed import Line, compare_formats, read_csv, read_record
-from reproduce.evaluation.published import DATA_NAMES
 from reproduce.evaluation.recompute import Check, check_run
 from reproduce.evaluation.redo import COLUMN_OF_BASELINE, Redone, redo
-from reproduce.experiments.folder import RunFolder, named, row_of
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import named
 
 TABLES = ("table1", "table2")
 VERIFIED, DIFFERS, UNVERIFIED, EMPTY = "verified", "DIFFERS", "not verified", "no number"
@@ -185,8 +185,8 @@ def _lists(data: str | None) -> Callable[[dict[str, Any]], Annotation | None]:
         name, split = about["data"], about["split"]
         if (name, split) not in known:
             read = named(about["identity"])
-            known[name, split] = READERS.get(name, READERS["videofolder"]).read(
-                Path(data).expanduser() / name, split, bool(read["data.skip_bad"])
+            known[name, split] = (
+                DATASETS[kind_of(name)].module().read(Path(data).expanduser() / name, split, bool(read["data.skip_bad"]))
             )
         return known[name, split]
 
@@ -208,7 +208,7 @@ def _compare_cell(key: tuple[str, str], runs: Mapping[tuple[int, int], Check]) -
             check.missing.append(f"{where}: its identity does not say which row and seed it is")
             continue
         wanted = {"seed": seed, "row": row}
-        if data in DATA_NAMES:
+        if data in DATASETS and not DATASETS[data].of_user:
             said["data"], wanted["data"] = check.about["data"], data
         check.differs += [
             f"{where}: {name} is {said[name]!r}, the table's record has it at {wanted[name]!r}"

@@ -1,33 +1,253 @@
-"""What the presets, the rows and the columns of the tables set."""
+"""The catalogue: one entry a data set, a system, a row, a column, a preset. Nothing else chooses by their names.
+
+Adding a data set is one reader in ``datamodules/`` and one entry of ``DATASETS``. Adding a system is one module in
+``reproduce/systems/``, one entry of ``SYSTEMS`` and one of ``ROWS``. Free of torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-ROWS: dict[str, dict[str, Any]] = {
-    "softmax_regression": {"model.name": "softmax_regression"},
-    "avg_pool_lstm": {"model.name": "avg_pool_lstm"},
-    "max_pool_lstm": {"model.name": "max_pool_lstm"},
-    "soft_attention_0": {"model.name": "soft_attention", "objective.attention_penalty": 0.0},
-    "soft_attention_1": {"model.name": "soft_attention", "objective.attention_penalty": 1.0},
-    "soft_attention_10": {"model.name": "soft_attention", "objective.attention_penalty": 10.0},
-}
-"""The rows of Table 1: what a row sets."""
+RGB = "RGB data only"
+RGB_FLOW = "RGB data and optical flow"
+RGB_FLOW_OBJECTS = "RGB data, optical flow and object responses"
+SECTIONS = (RGB, RGB_FLOW, RGB_FLOW_OBJECTS)
+"""The sections of Table 2: what a system sees."""
 
-COLUMNS: dict[str, dict[str, Any]] = {
-    "ucf11": {"data.name": "ucf11"},
-    "hmdb51_1": {"data.name": "hmdb51", "data.split": "1"},
-    "hmdb51_2": {"data.name": "hmdb51", "data.split": "2"},
-    "hmdb51_3": {"data.name": "hmdb51", "data.split": "3"},
-    "hollywood2": {"data.name": "hollywood2"},
-}
-"""Data set and split in one word, for sweeps whose grid is not the product of the two."""
 
-# What a preset sets: for every data set ("*"), then for one of them.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "paper": {"*": {}, "hmdb51": {"model.hidden_dim": 1024}},
-    "released": {
-        "*": {
+@dataclass(frozen=True)
+class DataSetInfo:
+    """A data set.
+
+    Args:
+        label: for a reader.
+        reader: module of ``datamodules`` that holds its facts and reads its official layout.
+        grouped: whether the clips of a group share scene and actor, so that statistics take whole groups.
+        multi_label: whether a video may have several labels; then mAP is the figure, else accuracy.
+        of_user: anybody's videos: ``data.folder`` names the data set, and nothing is downloaded or generated.
+    """
+
+    label: str
+    reader: str
+    grouped: bool = False
+    multi_label: bool = False
+    of_user: bool = False
+
+    @property
+    def figure(self) -> str:
+        """``mAP`` or ``acc``, as tables head their columns."""
+        return "mAP" if self.multi_label else "acc"
+
+    def module(self) -> ModuleType:
+        """The reader."""
+        return import_module(self.reader)
+
+    @property
+    def default_split(self) -> str:
+        """The split that is taken where the settings name none."""
+        return self.module().DEFAULT_SPLIT
+
+    def has_split(self, name: str) -> bool:
+        """Whether it has a split of that name."""
+        return self.module().is_split(name)
+
+
+DATASETS: dict[str, DataSetInfo] = {
+    "ucf11": DataSetInfo("UCF-11", "datamodules.ucf11", grouped=True),
+    "hmdb51": DataSetInfo("HMDB-51", "datamodules.hmdb51"),
+    "hollywood2": DataSetInfo("Hollywood2", "datamodules.hollywood2", multi_label=True),
+    "videofolder": DataSetInfo("a folder of videos", "datamodules.videofolder", grouped=True, of_user=True),
+}
+"""By ``data.name``, in the order of the tables' columns."""
+
+OF_USER = next(name for name, data in DATASETS.items() if data.of_user)
+
+
+def kind_of(data: str) -> str:
+    """``data.name`` of a run's data set, which a user may have named."""
+    return data if data in DATASETS else OF_USER
+
+
+def label_of(data: str) -> str:
+    """A data set's name for a reader; a user's own is its folder's."""
+    return data if DATASETS[kind_of(data)].of_user else DATASETS[data].label
+
+
+@dataclass(frozen=True)
+class SystemInfo:
+    """A system: what is fitted and scored.
+
+    Args:
+        module: of ``reproduce.systems``; train.py and predict.py alone import it.
+        sees: section of Table 2.
+        settings: settings that its result depends on, by dotted key or by group, besides data set, split and seed.
+        stores: kinds of stores that prepare.py must make of every video, see ``reproduce.common.dataset.STORES``.
+        deterministic: one seed is enough, and tables say so.
+        attends: whether it has a location softmax.
+        members: key of the setting that lists rows whose finished runs it is made from; empty for none.
+    """
+
+    module: str
+    sees: str
+    settings: tuple[str, ...]
+    stores: tuple[str, ...] = ("cubes",)
+    deterministic: bool = False
+    attends: bool = False
+    members: str = ""
+
+
+_BLOCKS = ("data.fps", "data.stride", "data.batch_size")
+_TRAINING = ("optim", "protocol", "trainer.max_epochs", "trainer.precision")
+_LOSS = ("objective.batch_reduction", "objective.weight_decay")
+_LSTM = ("model.name", "model.num_layers", "model.hidden_dim", "model.dropout", "model.input_dropout", "model.last_n")
+_POOLED = SystemInfo("reproduce.systems.recurrent", RGB, (*_BLOCKS, *_LSTM, *_LOSS, *_TRAINING))
+
+SYSTEMS: dict[str, SystemInfo] = {
+    "soft_attention": SystemInfo(
+        "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model", "objective", *_TRAINING), attends=True
+    ),
+    "avg_pool_lstm": _POOLED,
+    "max_pool_lstm": _POOLED,
+    "softmax_regression": SystemInfo(
+        "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model.name", "model.last_n", *_LOSS, *_TRAINING)
+    ),
+    "fusion": SystemInfo("reproduce.systems.fusion", RGB, ("model.name", "fusion"), stores=(), members="fusion.rows"),
+}
+"""By ``model.name``."""
+
+
+@dataclass(frozen=True)
+class RowInfo:
+    """A row of the tables.
+
+    Args:
+        label: for a reader.
+        sets: what ``row=`` stands for, by dotted key; ``model.name`` among it.
+        short: the label where every row is of the same kind, such as under a chart.
+    """
+
+    label: str
+    sets: Mapping[str, Any]
+    short: str = ""
+
+    @property
+    def system(self) -> SystemInfo:
+        """What is fitted and scored."""
+        return SYSTEMS[self.sets["model.name"]]
+
+
+def _attention(penalty: float) -> RowInfo:
+    sets = {"model.name": "soft_attention", PENALTY: penalty}
+    return RowInfo(f"Soft attention model, λ = {penalty:g}", sets, f"Soft attention, λ\u00a0=\u00a0{penalty:g}")
+
+
+PENALTY = "objective.attention_penalty"
+ROWS: dict[str, RowInfo] = {
+    "softmax_regression": RowInfo(
+        "Softmax regression (full CNN feature cube)", {"model.name": "softmax_regression"}, "Softmax regression"
+    ),
+    "avg_pool_lstm": RowInfo("Avg pooled LSTM", {"model.name": "avg_pool_lstm"}),
+    "max_pool_lstm": RowInfo("Max pooled LSTM", {"model.name": "max_pool_lstm"}),
+    **{f"soft_attention_{penalty:g}": _attention(penalty) for penalty in (0.0, 1.0, 10.0)},
+    "late_fusion": RowInfo("Late fusion, mean of scores", {"model.name": "fusion", "fusion.method": "mean"}),
+    "late_fusion_svm": RowInfo("Late fusion, linear SVM", {"model.name": "fusion", "fusion.method": "svm"}),
+}
+"""By ``row``, in the order of the tables."""
+
+BASELINE = "avg_pool_lstm"
+"""The row that the others are tested against."""
+BASELINE_NAME = "the average-pooled LSTM"
+DEFAULT_ATTENTION = "soft_attention_0"
+"""The paper's figures are of it unless they say otherwise (footnote 1)."""
+
+
+def row_of(settings: Mapping[str, Any]) -> str:
+    """The row that a run's settings, by dotted key, make; other λ make rows of their own, such as ``soft_attention_0.5``."""
+    for name, row in ROWS.items():
+        if all(settings.get(key) == value for key, value in row.sets.items()):
+            return name
+    name = settings["model.name"]
+    return f"{name}_{settings[PENALTY]:g}" if PENALTY in settings else name
+
+
+def row_label(row: str, settings: Mapping[str, Any] | None = None) -> str:
+    """A row's name for a reader, short; also of a λ that the paper does not have."""
+    if row in ROWS:
+        return ROWS[row].short or ROWS[row].label
+    if settings and PENALTY in settings:
+        return _attention(settings[PENALTY]).short
+    return row
+
+
+@dataclass(frozen=True)
+class ColumnInfo:
+    """Data set and split in one word, for grids that are not the product of the two; or a mean over several.
+
+    Args:
+        label: for a reader.
+        data: of ``DATASETS``.
+        split: of the data set; None for its default.
+        mean_of: columns whose mean it is; none for a column that is measured itself.
+        published: whether published numbers of the data set stand in it.
+    """
+
+    label: str
+    data: str
+    split: str | None = None
+    mean_of: tuple[str, ...] = ()
+    published: bool = True
+
+    @property
+    def sets(self) -> dict[str, Any]:
+        """What ``column=`` stands for."""
+        return {"data.name": self.data} | ({"data.split": self.split} if self.split else {})
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The measured columns that it is made of."""
+        return self.mean_of or (name,)
+
+
+COLUMNS: dict[str, ColumnInfo] = {
+    "ucf11": ColumnInfo("UCF-11", "ucf11"),
+    "hmdb51_1": ColumnInfo("HMDB-51, split 1", "hmdb51", "1", published=False),
+    "hmdb51_2": ColumnInfo("HMDB-51, split 2", "hmdb51", "2", published=False),
+    "hmdb51_3": ColumnInfo("HMDB-51, split 3", "hmdb51", "3", published=False),
+    "hmdb51_mean": ColumnInfo("HMDB-51, mean of three splits", "hmdb51", mean_of=("hmdb51_1", "hmdb51_2", "hmdb51_3")),
+    "hollywood2": ColumnInfo("Hollywood2", "hollywood2"),
+}
+TABLE2_COLUMNS = ("hmdb51_mean", "hmdb51_1", "hollywood2")
+"""What Table 2 shows; the first two are made of the same runs."""
+
+
+def measured_columns(shown: Sequence[str] = tuple(COLUMNS)) -> list[str]:
+    """The columns that runs are made for, of those that a table shows."""
+    parts = {part for name in shown for part in COLUMNS[name].parts(name)}
+    return [name for name in COLUMNS if name in parts]
+
+
+@dataclass(frozen=True)
+class PresetInfo:
+    """A preset.
+
+    Args:
+        sets: by dotted key, for every data set.
+        on: the same for one of them.
+        above: by another preset's name, what it sets on top where both are given, for one data set each.
+    """
+
+    sets: Mapping[str, Any] = field(default_factory=dict)
+    on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    above: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+
+
+PRESETS: dict[str, PresetInfo] = {
+    "paper": PresetInfo(on={"hmdb51": {"model.hidden_dim": 1024}}),
+    "released": PresetInfo(
+        sets={
             "model.attention": "content",
             "model.num_layers": 1,
             "model.input_dropout": False,
@@ -36,12 +256,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "optim.name": "released_adam",
             "protocol": "holdout",
         },
-        "ucf11": {"model.last_n": 30},
-        "hmdb51": {"model.hidden_dim": 1024, "model.attention_layers": 2, "optim.name": "sgd", "optim.lr": 1e-5},
-        "hollywood2": {"optim.name": "sgd", "optim.lr": 1e-4},
-    },
-    "miniature": {
-        "*": {
+        on={
+            "ucf11": {"model.last_n": 30},
+            "hmdb51": {"model.hidden_dim": 1024, "model.attention_layers": 2, "optim.name": "sgd", "optim.lr": 1e-5},
+            "hollywood2": {"optim.name": "sgd", "optim.lr": 1e-4},
+        },
+    ),
+    "miniature": PresetInfo(
+        sets={
             "paths.data": "data/miniature",
             "paths.features": "features/miniature",
             "backbone.name": "mobilenet_v3_small",
@@ -52,9 +274,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "optim.lr": 5e-3,
             "trainer.max_epochs": 10,
         },
-        "hmdb51": {"optim.lr": 1e-2, "trainer.max_epochs": 15},
-        "hollywood2": {"data.batch_size": 16, "optim.lr": 1e-2, "trainer.max_epochs": 12},
-    },
+        on={
+            "hmdb51": {"optim.lr": 1e-2, "trainer.max_epochs": 15},
+            "hollywood2": {"data.batch_size": 16, "optim.lr": 1e-2, "trainer.max_epochs": 12},
+        },
+        # The released optimisers' steps, scaled to the miniature networks.
+        above={"released": {"ucf11": {"optim.lr": 2e-4}, "hmdb51": {"optim.lr": 3e-3}, "hollywood2": {"optim.lr": 2e-3}}},
+    ),
 }
-# The released optimisers' steps, scaled to the miniature networks.
-RELEASED_MINIATURE = {"ucf11": {"optim.lr": 2e-4}, "hmdb51": {"optim.lr": 3e-3}, "hollywood2": {"optim.lr": 2e-3}}
+MODELS = ("paper", "released")
+"""Presets that say which model is meant: one of them at a time, and the first where none is given."""
+GENERATED = "miniature"
+"""The preset whose data sets are generated where they are absent."""

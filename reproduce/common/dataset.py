@@ -1,32 +1,31 @@
-"""From settings to data on disk: which folder, which reader, which feature store. Free of torch."""
+"""From settings to data on disk: which folder, which reader, which stores. Free of torch."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from datamodules import hmdb51, hollywood2, ucf11, videofolder
 from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.folds import deal_folds, parse_fold
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
-from reproduce.common.settings import Settings, SettingsError, cores
-
-READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2, "videofolder": videofolder}
-DEFAULT_SPLITS = {"ucf11": "paper_like", "hmdb51": "1", "hollywood2": "official", "videofolder": "default"}
+from reproduce.common.catalogue import DATASETS, GENERATED
+from reproduce.common.processes import cores
+from reproduce.common.settings import Settings, SettingsError
 
 
 def split_of(settings: Settings) -> str:
     """The split a run uses."""
-    return settings.data.split or DEFAULT_SPLITS[settings.data.name]
+    return settings.data.split or DATASETS[settings.data.name].default_split
 
 
-def has_split(data: str, split: str) -> bool:
-    """Whether a data set has a split of that name."""
-    return bool(re.fullmatch(videofolder.SPLITS, split)) if data == "videofolder" else split in READERS[data].SPLITS
+def dataset_of(settings: Settings) -> str:
+    """The data set's name as run folders and stores bear it; a user's own has its folder's."""
+    return data_folder(settings).name if DATASETS[settings.data.name].of_user else settings.data.name
 
 
 def data_folder(settings: Settings) -> Path:
@@ -41,9 +40,10 @@ def read_annotation(settings: Settings) -> Annotation:
         DataError: what is on disk is not the data set, or its train does not go into ``data.fold``.
     """
     root = data_folder(settings)
-    if "miniature" in settings.preset and settings.data.name != "videofolder":
+    data = DATASETS[settings.data.name]
+    if GENERATED in settings.preset and not data.of_user:
         make_miniature(settings, root)
-    annotation = READERS[settings.data.name].read(root, split_of(settings), settings.data.skip_bad)
+    annotation = data.module().read(root, split_of(settings), settings.data.skip_bad)
     if settings.data.fold is not None:
         deal_folds(annotation.train, parse_fold(settings.data.fold).folds, annotation.classes)
     return annotation
@@ -125,7 +125,26 @@ def open_store(settings: Settings) -> FeatureStore:
     return FeatureStore(feature_folder(settings))
 
 
-def fail(error: Exception) -> SystemExit:
-    """Print an error that a user can act on, without a traceback; raise what this returns."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return SystemExit(1)
+@dataclass(frozen=True)
+class StoreKind:
+    """A kind of store that systems read.
+
+    Args:
+        folder: where a run's lies.
+        facts: what decides the values in it, by which a run's identity knows it.
+        maker: module whose ``ensure`` makes what is missing of it.
+        part: of the identity.
+    """
+
+    folder: Callable[[Settings], Path]
+    facts: Callable[[Settings], dict[str, Any]]
+    maker: str
+    part: str
+
+
+STORES = {
+    "cubes": StoreKind(
+        feature_folder, lambda settings: asdict(feature_spec(settings)), "reproduce.systems.cnn_features", "features"
+    )
+}
+"""By the names that systems have in the catalogue."""

@@ -23,7 +23,6 @@ from typing import IO, Any, NoReturn
 
 from datamodules.videos import DataError
 from reproduce.common.progress import Progress
-from reproduce.common.settings import cores
 
 HERE = Path(__file__).resolve().parents[1]
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -275,3 +274,8 @@ def visible_gpus() -> list[int]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [int(line) for line in listed.stdout.split() if line.isdecimal()]
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

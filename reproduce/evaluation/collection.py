@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from datamodules.videos import DataError
-from reproduce.common.dataset import DEFAULT_SPLITS
+from reproduce.common.catalogue import DATASETS, PENALTY, ROWS, kind_of, label_of, row_label, row_of
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.results import Cell, Column, cells_of
 from reproduce.evaluation.significance import interval, mean_average_precision, resample
-from reproduce.experiments.folder import PENALTY, Predictions, RunFolder, named, row_of, run_folders
+from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
+from reproduce.experiments.identity import named, run_folders
+from reproduce.experiments.predictions import Predictions
 
 LAYERS, FPS = "model.num_layers", "data.fps"
 ROW_KEYS = ("model.name", PENALTY)  # what tells the rows of Table 1 apart
-BY_GROUP = ("ucf11", "videofolder")  # data sets whose videos come in groups; UCF-11's clips of one share scene and actor
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,7 @@ class Configuration:
     @property
     def name(self) -> str:
         """For a reader, without a set-up."""
-        if PENALTY in self.settings:
-            return f"Soft attention, λ\u00a0=\u00a0{self.settings[PENALTY]:g}"
-        return paper.ROW_NAMES[self.row].removesuffix(" (full CNN feature cube)")
+        return row_label(self.row, self.settings)
 
     @property
     def values(self) -> list[float]:
@@ -117,13 +116,12 @@ class Configuration:
     @property
     def groups(self) -> dict[str, str]:
         """Group of each test video; empty where the data set has none."""
-        return self.about["groups"] if self.source in BY_GROUP else {}
+        return self.about["groups"] if DATASETS[self.source].grouped else {}
 
     @property
     def source(self) -> str:
-        """``ucf11``, ``hmdb51``, ``hollywood2``, or ``videofolder`` for any other."""
-        name = str(self.settings["data.name"])
-        return name if name in paper.DATA_NAMES else "videofolder"
+        """The catalogue's name of the data set, which a user's own has too."""
+        return kind_of(str(self.settings["data.name"]))
 
     def per_class(self) -> np.ndarray:
         """(C,) recall, or average precision for multi-label, of each class in percent, over seeds; nan without a video."""
@@ -168,7 +166,7 @@ class DataSet:
     @property
     def title(self) -> str:
         """For a reader."""
-        return paper.DATA_NAMES.get(self.name, self.name)
+        return label_of(self.name)
 
     @property
     def anchor(self) -> str:
@@ -206,13 +204,13 @@ class DataSet:
 
         def merit(rows: dict[str, Configuration]) -> tuple:
             first = next(iter(rows.values()))
-            on_first_split = first.settings["data.split"] == DEFAULT_SPLITS[first.source]
-            known = sum(row in paper.ROW_NAMES for row in rows)
+            on_first_split = first.settings["data.split"] == DATASETS[first.source].default_split
+            known = sum(row in ROWS for row in rows)
             attention = any(PENALTY in row.settings for row in rows.values())
             return known, on_first_split, attention, sum(len(row.runs) for row in rows.values())
 
         best = max((self.like(base) for base in self.configurations), key=merit)
-        return {row: best[row] for row in paper.ROW_NAMES if row in best} or best
+        return {row: best[row] for row in ROWS if row in best} or best
 
     def like(self, base: Configuration, split: str | None = None) -> dict[str, Configuration]:
         """The configurations that differ from one only in the model and λ, by row.
@@ -231,9 +229,9 @@ class DataSet:
         return cells_of(
             Column(
                 figure="mAP" if self.multi_label else "acc",
-                printed={row: paper.table1(self.name, row) if row in paper.ROW_NAMES else None for row in self.rows},
+                printed={row: paper.table1(self.name, row) for row in self.rows},
                 runs={row: {run.settings["seed"]: [run.folder] for run in one.runs} for row, one in self.rows.items()},
-                grouped=next(iter(self.rows.values())).source in BY_GROUP,
+                grouped=DATASETS[next(iter(self.rows.values())).source].grouped,
                 name=self.title,
             )
         )
@@ -296,7 +294,7 @@ def read(root: Path, datasets: Sequence[str] = ()) -> tuple[list[DataSet], list[
         there = ", ".join(sorted({folder.path.parent.name for folder in run_folders(root)})) or "none"
         raise DataError(f"datasets: no run of {', '.join(unknown)} below {root.resolve()}; there: {there}")
     problems += _without_copies(runs)
-    order = [*paper.DATA_NAMES, *sorted(set(runs) - set(paper.DATA_NAMES))]
+    order = [*DATASETS, *sorted(set(runs) - set(DATASETS))]
     sets = [DataSet(name, _configurations(runs[name]), tuple(unfinished.get(name, ()))) for name in order if name in runs]
     problems += [
         f"{name}: {len(waiting)} unfinished run{'s' if len(waiting) > 1 else ''} and no finished one"

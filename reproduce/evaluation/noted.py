@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reproduce.common.catalogue import COLUMNS, TABLE2_COLUMNS, label_of
 from reproduce.evaluation import notes as focus
 from reproduce.evaluation.printed import CSV_STEP, Line
-from reproduce.evaluation.published import DATA_NAMES
 from reproduce.evaluation.recompute import Check
 from reproduce.evaluation.results import p_in_words
-from reproduce.table2 import SHOWN
 
 Checks = Mapping[tuple[str, str], Mapping[tuple[int, int], Check]]
 POINTS = re.compile(r"([+−]\d+\.\d) \[([+−]\d+\.\d), ([+−]\d+\.\d)\], corrected p ([<=] [\d.e-]*\d)")
@@ -52,7 +51,7 @@ def check_notes(path: Path, lines: Sequence[Line], checks: Checks) -> Noted:
         return noted  # said of its rows
     notes = [note.removeprefix("* ") for note in text.splitlines() if note.startswith("* ")]
     for data in dict.fromkeys(line.key[0] for line in lines):
-        name = SHOWN[data][0] if data in SHOWN else DATA_NAMES.get(data, data)
+        name = COLUMNS[data].label if data in TABLE2_COLUMNS else label_of(data)
         own = [note for note in notes if note.startswith((f"{name}, ", f"{name}: "))]
         _compare_tests(noted, path, own, data, [line for line in lines if line.key[0] == data])
     _compare_sizes(noted, path, notes, [check for runs in checks.values() for check in runs.values()])
@@ -103,7 +102,7 @@ def _compare_sizes(noted: Noted, path: Path, notes: list[str], runs: Sequence[Ch
         if check.found is not None:
             name, train, split = (check.about.get(key) for key in ("data", "train_videos", "split"))
             size = f"{train} train and {len(check.found.videos)} test videos, split {split}"
-            sizes[f"{DATA_NAMES.get(str(name), name)}: {size}"] = None
+            sizes[f"{label_of(str(name))}: {size}"] = None
     for size in sizes:
         if any(note.startswith(size) for note in notes):
             noted.others += 1

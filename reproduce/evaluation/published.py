@@ -6,16 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.reading import DataError, number, read_rows, whole_number
+from reproduce.common.catalogue import ROWS
 
-ROW_NAMES = {
-    "softmax_regression": "Softmax regression (full CNN feature cube)",
-    "avg_pool_lstm": "Avg pooled LSTM",
-    "max_pool_lstm": "Max pooled LSTM",
-    "soft_attention_0": "Soft attention model, λ = 0",
-    "soft_attention_1": "Soft attention model, λ = 1",
-    "soft_attention_10": "Soft attention model, λ = 10",
-}
-DATA_NAMES = {"ucf11": "UCF-11", "hmdb51": "HMDB-51", "hollywood2": "Hollywood2"}
+TABLE1_ROWS = tuple(ROWS)[:6]
 TABLE1 = {
     "ucf11": (82.37, 82.56, 81.60, 84.96, 83.52, 81.44),
     "hmdb51": (33.46, 40.52, 37.58, 41.31, 40.98, 39.87),
@@ -27,7 +20,7 @@ QUOTED_COLUMNS = ("section", "row", "model", "hmdb51", "hollywood2", "authors", 
 
 def table1(data: str, row: str) -> float | None:
     """The paper's number for a data set and a row, or None where it has none."""
-    return TABLE1[data][list(ROW_NAMES).index(row)] if data in TABLE1 else None
+    return dict(zip(TABLE1_ROWS, TABLE1.get(data, ()), strict=False)).get(row)
 
 
 @dataclass(frozen=True)

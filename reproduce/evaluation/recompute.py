@@ -14,7 +14,8 @@ import numpy as np
 from datamodules.leaks import find_leaks, leak_notes
 from datamodules.videos import Annotation, DataError
 from reproduce.experiments.attention_files import read_attended
-from reproduce.experiments.folder import Predictions, RunFolder
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.predictions import Predictions
 
 EXACT = 1e-9  # counts of videos, divided
 SINGLE = 2e-6  # training computes average precision in single precision

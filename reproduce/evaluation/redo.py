@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from datamodules.leaks import MARK
+from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, kind_of
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.printed import COMPARED, CSV_STEP, Line
 from reproduce.evaluation.recompute import Check
 from reproduce.evaluation.results import BASELINE as COLUMN_OF_BASELINE
 from reproduce.evaluation.significance import bootstrap_p, holm, interval, mcnemar, resample, same_videos
-from reproduce.experiments.folder import Predictions
-from reproduce.table1 import GROUPED
-from reproduce.table2 import SHOWN
+from reproduce.experiments.predictions import Predictions
 
 HALF_STEP = 0.5 * CSV_STEP + 1e-9  # what rounding to four digits may take
 SINGLE_STEP = 2e-4  # training computes average precision in single precision, and a point is a hundredth
@@ -55,7 +54,7 @@ class Redone:
 
     def know(self, line: Line, quoting: bool) -> None:
         """That the line's row is one that its table may have."""
-        rows = [*paper.ROW_NAMES, *(one.key for one in paper.table2() if quoting)]
+        rows = [*ROWS, *(one.key for one in paper.table2() if quoting)]
         if line.key[1] not in rows:
             self.problems.append(f"row is {line.key[1]!r}, which is none of the table's; make the table again")
 
@@ -84,9 +83,9 @@ def printed(line: Line, quoting: bool) -> float | None:
     """What the paper prints where a line stands."""
     data, row = line.key
     if not quoting:
-        return paper.table1(data, row) if row in paper.ROW_NAMES else None
+        return paper.table1(data, row)
     quoted = next((one for one in paper.table2() if one.key == row), None)
-    return quoted.printed.get(SHOWN[data][3]) if quoted and data in SHOWN else None
+    return quoted.printed.get(COLUMNS[data].data) if quoted and data in COLUMNS and COLUMNS[data].published else None
 
 
 def redo(line: Line, own: Runs, baseline: Runs, lines: Sequence[Line], quoting: bool) -> Redone:
@@ -172,6 +171,6 @@ def _predictions(runs: Runs) -> list[Predictions]:
 
 def _groups(checks: Sequence[Check], data: str, quoting: bool) -> dict[str, str]:
     """Group of each video, where a column's videos are resampled by groups."""
-    if quoting or data not in GROUPED:
+    if quoting or not DATASETS[kind_of(data)].grouped:
         return {}
     return {video: group for check in checks for video, group in check.about.get("groups", {}).items()}

@@ -9,14 +9,12 @@ from itertools import chain
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.videos import DataError
+from reproduce.common.catalogue import BASELINE, BASELINE_NAME, ROWS, label_of
 from reproduce.evaluation import notes as focus
-from reproduce.evaluation import published as paper
 from reproduce.evaluation.significance import LEVEL, RESAMPLES, Comparison, compare, interval, resample, same_videos
 from reproduce.experiments.folder import AGAIN, RunFolder
 
 MINIATURE_TITLE = "on MINIATURE data: generated stand-ins, a demonstration and no benchmark"
-BASELINE = "avg_pool_lstm"  # the row that the others are tested against
-BASELINE_NAME = "the average-pooled LSTM"
 MARK = "*"
 UNFINISHED = "– marks cells without a finished run"
 
@@ -128,7 +126,7 @@ class Table:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: dict[tuple[str, str], Cell]
-    labels: Mapping[str, str] = field(default_factory=lambda: paper.ROW_NAMES)
+    labels: Mapping[str, str] = field(default_factory=lambda: {name: row.label for name, row in ROWS.items()})
     sections: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -327,7 +325,7 @@ def cells_of(column: Column) -> dict[str, Cell]:
 
 
 def _name(about: dict) -> str:
-    return paper.DATA_NAMES.get(about["data"], str(about["data"]))
+    return label_of(str(about["data"]))
 
 
 def _notes(about: dict) -> list[str]:

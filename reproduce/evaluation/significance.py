@@ -15,7 +15,7 @@ from math import comb
 
 import numpy as np
 
-from reproduce.experiments.folder import Predictions
+from reproduce.experiments.predictions import Predictions
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

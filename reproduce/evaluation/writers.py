@@ -17,7 +17,7 @@ from pathlib import Path
 
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
-from reproduce.common.dataset import fail
+from reproduce.common.cli import fail
 from reproduce.evaluation.results import BASELINE, Cell, Table
 
 CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what is no character to be seen

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reproduce.common.settings import cores
+from reproduce.common.processes import cores
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CODE = ("reproduce", "datamodules", "lightning_modules")

@@ -13,10 +13,12 @@ import yaml
 
 from datamodules.features import to_extract, usable
 from datamodules.videos import Annotation, DataError
+from reproduce.common.cli import resolve
 from reproduce.common.dataset import data_folder, feature_spec, open_store, read_annotation
 from reproduce.common.processes import Job, run_all, run_here, workers_for
-from reproduce.common.settings import Settings, SettingsError, resolve
-from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.common.settings import Settings, SettingsError
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import run_folder
 from reproduce.experiments.sources import Source
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"
@@ -81,7 +83,7 @@ def finish_grid(
     Args:
         settings: the table's, for paths and devices.
         columns: by column, the words of its runs.
-        rows: of `presets.ROWS`.
+        rows: of the catalogue.
         seeds: of each cell.
         workers: runs at a time; None for as many as the machine has room for.
         script: for messages.
@@ -107,7 +109,7 @@ def finish_grid(
                 for seed in seeds:
                     run_words = [*words, f"row={row}", f"seed={seed}"]
                     run_settings = resolve(Settings, run_words)
-                    folder = run_folder(run_settings, annotations[column], feature_spec(run_settings))
+                    folder = run_folder(run_settings, annotations[column])
                     points.append(Point(column, row, seed, run_words, folder))
         return points, _run(settings, points, workers)
     except (DataError, SettingsError) as error:

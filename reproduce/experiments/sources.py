@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.videos import DataError
-from reproduce.common.dataset import data_folder, feature_spec
 from reproduce.common.settings import Settings
 from reproduce.experiments import tracking
-from reproduce.experiments.folder import RunFolder, configuration, run_folders
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import configuration, run_folders
 
 
 class Source:
@@ -44,8 +44,7 @@ class Source:
         Raises:
             DataError: there are several, on different videos.
         """
-        dataset = data_folder(settings).name if settings.data.name == "videofolder" else settings.data.name
-        found = self._folders.get(_key(configuration(settings, dataset, feature_spec(settings))), [])
+        found = self._folders.get(_key(configuration(settings)), [])
         if len(found) > 1:
             raise DataError(
                 f"{self.source}: {len(found)} runs of one configuration were made on different videos: "

@@ -25,8 +25,8 @@ from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
 from reproduce.common.dataset import feature_folder, feature_spec, require_videos
 from reproduce.common.locking import one_at_a_time
-from reproduce.common.processes import leaving_on_sigterm
-from reproduce.common.settings import Settings, cores
+from reproduce.common.processes import cores, leaving_on_sigterm
+from reproduce.common.settings import Settings
 from reproduce.systems.checkpoints import restore_backbone
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained

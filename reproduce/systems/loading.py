@@ -13,7 +13,8 @@ from torch import nn
 
 from datamodules.blocks import skip_of
 from datamodules.videos import DataError
-from reproduce.common.settings import Settings, validate
+from reproduce.common.cli import validate
+from reproduce.common.settings import Settings
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.checkpoints import read_checkpoint
 from reproduce.systems.recurrent import build_network

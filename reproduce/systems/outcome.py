@@ -13,10 +13,10 @@ from datamodules.leaks import find_leaks, leak_notes
 from lightning_modules.measures import NAMES
 from lightning_modules.metrics import confusion_matrix, per_class, predictions
 from lightning_modules.recognizer import Recognizer
-from reproduce.common.dataset import feature_spec
 from reproduce.common.settings import Settings
 from reproduce.experiments.attention_files import write_attended
-from reproduce.experiments.folder import RunFolder, identity
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import identity
 from reproduce.experiments.provenance import versions
 from reproduce.visual.recordings import draw_filmstrips, record
 
@@ -53,7 +53,7 @@ def about(settings: Settings, data: VideoDataModule) -> dict[str, Any]:
     annotation = data.annotation
     return {
         "data": annotation.data,
-        "identity": identity(settings, annotation, feature_spec(settings)),
+        "identity": identity(settings, annotation),
         "split": annotation.split,
         "miniature": annotation.miniature,
         "multi_label": annotation.multi_label,

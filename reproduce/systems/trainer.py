@@ -19,8 +19,9 @@ from datamodules.base import VideoDataModule
 from datamodules.videos import Annotation, DataError
 from lightning_modules.recognizer import Recognizer
 from reproduce.common.locking import one_at_a_time
+from reproduce.common.processes import cores
 from reproduce.common.progress import Progress
-from reproduce.common.settings import Settings, cores, to_yaml
+from reproduce.common.settings import Settings, to_yaml
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History

@@ -16,7 +16,7 @@ import numpy as np
 
 from datamodules.videos import DataError
 from reproduce.common.settings import SettingsError
-from reproduce.experiments.folder import Predictions
+from reproduce.experiments.predictions import Predictions
 
 POOLS = {
     "correct": "classified correctly",

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import ROWS
-from reproduce.common.dataset import data_folder, feature_spec
+from reproduce.common.catalogue import DEFAULT_ATTENTION, PENALTY, ROWS, row_of
+from reproduce.common.cli import resolve
+from reproduce.common.dataset import dataset_of
 from reproduce.common.naming import file_words
-from reproduce.common.settings import Settings, SettingsError, resolve
-from reproduce.evaluation import published as paper
+from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.evaluation.collection import Configuration, DataSet, Run, read
-from reproduce.experiments.folder import PENALTY, RunFolder, configuration, named, row_of
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import configuration, named
 
-DEFAULT_ROW = "soft_attention_0"  # paper, footnote 1: the figures are of λ = 0 unless they say otherwise
 ROW_WORDS = ("row", "model.name", "objective.attention_penalty")
 DATA_WORDS = ("data.name", "column", "data.split", "data.folder")
 MOST_DIFFERENCES = 4  # that an error names
@@ -53,7 +53,7 @@ CSV file; or search, which tries every cell"""
 null for all, with preset=miniature for 8"""
     train: bool = False
     """train what is missing; preset=miniature, whose runs take minutes, does so anyway"""
-    workers: Optional[int] = None  # noqa: UP045
+    workers: Optional[int] = ranged(None, 1)  # noqa: UP045
     """runs at a time; null for one on each trainer.devices GPUs, or one a core, up to 8, where there is no GPU"""
 
 
@@ -67,7 +67,7 @@ class Need:
 
     Args:
         data: of ``data.name``; None for that of the command line.
-        row: of ``presets.ROWS``; None for that of the command line or else ``DEFAULT_ROW``.
+        row: of the catalogue; None for that of the command line or else ``DEFAULT_ATTENTION``.
         fps: of ``data.fps``; None for that of the command line.
     """
 
@@ -138,7 +138,7 @@ class Request:
         if need.row is not None:
             words = [*_without(words, ROW_WORDS), f"row={need.row}"]
         elif len(_without(words, ROW_WORDS)) == len(words):
-            words.append(f"row={DEFAULT_ROW}")
+            words.append(f"row={DEFAULT_ATTENTION}")
         if need.fps is not None:
             words = [*_without(words, ("data.fps",)), f"data.fps={need.fps:g}"]
         return words
@@ -165,8 +165,8 @@ class Request:
     def wanted(self, need: Need) -> tuple[str, dict]:
         """The data set's name as in run folders, and the settings besides the seed by dotted key, of a need."""
         settings = self.settings_of(need)
-        dataset = data_folder(settings).name if settings.data.name == "videofolder" else settings.data.name
-        wanted = named(configuration(settings, dataset, feature_spec(settings)))
+        dataset = dataset_of(settings)
+        wanted = named(configuration(settings))
         return dataset, {key: value for key, value in wanted.items() if key != "seed"}
 
     def runs(self, need: Need) -> list[Run]:
@@ -199,7 +199,8 @@ class Request:
         dataset, wanted = self.wanted(need)
         row = f"{wanted['model.name']}_{wanted['objective.attention_penalty']:g}" if "model.attention" in wanted else "a run"
         where = Path(self.settings.paths.runs).expanduser().resolve()
-        said = f"no finished run with its weights of {dataset}, {paper.ROW_NAMES.get(row, row)}, with these settings in {where}"
+        label = ROWS[row].label if row in ROWS else row
+        said = f"no finished run with its weights of {dataset}, {label}, with these settings in {where}"
         near = [
             (apart, one)
             for one in self.configurations(dataset)

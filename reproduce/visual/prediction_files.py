@@ -20,8 +20,8 @@ import numpy as np
 from datamodules.decoding import VideoError, VideoInfo, probe, read_timed
 from datamodules.features import write_atomically
 from datamodules.videos import DataError
+from reproduce.common.processes import cores
 from reproduce.common.progress import Progress
-from reproduce.common.settings import cores
 from reproduce.systems.streaming import Viewer, Viewing, ahead
 from reproduce.visual.frame_table import FrameTable, Timeline, ranked, read_moments
 from reproduce.visual.pages import Strip, evenly, save_strips

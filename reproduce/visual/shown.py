@@ -15,11 +15,11 @@ from datamodules.blocks import NATIVE_FPS
 from datamodules.decoding import probe
 from datamodules.videos import DataError
 from lightning_modules.measures import entropy
+from reproduce.common.catalogue import label_of
 from reproduce.common.dataset import data_folder
 from reproduce.common.naming import file_names
 from reproduce.common.progress import Progress
 from reproduce.common.settings import Settings
-from reproduce.evaluation import published as paper
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import Trained, load_trained
 from reproduce.systems.recurrent import build_data
@@ -58,7 +58,7 @@ class Shown:
                 "say where its videos are with paths.data=<folder>, or run it again"
             )
         miniature = " (miniature)" if self.annotation.miniature else ""
-        self.name = paper.DATA_NAMES.get(self.annotation.data, self.annotation.data) + miniature
+        self.name = label_of(self.annotation.data) + miniature
         self.videos = {video.name: video for video in self.annotation.videos}
         self._short = short_names([video.name for video in self.annotation.videos])
         self._files = dict(zip(sorted(self.videos), file_names(sorted(self.videos)), strict=True))

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from datamodules.videos import DataError
+from reproduce.common.catalogue import label_of
 from reproduce.common.files import write_rows
-from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import PENALTY, Configuration
 from reproduce.evaluation.notes import MEASURES, Measure
 from reproduce.visual.figure_runs import Need, Request
@@ -61,7 +61,7 @@ def tradeoff(request: Request, needs: Sequence[Need]) -> list[Path]:
     first = found[0]
     data = first.runs[0].about["data"]
     miniature = " (miniature)" if first.about["miniature"] else ""
-    title = f"What λ trades: {paper.DATA_NAMES.get(data, data)}{miniature}, {first.settings['model.attention']} attention"
+    title = f"What λ trades: {label_of(data)}{miniature}, {first.settings['model.attention']} attention"
     notes = [_meaning(found, bool({"mass", "pointing"} & {measure.name for measure in measures}))]
     if miniature:
         notes.append(MINIATURE)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from reproduce.evaluation import published as paper
+from reproduce.common.catalogue import ROWS
 from reproduce.evaluation.collection import Configuration, DataSet
 from reproduce.webreport.html import Markup, join, tag
 
-STYLES = {row: number for number, row in enumerate(paper.ROW_NAMES)}
+STYLES = {row: number for number, row in enumerate(ROWS)}
 SPARE_STYLES = (6, 7)  # of rows that Table 1 does not have
 STAGE_NAMES = {"holdout": "first stage, 15 % of train held out", "retrain": "second stage, all of train"}
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from reproduce.common.catalogue import DATASETS, ROWS
 from reproduce.common.progress import duration
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import DataSet, Run
@@ -71,19 +72,19 @@ def _card(data: DataSet) -> Markup:
 
 def table_1(sets: Sequence[DataSet]) -> Section:
     """The paper's rows on all data sets, as ``table1.py`` makes them."""
-    rows = [row for row in paper.ROW_NAMES if any(row in data.rows for data in sets)]
+    rows = [row for row in ROWS if any(row in data.rows for data in sets)]
     rows += [row for data in sets for row in data.rows if row not in rows]
     labels = {row: next(data.rows[row].name for data in sets if row in data.rows) for row in rows}
     cells = {(row, data.name): data.cells.get(row) or _empty(data, row) for row in rows for data in sets}
     whole = Table("Table 1", tuple(rows), tuple(data.name for data in sets), cells, labels)
-    absent = [name for key, name in paper.DATA_NAMES.items() if key not in {data.name for data in sets}]
+    absent = [one.label for key, one in DATASETS.items() if not one.of_user and key not in {data.name for data in sets}]
     sentence = f"There are no runs on {' and '.join(absent)}."
     more = missing(sentence, "python reproduce/table1.py") if absent else None
     return Section("table-1", "Table 1", join([_table(whole), more]))
 
 
 def _empty(data: DataSet, row: str) -> Cell:
-    reference = paper.table1(data.name, row) if row in paper.ROW_NAMES else None
+    reference = paper.table1(data.name, row)
     return Cell(next(iter(data.cells.values())).figure, (), None, reference, data=data.title)
 
 
@@ -100,10 +101,10 @@ def table_2(sets: Sequence[DataSet]) -> Section | None:
             points += [
                 Point(column, row, run.settings["seed"], [], run.folder)
                 for row, one in rows.items()
-                if row in paper.ROW_NAMES
+                if row in ROWS
                 for run in one.runs
             ]
-    measured = [row for row in paper.ROW_NAMES if any(point.row == row for point in points)]
+    measured = [row for row in ROWS if any(point.row == row for point in points)]
     if not measured:
         return None
     whole = make_table(measured, points)

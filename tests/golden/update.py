@@ -78,9 +78,10 @@ def made_on() -> str:
 
 def curves(root: Path) -> list[dict[str, str]]:
     """Train and test all runs below a folder; every epoch's figures as written to the last bit."""
-    from reproduce.common.dataset import feature_spec, read_annotation
-    from reproduce.common.settings import Settings, resolve
-    from reproduce.experiments.folder import run_folder
+    from reproduce.common.cli import resolve
+    from reproduce.common.dataset import read_annotation
+    from reproduce.common.settings import Settings
+    from reproduce.experiments.identity import run_folder
     from reproduce.systems import trainer as training
 
     training.write_test = lambda *_: {}  # filmstrips show frames, and these videos have none
@@ -91,7 +92,7 @@ def curves(root: Path) -> list[dict[str, str]]:
         lr = [] if any(word.startswith("optim.lr") for word in words) else LR
         settings = resolve(Settings, [*SHARED, *paths, *words, *lr])
         annotation = read_annotation(settings)
-        folder = run_folder(settings, annotation, feature_spec(settings))
+        folder = run_folder(settings, annotation)
         metrics = training.run(settings, annotation, folder)
         with folder.history.open(newline="") as file:
             found += [{column: {"run": run, **row}.get(column, "") for column in COLUMNS} for row in csv.DictReader(file)]

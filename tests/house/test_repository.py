@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE, REPOSITORY, TINY
 
-from reproduce.common.settings import Settings, entries, resolve
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings, entries
 from reproduce.experiments.scheduler import sweep_values
 from reproduce.experiments.sweep_file import first_point, read_sweep, words_of
 from reproduce.table2 import TableSettings as Table2Settings

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from datamodules.videos import DataError
 from reproduce import figures
-from reproduce.common.settings import resolve
+from reproduce.common.cli import resolve
 from reproduce.systems.tracks import Track
 from reproduce.visual import failure_figures, paper_figures, tradeoff
 from reproduce.visual.clips import Rule

@@ -14,8 +14,9 @@ from datamodules import hmdb51
 from datamodules.features import FeatureStore, usable
 from datamodules.miniature import VERSION
 from datamodules.videos import MINIATURE_MARKER
+from reproduce.common.cli import resolve
 from reproduce.common.dataset import read_annotation
-from reproduce.common.settings import Settings, resolve
+from reproduce.common.settings import Settings
 from reproduce.experiments import scheduler as grid
 from reproduce.prepare import PrepareSettings, _read_splits
 from reproduce.prepare import main as prepare_main

@@ -12,7 +12,8 @@ from conftest import SHARED, script
 from finished import finished_run, tiny_hmdb51
 
 from reproduce.common.catalogue import ROWS
-from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.writers import to_csv, to_html, to_latex, to_markdown, to_text
 from reproduce.experiments.scheduler import Point

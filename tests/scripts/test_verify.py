@@ -17,7 +17,8 @@ from datamodules.features import FeatureStore
 from reproduce import table1, table2, verify
 from reproduce.evaluation import recompute as recount
 from reproduce.evaluation.writers import write_table
-from reproduce.experiments.folder import Predictions, RunFolder
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.predictions import Predictions
 from reproduce.experiments.scheduler import Point
 
 ROWS = ("softmax_regression", "avg_pool_lstm", "soft_attention_0", "soft_attention_1")

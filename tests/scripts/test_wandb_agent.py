@@ -19,7 +19,8 @@ import sys
 from pathlib import Path
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
-from reproduce.common.settings import Settings, resolve
+from reproduce.common.settings import Settings
+from reproduce.common.cli import resolve
 print("fetched", tracking.fetch(resolve(Settings, []), RunFolder(Path(sys.argv[1]))))
 """
 

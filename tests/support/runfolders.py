@@ -1,4 +1,4 @@
-"""Run folders written by hand, in the layout of ``reproduce/runs.py``: quick, and of any data set, row and setting."""
+"""Run folders written by hand, in the layout of ``experiments/folder.py``: quick, of any data set, row and setting."""
 
 import json
 import zlib
@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.features import FeatureSpec
 from datamodules.videos import Annotation, Video
-from reproduce.common.dataset import split_of
-from reproduce.common.settings import Settings, resolve, to_yaml
+from reproduce.common.cli import resolve
+from reproduce.common.dataset import feature_spec, split_of
+from reproduce.common.settings import Settings, to_yaml
 from reproduce.evaluation.significance import accuracy, mean_average_precision
-from reproduce.experiments.folder import identity, run_folder
 from reproduce.experiments.history import History
+from reproduce.experiments.identity import identity, run_folder
 from reproduce.experiments.provenance import provenance
-
-SPEC = FeatureSpec("googlenet", "imagenet", None, 224)
 
 
 class Names(Annotation):
@@ -41,7 +39,7 @@ def annotation(data: str, classes: list[str], per_class: int, multi_label: bool 
 def write_run(root: Path, data: Annotation, words: list[str], skill: float, epochs: int = 12) -> Path:
     """One finished run whose scores are drawn: the higher the skill, the better."""
     settings = resolve(Settings, [f"paths.runs={root}", *words])
-    folder = run_folder(settings, data, SPEC)
+    folder = run_folder(settings, data)
     random = np.random.default_rng(zlib.crc32(folder.path.name.encode()))
     hot = np.zeros((len(data.test), len(data.classes)), dtype=bool)
     for number, video in enumerate(data.test):
@@ -81,7 +79,7 @@ def about(settings: Settings, data: Annotation) -> dict:
     """``run.json`` as training writes it."""
     return {
         "data": data.data,
-        "identity": json.loads(json.dumps(identity(settings, data, SPEC))),
+        "identity": json.loads(json.dumps(identity(settings, data))),
         "split": split_of(settings),
         "miniature": data.miniature,
         "multi_label": data.multi_label,
@@ -91,7 +89,7 @@ def about(settings: Settings, data: Annotation) -> dict:
         "test_videos": len(data.test),
         "groups": {video.name: video.group for video in data.test},
         "data_fingerprint": data.fingerprint(),
-        "features": asdict(SPEC),
+        "features": asdict(feature_spec(settings)),
         "weights_sha256": "0" * 64,
         "versions": {"python": "3.11.7", "torch": "2.9.0", "lightning": "2.6.1"},
         "processes": 1,

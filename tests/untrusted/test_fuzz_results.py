@@ -24,8 +24,9 @@ from reproduce.common.files import write_rows
 from reproduce.evaluation.printed import NUMERIC, Line, read_csv, read_record
 from reproduce.evaluation.writers import write_table
 from reproduce.experiments.attention_files import read_attended, write_attended
-from reproduce.experiments.folder import ABOUT, Predictions, RunFolder
+from reproduce.experiments.folder import ABOUT, RunFolder
 from reproduce.experiments.history import History
+from reproduce.experiments.predictions import Predictions
 from reproduce.experiments.scheduler import Point
 from reproduce.experiments.watched import Watched, read_watched, write_watched
 from reproduce.visual.correcting import Outcome, mistaken, read_outcomes

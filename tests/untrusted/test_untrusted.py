@@ -22,7 +22,8 @@ from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
 from datamodules.videofolder import read as read_videofolder
 from datamodules.videos import DataError
 from lightning_modules.backbone import BackboneError, build_backbone
-from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.evaluation.results import Cell, Table
 from reproduce.evaluation.writers import to_html, to_latex, to_markdown, to_text
 from reproduce.experiments.folder import RunFolder

@@ -1,8 +1,9 @@
 import pytest
 
 from reproduce.common.catalogue import PRESETS
+from reproduce.common.cli import help_text, resolve
 from reproduce.common.dataset import feature_folder
-from reproduce.common.settings import Settings, SettingsError, entries, help_text, resolve
+from reproduce.common.settings import Settings, SettingsError, entries
 from reproduce.prepare import PrepareSettings
 from reproduce.table1 import TableSettings
 
@@ -121,8 +122,9 @@ def test_help_lists_every_key_with_a_meaning(cls):
 def test_presets_set_only_keys_that_exist():
     known = {entry.key for entry in entries(Settings)}
     for name, preset in PRESETS.items():
-        for data, layer in preset.items():
-            assert set(layer) <= known, (name, data)
+        above = [layer for on in preset.above.values() for layer in on.values()]
+        for layer in (preset.sets, *preset.on.values(), *above):
+            assert set(layer) <= known, name
 
 
 @pytest.mark.parametrize(

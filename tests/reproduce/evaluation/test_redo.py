@@ -11,7 +11,8 @@ from reproduce.evaluation.recompute import Check
 from reproduce.evaluation.redo import HALF_STEP, Redone, printed, redo
 from reproduce.evaluation.significance import interval, resample
 from reproduce.evaluation.writers import CSV_HEAD
-from reproduce.experiments.folder import Predictions, RunFolder
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.predictions import Predictions
 
 EIGHT = [1] * 8
 NONE = [0] * 8

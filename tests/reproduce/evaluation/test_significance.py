@@ -17,7 +17,7 @@ from reproduce.evaluation.significance import (
     resample,
     same_videos,
 )
-from reproduce.experiments.folder import Predictions
+from reproduce.experiments.predictions import Predictions
 
 
 def random_scores(videos=60, classes=4, seed=0, ties=False):

@@ -1,21 +1,19 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from datamodules.features import FeatureSpec
 from datamodules.videofolder import read
 from datamodules.videos import DataError
-from reproduce.common.settings import Settings, resolve
-from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import run_folder
 
-SPEC = FeatureSpec("googlenet", "random:0", None, 224)
 
-
-def folder_of(clips, *words, spec=SPEC):
+def folder_of(clips, *words):
     settings = resolve(Settings, ["data.name=videofolder", "data.folder=clips", *words])
-    return run_folder(settings, read(clips / "clips"), spec).path
+    return run_folder(settings, read(clips / "clips")).path
 
 
 def test_what_changes_the_result_changes_the_folder(clips):
@@ -30,7 +28,7 @@ def test_what_changes_the_result_changes_the_folder(clips):
         "objective.attention_penalty=1",
     ]
     folders = {folder_of(clips)} | {folder_of(clips, word) for word in words}
-    folders.add(folder_of(clips, spec=replace(SPEC, size=112)))
+    folders.add(folder_of(clips, "backbone.size=112"))
     assert len(folders) == len(words) + 2
 
 

@@ -7,7 +7,8 @@ import pytest
 from conftest import TINY
 
 from datamodules.videos import DataError
-from reproduce.common.settings import Settings, resolve
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings
 from reproduce.experiments.sources import Source
 
 ROW = [*TINY, "paths.data=/nowhere", "row=soft_attention_1"]

@@ -11,7 +11,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, SHARED
 
-from reproduce.common.settings import Settings, SettingsError, resolve
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.sweep_file import (
     Hyperband,
     first_point,

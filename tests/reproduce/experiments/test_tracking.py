@@ -92,7 +92,8 @@ import time
 from pathlib import Path
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import ABOUT, RunFolder
-from reproduce.common.settings import Settings, resolve
+from reproduce.common.settings import Settings
+from reproduce.common.cli import resolve
 import lightning.pytorch.loggers
 folder = RunFolder(Path("runs/data/model-0123456789ab"))
 folder.path.mkdir(parents=True)

@@ -10,7 +10,8 @@ from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
 from datamodules.frames import FramePacket, Segment
 from datamodules.growing import GrowingArray
 from lightning_modules.backbone import build_backbone, calibrate, folded
-from reproduce.common.settings import Settings, resolve
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings
 from reproduce.systems import cnn_features as extraction
 from reproduce.systems.feature_writer import FeatureExtractor, FeatureWriter, Stopwatch
 

@@ -18,10 +18,12 @@ from datamodules.features import FeatureStore
 from datamodules.leaks import MARK
 from lightning_modules.measures import NAMES, VideoMeasures
 from lightning_modules.metrics import VideoScores
+from reproduce.common.cli import resolve
 from reproduce.common.dataset import feature_folder, feature_spec
-from reproduce.common.settings import Settings, resolve
+from reproduce.common.settings import Settings
 from reproduce.experiments.attention_files import counted_in, read_attended
-from reproduce.experiments.folder import RunFolder, run_folder
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.identity import run_folder
 from reproduce.systems import outcome
 from reproduce.systems.outcome import EXTRACTION, about, write_test
 from reproduce.systems.recurrent import build_data, build_recognizer
@@ -222,7 +224,7 @@ def test_the_identity_in_run_json_is_what_the_runs_folder_is_named_by(original, 
     for word in ("seed=1", "seed=2", "optim.lr=0.5"):
         settings, data = made(original, word)
         text = json.dumps(json.loads(json.dumps(about(settings, data)["identity"])), sort_keys=True)
-        name = run_folder(settings, data.annotation, feature_spec(settings)).path.name
+        name = run_folder(settings, data.annotation).path.name
         assert name == f"soft_attention_0-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         names.add(name)
     assert len(names) == 3

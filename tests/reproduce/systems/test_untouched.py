@@ -11,9 +11,10 @@ from conftest import TINY, script
 
 from datamodules.base import VideoDataModule
 from datamodules.features import FeatureStore
-from reproduce.common.dataset import feature_spec, read_annotation
-from reproduce.common.settings import Settings, resolve
-from reproduce.experiments.folder import run_folder
+from reproduce.common.cli import resolve
+from reproduce.common.dataset import read_annotation
+from reproduce.common.settings import Settings
+from reproduce.experiments.identity import run_folder
 from reproduce.systems import trainer as training
 from tests.golden.update import SHARED as GOLDEN_WORDS
 from tests.golden.update import lay_out
@@ -106,7 +107,7 @@ def test_nothing_reads_the_test_set_before_the_checkpoint_is_chosen(tmp_path, mo
     note(training, "fit_stage", lambda *words: f"fit {words[2]}")
     note(training, "test", lambda *words: "test")
     monkeypatch.setattr(training, "write_test", lambda *_: {})  # after the test: predictions and pictures of videos
-    metrics = training.run(settings, annotation, run_folder(settings, annotation, feature_spec(settings)))
+    metrics = training.run(settings, annotation, run_folder(settings, annotation))
     stages = ["fit holdout", "fit retrain"] if protocol == "retrain" else ["fit holdout"]
     assert events[: len(stages) + 1] == [*stages, "test"]
     assert events.count("pass over test") == 1 and events.count("labels of test") >= 1

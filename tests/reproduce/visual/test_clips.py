@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from datamodules.videos import DataError
 from reproduce.common.settings import SettingsError
-from reproduce.experiments.folder import Predictions
+from reproduce.experiments.predictions import Predictions
 from reproduce.visual.clips import (
     ORDERS,
     POOLS,

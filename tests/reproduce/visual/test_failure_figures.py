@@ -10,8 +10,9 @@ from PIL import Image
 
 from datamodules.videos import DataError
 from reproduce import figures
+from reproduce.common.cli import resolve
 from reproduce.common.files import write_rows
-from reproduce.common.settings import SettingsError, resolve
+from reproduce.common.settings import SettingsError
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import load_trained
 from reproduce.systems.recurrent import build_data

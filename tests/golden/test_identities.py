@@ -1,0 +1,31 @@
+"""Run folders keep their names: what was finished under these settings at commit aa43783 is still found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from datamodules.videos import Annotation
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings
+from reproduce.experiments.identity import identity, named, run_folder
+
+RECORDED = json.loads(Path(__file__).with_name("identities.json").read_text())
+
+
+class Recorded(Annotation):
+    """A data set of which nothing but its fingerprint is known."""
+
+    def fingerprint(self) -> str:
+        return "0123abcd"
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: " ".join(recorded["words"]))
+def test_the_identity_is_the_recorded_one(recorded):
+    settings = resolve(Settings, recorded["words"])
+    nowhere = Path("nowhere")
+    data = Recorded(settings.data.folder or settings.data.name, "", nowhere, nowhere, ("run", "walk"), False, (), (), (), False)
+    found = json.loads(json.dumps(identity(settings, data)))
+    assert found == recorded["identity"]
+    assert run_folder(settings, data).name == recorded["folder"]
+    assert named(found)["data.split"] == recorded["identity"]["data"][1]
