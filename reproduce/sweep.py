@@ -30,11 +30,11 @@ from datamodules.features import write_atomically
 from datamodules.videos import Annotation, DataError
 from reproduce.common.cli import command_line, resolve
 from reproduce.common.dataset import data_folder, read_annotation
-from reproduce.common.processes import Job, run_all, workers_for
 from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
 from reproduce.experiments.identity import run_folder
+from reproduce.experiments.jobs import Job, run_all, workers_for
 from reproduce.experiments.scheduler import exit_if_failed
 from reproduce.experiments.search import Proposal, Search
 from reproduce.experiments.sweep_file import (

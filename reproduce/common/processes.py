@@ -1,4 +1,4 @@
-"""Runs entry scripts as processes: several at a time, logs in files, one progress line. Free of torch.
+"""Processes that this one starts: they end with it. Free of torch.
 
 SIGTERM, Ctrl-C and an error end the processes that were started too, and wait for them; so does, on Linux, the death of
 the process that started them: nothing goes on unseen.
@@ -7,59 +7,20 @@ the process that started them: nothing goes on unseen.
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
-from datamodules.videos import DataError
-from reproduce.common.progress import Progress
-
-HERE = Path(__file__).resolve().parents[1]
+SCRIPTS = Path(__file__).resolve().parents[1]  # the folder of the entry scripts
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
-STARTED = "== "  # begins a line of a log that says when which command was started
-POLL = 0.2  # seconds
-MOST_ON_CPU = 8  # runs at a time: each holds its features in memory
 PATIENCE = 30.0  # seconds that a job which is told to stop may take to do so
-
-
-@dataclass
-class Job:
-    """One process to run.
-
-    Args:
-        name: for the progress line and the log.
-        script: file in ``reproduce/``.
-        words: its ``key=value`` words.
-        log: file that takes its output.
-        stopped: when it was told to stop (monotonic seconds), or None.
-    """
-
-    name: str
-    script: str
-    words: list[str]
-    log: Path
-    returncode: int | None = None
-    stopped: float | None = None
-    process: subprocess.Popen | None = field(default=None, repr=False)
-
-    def last_lines(self, number: int = 3) -> list[str]:
-        """The end of what it has written to the log since it was started last."""
-        try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return []
-        starts = [position for position, line in enumerate(lines) if line.startswith(STARTED)]
-        return [line for line in lines[starts[-1] + 1 if starts else 0 :] if line.strip()][-number:]
 
 
 def leave(*_: Any) -> NoReturn:
@@ -99,7 +60,7 @@ def _end_with(parent: int, prctl: Callable[[int, int], int]) -> None:
         os._exit(128 + signal.SIGTERM)
 
 
-def _end(processes: Sequence[subprocess.Popen]) -> None:
+def end(processes: Sequence[subprocess.Popen]) -> None:
     """Tell processes to end, wait for them, and kill those that take too long."""
     for process in processes:
         process.terminate()
@@ -120,160 +81,12 @@ def wait_or_kill(processes: Sequence[subprocess.Popen], seconds: float) -> None:
 def run_here(script: str, words: Sequence[str]) -> int:
     """Run a script in the foreground with its output shown; returns its exit status."""
     with leaving_on_sigterm():
-        process = open_child([sys.executable, str(HERE / script), *words])
+        process = open_child([sys.executable, str(SCRIPTS / script), *words])
         try:
             return process.wait()
         except BaseException:
-            _end([process])
+            end([process])
             raise
-
-
-def workers_for(asked: int | None, accelerator: str, devices: int) -> tuple[int, list[int]]:
-    """How many jobs at a time, and the numbers of the GPUs to hand out to them.
-
-    Args:
-        asked: jobs at a time; None for one on each ``devices`` GPUs or, without GPUs, on each ``devices`` cores.
-        accelerator: ``trainer.accelerator``.
-        devices: ``trainer.devices``.
-    """
-    gpus = visible_gpus() if accelerator != "cpu" else []
-    gpus = gpus if len(gpus) >= devices else []  # a run itself says best that it asks for more than there are
-    workers = asked or (len(gpus) // devices if gpus else min(MOST_ON_CPU, cores() // devices))
-    return max(1, workers), gpus
-
-
-def run_all(
-    jobs: Iterable[Job],
-    workers: int,
-    gpus: Sequence[int] = (),
-    devices: int = 1,
-    total: int | None = None,
-    stop: Callable[[Job], bool] | None = None,
-    ended: Callable[[Job], None] | None = None,
-) -> list[Job]:
-    """Run jobs, some at a time; a job that fails does not stop the others. SIGTERM stops them all.
-
-    Args:
-        jobs: in the order to start them; each is asked for when there is room for it.
-        workers: processes at a time.
-        gpus: numbers of GPUs to hand out, ``devices`` to a job; none on the CPU.
-        devices: GPUs a job takes.
-        total: number of jobs, where ``jobs`` does not tell.
-        stop: whether a running job is to end now; asked again and again.
-        ended: told of each job that has ended.
-
-    Returns:
-        The jobs that failed.
-
-    Raises:
-        DataError: a log cannot be written.
-    """
-    with leaving_on_sigterm():
-        return _run_all(jobs, workers, gpus, devices, total, stop, ended)
-
-
-def _run_all(
-    jobs: Iterable[Job],
-    workers: int,
-    gpus: Sequence[int],
-    devices: int,
-    total: int | None,
-    stop: Callable[[Job], bool] | None,
-    ended: Callable[[Job], None] | None,
-) -> list[Job]:
-    total = len(jobs) if total is None and isinstance(jobs, Sequence) else total or 0
-    waiting, more = iter(jobs), True
-    running: list[tuple[Job, list[int]]] = []
-    done: list[Job] = []
-    free = list(gpus)
-    progress = Progress("runs", "finished")
-    try:
-        while more or running:
-            while more and len(running) < workers and (not gpus or len(free) >= devices):
-                job = next(waiting, None)
-                more = job is not None
-                if job is not None:
-                    mine, free = free[:devices], free[devices:]
-                    _start(job, mine, workers)
-                    running.append((job, mine))
-            time.sleep(POLL)
-            for entry in list(running):
-                job, mine = entry
-                job.returncode = job.process.poll()  # type: ignore[union-attr]
-                if job.returncode is not None:
-                    running.remove(entry)
-                    free += mine
-                    done.append(job)
-                    _say(f"{_outcome(job)}: {job.name} ({len(done)}/{total})")
-                    if ended is not None:
-                        ended(job)
-                elif stop is not None:
-                    _stop(job, stop)
-            now = "; ".join(f"{job.name}: {(job.last_lines(1) or ['starting'])[0][:60]}" for job, _ in running)
-            progress.update(len(done), total, now)
-    finally:
-        if running:  # an error, or this process is to end
-            _say(f"ending {len(running)} runs; the same command goes on with them")
-            _end([job.process for job, _ in running if job.process is not None])
-    return [job for job in done if job.returncode != 0 and job.stopped is None]
-
-
-def _outcome(job: Job) -> str:
-    return "finished" if job.returncode == 0 else "FAILED" if job.stopped is None else "stopped early"
-
-
-def _stop(job: Job, stop: Callable[[Job], bool]) -> None:
-    assert job.process is not None
-    if job.stopped is None and stop(job):
-        job.stopped = time.monotonic()
-        job.process.terminate()
-    elif job.stopped is not None and time.monotonic() - job.stopped > PATIENCE:
-        job.process.kill()
-
-
-def _say(text: str) -> None:
-    print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
-
-
-def _start(job: Job, gpus: Sequence[int], workers: int) -> None:
-    environment = dict(os.environ)
-    if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-    threads = max(1, cores() // workers)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[name] = str(threads)
-    words = (
-        job.words if any(w.startswith("trainer.threads=") for w in job.words) else [*job.words, f"trainer.threads={threads}"]
-    )
-    command = [sys.executable, str(HERE / job.script), *words]
-    with _begin_log(job.log, shlex.join(["python", f"reproduce/{job.script}", *words])) as log:
-        job.process = open_child(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment)
-
-
-def _begin_log(path: Path, command: str) -> IO[bytes]:
-    """Open a log; what earlier calls wrote stays in it, and so does what another table writes at this moment."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = path.open("ab", buffering=0)
-        log.write(f"{STARTED}{now} {command}\n".encode())
-    except OSError as error:
-        raise DataError(f"cannot write {path.resolve()} ({error}); make room or set paths.runs") from error
-    return log
-
-
-def visible_gpus() -> list[int]:
-    """Numbers of the GPUs that a job may be given, asked of the driver without importing torch."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        return [int(number) for number in allowed.split(",") if number.strip().isdecimal()]
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [int(line) for line in listed.stdout.split() if line.isdecimal()]
 
 
 def cores() -> int:

@@ -15,10 +15,11 @@ from datamodules.features import to_extract, usable
 from datamodules.videos import Annotation, DataError
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import data_folder, feature_spec, open_store, read_annotation
-from reproduce.common.processes import Job, run_all, run_here, workers_for
+from reproduce.common.processes import run_here
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import run_folder
+from reproduce.experiments.jobs import Job, run_all, workers_for
 from reproduce.experiments.sources import Source
 
 SWEEPS = Path(__file__).resolve().parents[2] / "sweeps"

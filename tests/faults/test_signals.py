@@ -15,8 +15,8 @@ from commands import MPI_FREE, STORE, children, commands, processes, start, word
 from conftest import PATIENCE, REPOSITORY, script, wait_for
 
 from datamodules.features import FeatureStore
-from reproduce.common.processes import Job, run_all
 from reproduce.experiments.history import History
+from reproduce.experiments.jobs import Job, run_all
 from reproduce.systems.preemption import Preemption
 
 LONG = ["data.batch_size=1", "trainer.max_epochs=2", "protocol=holdout"]  # epochs of a second, to be met within
@@ -107,12 +107,13 @@ def test_the_runs_of_a_table_end_with_it(clips, here, number, count):
 
 @pytest.mark.counts("processes deaf to SIGTERM")
 def test_a_worker_process_that_a_script_cannot_end_is_killed(tmp_path, monkeypatch):
-    import reproduce.common.processes as launch
+    from reproduce.common import processes as children_of
+    from reproduce.experiments import jobs as scripts
 
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     (tmp_path / "deaf.py").write_text(code)
-    monkeypatch.setattr(launch, "HERE", tmp_path)
-    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    monkeypatch.setattr(scripts, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(children_of, "PATIENCE", 0.5)
     jobs = [Job("deaf", "deaf.py", [], tmp_path / "deaf.txt")]
 
     def stop(job):

@@ -1,8 +1,8 @@
 import subprocess
 import sys
 
-import reproduce.common.processes as launch
-from reproduce.common.processes import Job, run_all, visible_gpus, workers_for
+from reproduce.experiments import jobs as launch
+from reproduce.experiments.jobs import Job, run_all, visible_gpus, workers_for
 
 
 def test_a_failing_job_does_not_stop_the_others_and_keeps_its_log(tmp_path):
