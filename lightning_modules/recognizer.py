@@ -16,7 +16,7 @@ from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, block
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
 
-FPS = 30  # nominal frame rate of all videos, by which the protocol counts (§4)
+FPS = 30  # nominal frame rate of all videos, by which protocol §4 counts
 
 
 class Recognizer(LightningModule):

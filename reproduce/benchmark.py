@@ -5,7 +5,8 @@
     python reproduce/benchmark.py scale=hmdb51
 
 Prints a table and writes results/benchmark.{md,csv}. With scale=, it rehearses Table 1's column on random features of the
-data set's true sizes and says how many hours the column takes on this machine. reproduce/benchmarks.md keeps results.
+data set's true sizes and says how many hours the column takes on this machine. reproduce/benchmarking/README.md keeps
+results.
 """
 
 from __future__ import annotations

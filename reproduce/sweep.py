@@ -5,9 +5,9 @@
     python reproduce/sweep.py sweeps/cross_validation.yaml count=50 paths.data=/data
 
 The file is W&B's: grid and random give the points that W&B gives; bayes and early_terminate go through Optuna
-(pip install -e '.[sweep]'), which proposes other points than W&B's Gaussian process would (see reproduce/search.py). Every
-key=value goes to all runs; one that the file varies is fixed by it. Finished runs are reused, so that the same command goes
-on after a kill. Writes results/sweep_<name>.csv and prints the best point.
+(pip install -e '.[sweep]'), whose points differ from those of W&B's Gaussian process (see reproduce/experiments/search.py).
+Every key=value goes to all runs; one that the file varies is fixed by it. Finished runs are reused, so that the same command
+goes on after a kill. Writes results/sweep_<name>.csv and prints the best point.
 """
 
 from __future__ import annotations

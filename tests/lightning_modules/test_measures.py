@@ -129,7 +129,7 @@ def test_a_gaze_fixed_on_one_cell_has_no_entropy_no_shift_and_the_largest_spread
 
 
 def test_the_penalties_of_the_protocol():
-    """§2: 0.150 at uniform attention, 18.1 at a fixed gaze, with T = 30 and K = 49."""
+    """Protocol §2: 0.150 at uniform attention, 18.1 at a fixed gaze, with T = 30 and K = 49."""
     assert measured((uniform(1, 30, (7, 7)), (7, 7), 30.0))["attention_penalty"] == pytest.approx(0.150, abs=5e-4)
     assert measured((fixed(1, 30, (7, 7), 3), (7, 7), 30.0))["attention_penalty"] == pytest.approx(18.1, abs=0.05)
 
