@@ -11,7 +11,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from reproduce.common.settings import entries, resolve
+from reproduce.common.cli import resolve
+from reproduce.common.settings import entries
 
 DOCUMENTS = sorted(REPOSITORY.glob("*.md")) + sorted(
     path
