@@ -134,17 +134,23 @@ class StoreKind:
         facts: what decides the values in it, by which a run's identity knows it.
         maker: module whose ``ensure`` makes what is missing of it.
         part: of the identity.
+        open: the store, whether or not it exists yet.
     """
 
     folder: Callable[[Settings], Path]
     facts: Callable[[Settings], dict[str, Any]]
     maker: str
     part: str
+    open: Callable[[Settings], FeatureStore]
 
 
 STORES = {
     "cubes": StoreKind(
-        feature_folder, lambda settings: asdict(feature_spec(settings)), "reproduce.systems.cnn_features", "features"
-    )
+        folder=feature_folder,
+        facts=lambda settings: asdict(feature_spec(settings)),
+        maker="reproduce.systems.cnn_features",
+        part="features",
+        open=open_store,
+    ),
 }
 """By the names that systems have in the catalogue."""

@@ -31,6 +31,7 @@ class Job:
         script: file in ``reproduce/``.
         words: its ``key=value`` words.
         log: file that takes its output.
+        needs: jobs that must have ended before it starts.
         stopped: when it was told to stop (monotonic seconds), or None.
     """
 
@@ -38,9 +39,15 @@ class Job:
     script: str
     words: list[str]
     log: Path
+    needs: tuple[Job, ...] = ()
     returncode: int | None = None
     stopped: float | None = None
     process: subprocess.Popen | None = field(default=None, repr=False)
+
+    @property
+    def ready(self) -> bool:
+        """Whether all that it needs has ended, be it in failure: then it says itself what it lacks."""
+        return all(job.returncode is not None for job in self.needs)
 
     def last_lines(self, number: int = 3) -> list[str]:
         """The end of what it has written to the log since it was started last."""
@@ -107,15 +114,25 @@ def _run_all(
 ) -> list[Job]:
     total = len(jobs) if total is None and isinstance(jobs, Sequence) else total or 0
     waiting, more = iter(jobs), True
+    held: list[Job] = []  # they wait for others
     running: list[tuple[Job, list[int]]] = []
     done: list[Job] = []
     free = list(gpus)
     progress = Progress("runs", "finished")
     try:
-        while more or running:
-            while more and len(running) < workers and (not gpus or len(free) >= devices):
-                job = next(waiting, None)
-                more = job is not None
+        while more or held or running:
+            while (more or held) and len(running) < workers and (not gpus or len(free) >= devices):
+                job = next((one for one in held if one.ready), None)
+                if job is not None:
+                    held.remove(job)
+                elif more and len(held) < workers:
+                    job = next(waiting, None)
+                    more = job is not None
+                    if job is not None and not job.ready:
+                        held.append(job)
+                        continue
+                else:
+                    break
                 if job is not None:
                     mine, free = free[:devices], free[devices:]
                     _start(job, mine, workers)

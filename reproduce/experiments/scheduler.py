@@ -1,11 +1,11 @@
-"""What the tables share: a grid of runs, checked, prepared, run where it is not finished yet. Free of torch."""
+"""The scheduler: points of tables and sweeps are checked, prepared, and run where they are not finished. Free of torch."""
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import yaml
 
 from datamodules.features import to_extract, usable
 from datamodules.videos import Annotation, DataError
+from reproduce.common.catalogue import ROWS, SYSTEMS
 from reproduce.common.cli import resolve
-from reproduce.common.dataset import data_folder, feature_spec, open_store, read_annotation
+from reproduce.common.dataset import STORES, data_folder, feature_spec, read_annotation
 from reproduce.common.processes import run_here
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.folder import RunFolder
-from reproduce.experiments.identity import run_folder
+from reproduce.experiments.identity import members, run_folder, seed_of
 from reproduce.experiments.jobs import Job, run_all, workers_for
 from reproduce.experiments.sources import Source
 
@@ -31,15 +32,167 @@ def sweep_values(name: str) -> dict[str, list[Any]]:
     return {parameter: list(entry["values"]) for parameter, entry in parameters.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Point:
-    """One run of the grid, as the words that train.py takes, and where it ends up."""
+    """One run, as the words that train.py takes, and where it ends up.
+
+    Args:
+        column: of the table, or the data set.
+        row: of the catalogue.
+        seed: that its result depends on.
+        words: for train.py.
+        folder: of the run.
+        name: for a reader; by default column, row and seed.
+        job: the process that runs it, where one has to.
+    """
 
     column: str
     row: str
     seed: int
     words: list[str]
     folder: RunFolder
+    name: str = ""
+    job: Job | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or f"{self.column} {self.row} seed {self.seed}"
+
+    @property
+    def settings(self) -> Settings:
+        """What its words say; not to be changed."""
+        return _settings(tuple(self.words))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its figures."""
+        return self.folder.metrics() is not None
+
+
+@lru_cache(maxsize=4096)
+def _settings(words: tuple[str, ...]) -> Settings:
+    return resolve(Settings, list(words))
+
+
+class Scheduler:
+    """Makes points of words, prepares what they read, and runs them with the runs that they are made from.
+
+    Args:
+        settings: of the table or sweep, for paths and devices.
+        workers: runs at a time; None for as many as the machine has room for.
+    """
+
+    def __init__(self, settings: Settings, workers: int | None) -> None:
+        self.settings, self.workers = settings, workers
+        self._annotations: dict[str, Annotation] = {}
+        self._jobs: dict[Path, Job] = {}
+
+    def annotation(self, settings: Settings) -> Annotation:
+        """A point's data set, read once.
+
+        Raises:
+            DataError: it is not in place; says where it was looked for.
+        """
+        data = settings.data
+        key = repr((settings.preset, settings.paths.data, data.name, data.folder, data.split, data.fold, data.skip_bad))
+        if key not in self._annotations:
+            try:
+                self._annotations[key] = read_annotation(settings)
+            except DataError as error:
+                raise DataError(f"{data.name}: looked in {data_folder(settings).resolve()}\n{error}") from error
+        return self._annotations[key]
+
+    def point(self, words: Sequence[str], column: str = "", name: str = "") -> Point:
+        """The point of some words."""
+        settings = _settings(tuple(words))
+        folder = run_folder(settings, self.annotation(settings))
+        row = settings.row or settings.model.name
+        return Point(column or settings.data.name, row, seed_of(settings), list(words), folder, name)
+
+    def members(self, point: Point) -> list[Point]:
+        """The points that a point is made from: its words with other rows; none for most."""
+        settings = point.settings
+        own = {"row", *(key for row in ROWS.values() for key in row.sets)}
+        words = [word for word in point.words if word.partition("=")[0] not in own]
+        return [self.point([*words, f"row={member.row}"], point.column) for member in members(settings)]
+
+    def prepare(self, points: Iterable[Point]) -> list[str]:
+        """Make what is missing of the stores that points read, once each; returns the columns whose stores failed."""
+        first: dict[tuple[str, str | None, Path], tuple[str, Point]] = {}
+        for point in points:
+            for kind in _stores(point):
+                key = point.column, point.settings.data.split, STORES[kind].folder(point.settings)
+                first.setdefault(key, (kind, point))
+        return [point.column for kind, point in first.values() if _prepare(point.column, kind, point.words) != 0]
+
+    def require_usable(self, points: Iterable[Point]) -> None:
+        """Check that every video that points read is in their stores.
+
+        Raises:
+            DataError: some are missing or bad; says what to do.
+        """
+        settings_of = {(kind, point.column): point.settings for point in points for kind in _stores(point)}
+        for (kind, _), settings in settings_of.items():
+            usable(self.annotation(settings), STORES[kind].open(settings), settings.data.skip_bad)
+
+    def job(self, point: Point) -> Job:
+        """The process that runs a point; it waits for those of its members that are not finished."""
+        if point.folder.path not in self._jobs:
+            logs = Path(self.settings.paths.runs).expanduser() / "logs"
+            needs = [self.job(member) for member in self.members(point) if not member.finished]
+            log = logs / f"{point.folder.path.name}.txt"
+            self._jobs[point.folder.path] = Job(point.name, "train.py", point.words, log, needs=tuple(needs))
+        point.job = self._jobs[point.folder.path]
+        return point.job
+
+    def run(
+        self,
+        points: Iterable[Point],
+        total: int | None = None,
+        stop: Callable[[Job], bool] | None = None,
+        ended: Callable[[Job], None] | None = None,
+    ) -> list[Job]:
+        """Run points that are not finished, each member first; returns the jobs that failed.
+
+        Args:
+            points: in the order to start them; each is asked for when there is room for it.
+            total: how many there are, where ``points`` does not tell.
+            stop, ended: see `run_all`.
+        """
+        if isinstance(points, Sequence):
+            reused = sum(point.finished for point in points)
+            if reused:
+                print(f"{reused} of {len(points)} runs are finished already", flush=True)
+            total = len(set(_with_needs(self.job(point) for point in points if not point.finished)))
+        devices = self.settings.trainer.devices
+        workers, gpus = workers_for(self.workers, self.settings.trainer.accelerator, devices)
+        jobs = _with_needs(self.job(point) for point in points if not point.finished)
+        return run_all(jobs, max(1, min(workers, total or 1)), gpus, devices, total, stop, ended) if total else []
+
+
+def _stores(point: Point) -> tuple[str, ...]:
+    return SYSTEMS[point.settings.model.name].stores
+
+
+def _with_needs(jobs: Iterable[Job]) -> Iterator[Job]:
+    """Jobs with those that they wait for before them, each once."""
+    seen: set[int] = set()
+    for job in jobs:
+        for one in (*job.needs, job):
+            if id(one) not in seen:
+                seen.add(id(one))
+                yield one
+
+
+def _prepare(column: str, kind: str, words: list[str]) -> int:
+    """Make what is missing of a column's store; returns the exit status."""
+    settings = _settings(tuple(words))
+    annotation, store = read_annotation(settings), STORES[kind].open(settings)
+    if store.exists():
+        store.require(feature_spec(settings))
+        if not to_extract(annotation, store):
+            return 0
+    print(f"preparing {column}", flush=True)
+    return run_here("prepare.py", [*words, f"data.split={annotation.split}"])  # which no other split's clips hold up
 
 
 def check_grid(
@@ -79,13 +232,13 @@ def finish_grid(
     script: str,
     source: str | None = None,
 ) -> tuple[list[Point], list[Job]]:
-    """Check all data, extract what is missing of the features, run what is not finished.
+    """Check all data, make what is missing of the stores, run what is not finished.
 
     Args:
         settings: the table's, for paths and devices.
         columns: by column, the words of its runs.
         rows: of the catalogue.
-        seeds: of each cell.
+        seeds: of each cell; a deterministic system takes the first alone.
         workers: runs at a time; None for as many as the machine has room for.
         script: for messages.
         source: where finished runs are taken from instead, see `sources.Source`; nothing is run then.
@@ -93,45 +246,74 @@ def finish_grid(
     Returns:
         The grid's points, and the jobs that failed.
     """
+    grid = [
+        (column, row, [*words, f"row={row}", f"seed={seed}"])
+        for column, words in columns.items()
+        for row in rows
+        for seed in (seeds[:1] if ROWS[row].system.deterministic else seeds)
+    ]
     try:
         if source is not None:
             _check_writable(Path(settings.paths.results))
-            return _stored(settings, columns, rows, seeds, source), []
-        resolved = {column: resolve(Settings, words) for column, words in columns.items()}
+            return _stored(settings, grid, source), []
         _check_writable(Path(settings.paths.results))
-        _read_all(resolved, script)  # before any work, so that nothing is found missing hours later
-        failed = [column for column, of_column in resolved.items() if _prepare(column, of_column, columns[column]) != 0]
-        if failed:
-            raise DataError(f"could not prepare {', '.join(failed)}; the reasons stand above")
-        annotations = _read_all(resolved, script, ready=True)
-        points = []
-        for column, words in columns.items():
-            for row in rows:
-                for seed in seeds:
-                    run_words = [*words, f"row={row}", f"seed={seed}"]
-                    run_settings = resolve(Settings, run_words)
-                    folder = run_folder(run_settings, annotations[column])
-                    points.append(Point(column, row, seed, run_words, folder))
-        return points, _run(settings, points, workers)
+        scheduler = Scheduler(settings, workers)
+        _read_all(scheduler, {column: resolve(Settings, words) for column, words in columns.items()}, script)
+        points = [scheduler.point(words, column) for column, _, words in grid]
+        everything = [*points, *(member for point in points for member in scheduler.members(point))]
+        if failed := scheduler.prepare(everything):
+            raise DataError(f"could not prepare {', '.join(dict.fromkeys(failed))}; the reasons stand above")
+        scheduler.require_usable(everything)
+        return points, scheduler.run(points)
     except (DataError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
-def _stored(
-    settings: Settings, columns: Mapping[str, list[str]], rows: Sequence[str], seeds: Sequence[int], source: str
-) -> list[Point]:
+def _stored(settings: Settings, grid: Sequence[tuple[str, str, list[str]]], source: str) -> list[Point]:
     """The points that a source has finished runs of."""
-    stored = Source(source, Path(settings.paths.runs).expanduser() / "from-wandb")
-    points = []
-    for (column, words), row, seed in itertools.product(columns.items(), rows, seeds):
-        run_words = [*words, f"row={row}", f"seed={seed}"]
-        folder = stored.find(resolve(Settings, run_words))
+    stored, points = Source(source, Path(settings.paths.runs).expanduser() / "from-wandb"), []
+    for column, row, words in grid:
+        wanted = _settings(tuple(words))
+        folder, seed = stored.find(wanted), seed_of(wanted)
         if folder is None:
-            print(f"{source}: no finished run of {column} {row} seed {seed} with these settings", flush=True)
+            print(f"{source}: no finished run of {column} {row} seed {wanted.seed} with these settings", flush=True)
         else:
-            points.append(Point(column, row, seed, run_words, folder))
+            points.append(Point(column, row, seed, words, folder))
     return points
+
+
+def _check_writable(folder: Path) -> None:
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write to {folder.resolve()} ({error}); set paths.results") from error
+
+
+def _read_all(scheduler: Scheduler, columns: Mapping[str, Settings], script: str) -> None:
+    """Read every column's data set before any work, so that nothing is found missing hours later.
+
+    Raises:
+        DataError: one message about all that are not in place.
+    """
+    problems: dict[str, None] = {}
+    for settings in columns.values():
+        try:
+            scheduler.annotation(settings)
+        except DataError as error:
+            problems[str(error)] = None
+    if problems:
+        key = "datasets" if script == "table1.py" else "columns"
+        raise DataError(
+            "data are not in place.\n\n" + "\n\n".join(problems) + "\n\n"
+            f"Say where your data lie with paths.data=<folder>, choose data sets with {key}=[…], or run\n"
+            f"    python reproduce/{script} preset=miniature\n"
+            "which needs none: it draws small stand-in videos in the same layouts"
+        )
 
 
 def finished(points: Sequence[Point], columns: Sequence[str], row: str) -> dict[int, list[RunFolder]]:
@@ -151,69 +333,3 @@ def exit_if_failed(failures: Sequence[Job]) -> None:
         print(f"FAILED: {job.name}, log {job.log}\n    " + "\n    ".join(job.last_lines()), file=sys.stderr)
     if failures:
         raise SystemExit(1)
-
-
-def _check_writable(folder: Path) -> None:
-    folder = folder.expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise DataError(f"cannot write to {folder.resolve()} ({error}); set paths.results") from error
-
-
-def _read_all(columns: Mapping[str, Settings], script: str, ready: bool = False) -> dict[str, Annotation]:
-    """Every column's data set, or one message about all that are not in place."""
-    annotations: dict[str, Annotation] = {}
-    problems: dict[str, None] = {}
-    for column, settings in columns.items():
-        try:
-            annotation = read_annotation(settings)
-            if ready:
-                usable(annotation, open_store(settings), settings.data.skip_bad)
-            annotations[column] = annotation
-        except DataError as error:
-            problems[f"{settings.data.name}: looked in {data_folder(settings).resolve()}\n{error}"] = None
-    if problems:
-        key = "datasets" if script == "table1.py" else "columns"
-        raise DataError(
-            "data are not in place.\n\n" + "\n\n".join(problems) + "\n\n"
-            f"Say where your data lie with paths.data=<folder>, choose data sets with {key}=[…], or run\n"
-            f"    python reproduce/{script} preset=miniature\n"
-            "which needs none: it draws small stand-in videos in the same layouts"
-        )
-    return annotations
-
-
-def _prepare(column: str, settings: Settings, words: list[str]) -> int:
-    """Extract what is missing of a column's features; returns the exit status."""
-    annotation = read_annotation(settings)
-    store = open_store(settings)
-    if store.exists():
-        store.require(feature_spec(settings))
-        if not to_extract(annotation, store):
-            return 0
-    print(f"preparing {column}", flush=True)
-    return run_here("prepare.py", [*words, f"data.split={annotation.split}"])  # which no other split's clips hold up
-
-
-def _run(settings: Settings, points: Sequence[Point], workers: int | None) -> list[Job]:
-    """Run what is not finished; returns the jobs that failed."""
-    workers, gpus = workers_for(workers, settings.trainer.accelerator, settings.trainer.devices)
-    logs = Path(settings.paths.runs).expanduser() / "logs"
-    jobs = [
-        Job(
-            f"{point.column} {point.row} seed {point.seed}",
-            "train.py",
-            point.words,
-            logs / f"{point.folder.path.name}.txt",
-        )
-        for point in points
-        if point.folder.metrics() is None
-    ]
-    reused = len(points) - len(jobs)
-    if reused:
-        print(f"{reused} of {len(points)} runs are finished already", flush=True)
-    return run_all(jobs, min(workers, len(jobs)), gpus, settings.trainer.devices) if jobs else []
