@@ -26,9 +26,9 @@ from typing import Optional
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
-from reproduce.acquisition.deletion import CHOICES, delete
-from reproduce.acquisition.unpackers import size_of
+from reproduce.acquisition.ledger import CHOICES, delete
 from reproduce.common.dataset import READERS, data_folder, fail, feature_folder, read_annotation
+from reproduce.common.files import size_of
 from reproduce.common.settings import Settings, SettingsError, command_line, unavailable
 from reproduce.common.space import Need
 

@@ -25,8 +25,7 @@ from typing import IO, Any
 from datamodules.videos import DataError
 from reproduce.acquisition.download import sync_folder
 from reproduce.acquisition.entries import ArchiveError, Entry, Guard
-from reproduce.acquisition.rar_headers import read_entries
-from reproduce.acquisition.unpackers import unpack_rar
+from reproduce.acquisition.rar import list_rar, unpack_rar
 from reproduce.common.progress import Progress
 
 KINDS = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"Rar!\x1a\x07": "rar"}
@@ -74,7 +73,7 @@ def inspect(path: Path) -> list[Entry] | None:
     try:
         kind = _kind(path)
         if kind == "rar":
-            return read_entries(path)
+            return list_rar(path)
         if kind == "zip":
             with zipfile.ZipFile(path) as archive:
                 return [_of_zip(info) for info in archive.infolist()]

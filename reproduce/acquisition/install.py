@@ -18,7 +18,7 @@ from datamodules.videos import DataError
 from reproduce.acquisition.archives import Extracted, extract, inspect, kind_of
 from reproduce.acquisition.download import DownloadError, Patience, download, sync_folder
 from reproduce.acquisition.ledger import Ledger
-from reproduce.acquisition.unpackers import size_of
+from reproduce.common.files import size_of
 from reproduce.common.locking import one_at_a_time
 from reproduce.common.settings import SettingsError
 from reproduce.common.space import Need, check_space

@@ -14,16 +14,16 @@ from rar import rar
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.videos import DataError
 from reproduce.acquisition import install as acquiring
-from reproduce.acquisition import unpackers
 from reproduce.acquisition.download import Patience
 from reproduce.acquisition.install import Sources, acquire
+from reproduce.acquisition.rar import COMMANDS
 from reproduce.common import space
 from reproduce.common.settings import SettingsError
 from reproduce.common.space import Need, check_space
 
 READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2}
 CALM = Patience(timeout=60, attempts=2, pause=0.01)  # a busy machine is no fault of the server
-needs_a_tool = pytest.mark.skipif(not any(map(shutil.which, unpackers.COMMANDS)), reason="no tool reads RAR here")
+needs_a_tool = pytest.mark.skipif(not any(map(shutil.which, COMMANDS)), reason="no tool reads RAR here")
 UCF11 = ucf11_files({name: f"video {name}".encode() * 100 for name in ucf11_names()})
 
 
