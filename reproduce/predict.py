@@ -26,7 +26,7 @@ from typing import Any, Optional
 
 from datamodules.videos import SUFFIXES, DataError
 from reproduce.common.dataset import fail, feature_folder
-from reproduce.common.naming import file_names
+from reproduce.common.files import file_names
 from reproduce.common.settings import SettingsError, command_line
 
 MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")

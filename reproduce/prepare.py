@@ -28,9 +28,8 @@ from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
 from reproduce.common.dataset import READERS, data_folder, fail, feature_folder, read_annotation
-from reproduce.common.files import size_of
+from reproduce.common.files import Need, size_of
 from reproduce.common.settings import Settings, SettingsError, command_line, unavailable
-from reproduce.common.space import Need
 
 GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
 from reproduce.common.dataset import fail
 from reproduce.common.settings import command_line

@@ -26,7 +26,7 @@ from typing import Any, Optional
 
 from filelock import FileLock, Timeout
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import Annotation, DataError
 from reproduce.common.dataset import data_folder, feature_spec, read_annotation
 from reproduce.common.processes import Job, run_all, workers_for

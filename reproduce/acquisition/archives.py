@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from datamodules.videos import DataError
-from reproduce.acquisition.download import sync_folder
 from reproduce.acquisition.entries import ArchiveError, Entry, Guard
 from reproduce.acquisition.rar import list_rar, unpack_rar
+from reproduce.common.files import sync_folder
 from reproduce.common.progress import Progress
 
 KINDS = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"Rar!\x1a\x07": "rar"}

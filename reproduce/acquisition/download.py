@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
+from reproduce.common.files import sync_folder
 from reproduce.common.progress import Progress
 
 OVERLAP = 1 << 16  # bytes fetched again on resuming, to see whether the file is the same
@@ -136,16 +137,6 @@ def _put_in_place(part: Path, target: Path) -> None:
     except OSError as error:
         raise DownloadError(f"cannot write {target} ({error})") from error
     _sidecar(part).unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's list of names is on disk, where the system has a way to."""
-    with contextlib.suppress(OSError):  # Windows, and some network disks
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _fetch(

@@ -16,12 +16,11 @@ from urllib.parse import unquote, urlsplit
 from datamodules.distribution import Archive
 from datamodules.videos import DataError
 from reproduce.acquisition.archives import Extracted, extract, inspect, kind_of
-from reproduce.acquisition.download import DownloadError, Patience, download, sync_folder
+from reproduce.acquisition.download import DownloadError, Patience, download
 from reproduce.acquisition.ledger import Ledger
-from reproduce.common.files import size_of
+from reproduce.common.files import Need, check_space, size_of, sync_folder
 from reproduce.common.locking import one_at_a_time
 from reproduce.common.settings import SettingsError
-from reproduce.common.space import Need, check_space
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".rar")
 """Of archives that somebody packed again; their kind is told by their bytes."""

@@ -6,14 +6,14 @@ before these are deleted.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from datamodules.features import FeatureStore, write_atomically
+from datamodules.features import FeatureStore
+from datamodules.files import file_hashes, file_sha256, write_atomically
 from datamodules.reading import read_json
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
@@ -22,7 +22,6 @@ from reproduce.common.progress import Progress
 CHOICES = ("none", "archives", "videos")
 """Of what to delete."""
 NAME = "archives.json"
-CHUNK = 1 << 22
 LONG = 1 << 28  # bytes from which on hashing is worth a progress line
 
 
@@ -98,18 +97,12 @@ class Ledger:
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """``md5`` and ``sha256`` of a file."""
-    total, done = path.stat().st_size, 0
+    """Compute ``md5`` and ``sha256`` of an archive; a long one shows progress."""
+    total = path.stat().st_size
     progress = Progress(f"hashing {path.name}", "MB", enabled=total >= LONG)
-    digests = {"md5": hashlib.md5(usedforsecurity=False), "sha256": hashlib.sha256()}
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            for digest in digests.values():
-                digest.update(data)
-            done += len(data)
-            progress.update(done / 1e6, total / 1e6)
+    found = file_hashes(path, ["md5", "sha256"], lambda done: progress.update(done / 1e6, total / 1e6))
     progress.close()
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    return found
 
 
 def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Sequence[Path]) -> int:
@@ -163,7 +156,7 @@ def _delete_videos(annotation: Annotation, names: Sequence[str]) -> int:
     progress = Progress("hashing the videos", "videos")
     entries = {}
     for done, (name, path) in enumerate(paths.items(), start=1):
-        entries[name] = {"bytes": path.stat().st_size, "sha256": hashes(path)["sha256"]}
+        entries[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         progress.update(done, len(paths))
     progress.close()
     content = {"videos": dict(sorted({**removed_videos(annotation.root), **entries}.items()))}

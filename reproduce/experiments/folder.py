@@ -28,7 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.features import FeatureSpec, write_atomically
+from datamodules.features import FeatureSpec
+from datamodules.files import write_atomically
 from datamodules.reading import SHOWN, DataError, csv_text, read_json, read_records
 from datamodules.videos import Annotation
 from reproduce.common.dataset import split_of

@@ -12,7 +12,7 @@ from typing import Optional
 from datamodules.videos import DataError
 from reproduce.common.catalogue import ROWS
 from reproduce.common.dataset import data_folder, feature_spec
-from reproduce.common.naming import file_words
+from reproduce.common.files import file_words
 from reproduce.common.settings import Settings, SettingsError, resolve
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import Configuration, DataSet, Run, read
