@@ -1,4 +1,4 @@
-"""Files as a whole: replaced by another that is complete or left as they were, and known by their hashes. Free of torch."""
+"""These functions replace a file as a whole or leave it as it was, and compute its hashes. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file from the first of several addresses that has it: resumed, verified, put in its place whole.
+"""A file comes from the first of several addresses that has it: resumed, verified, put in its place whole.
 
 Bytes go to ``<name>.part``; ``<name>.part.json`` says where they come from. A broken transfer goes on with HTTP's Range
 (FTP's REST), on condition that the file is still the same: the server is asked to say so (If-Range), and the last bytes
@@ -55,7 +55,7 @@ class DownloadError(DataError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server may take.
+    """Says how long a server may take.
 
     Args:
         timeout: seconds without an answer.
@@ -75,7 +75,7 @@ class Patience:
 def download(
     addresses: Sequence[str],
     target: Path,
-    check_head: Callable[[bytes], None],
+    check_head: Callable[[bytes], object],
     check: Callable[[Path], None],
     room: Callable[[int, int], None],
     patience: Patience | None = None,
@@ -98,12 +98,15 @@ def download(
     Raises:
         DownloadError: no address gave it, or the disk is full; what has come so far stays for the next call.
     """
-    patience = patience or Patience()
-    part = target.with_name(f"{target.name}.part")
+    part, patience = target.with_name(f"{target.name}.part"), patience or Patience()
     reasons = []
+
+    def fetch(address: str) -> bool:
+        return _fetch(address, part, check_head=check_head, room=room, patience=patience, has_hash=has_hash)
+
     for number, address in enumerate(addresses):
         try:
-            resumed = _fetch(address, part, check_head, room, patience, has_hash)
+            resumed = fetch(address)
             try:
                 check(part)
             except DataError:
@@ -111,7 +114,7 @@ def download(
                     raise
                 print(f"note: {target.name} is wrong after resuming; fetching all of it again", flush=True)
                 _discard(part)
-                _fetch(address, part, check_head, room, patience, has_hash)
+                fetch(address)
                 check(part)
             _put_in_place(part, target)
             return address
@@ -142,12 +145,12 @@ def _put_in_place(part: Path, target: Path) -> None:
 def _fetch(
     address: str,
     part: Path,
-    check_head: Callable[[bytes], None],
+    check_head: Callable[[bytes], object],
     room: Callable[[int, int], None],
     patience: Patience,
     has_hash: bool,
 ) -> bool:
-    """Bring ``part`` to completion from one address; returns whether any byte was there before."""
+    """Complete ``part`` from one address; return whether any byte was there before."""
     try:
         scheme = urlsplit(address).scheme
     except ValueError:
@@ -156,7 +159,7 @@ def _fetch(
         raise GiveUp(f"is no address; write {', '.join(f'{scheme}://…' for scheme in SCHEMES)}")
     resumed, most, failures = False, _size(part), 0
     while True:
-        transfer = _Transfer(address, part, check_head, room, patience, has_hash)
+        transfer = _Transfer(address, part, check_head=check_head, room=room, patience=patience, has_hash=has_hash)
         try:
             transfer.run()
             return resumed or transfer.resumed
@@ -171,7 +174,7 @@ def _fetch(
 
 @dataclass
 class Answer:
-    """An open transfer: bytes from ``begin`` on of ``total`` (None if the server does not say)."""
+    """Holds an open transfer: bytes from ``begin`` on of ``total`` (None if the server does not say)."""
 
     begin: int
     total: int | None
@@ -201,13 +204,13 @@ class _Pace:
 
 
 class _Transfer:
-    """One attempt."""
+    """Attempts once to fetch what is missing of a file."""
 
     def __init__(
         self,
         address: str,
         part: Path,
-        check_head: Callable[[bytes], None],
+        check_head: Callable[[bytes], object],
         room: Callable[[int, int], None],
         patience: Patience,
         has_hash: bool,
@@ -257,7 +260,7 @@ class _Transfer:
         return differ or (answer.total is not None and answer.total < have)
 
     def _head(self, answer: Answer) -> bytes:
-        """The first bytes, looked at before anything is overwritten: a web page may call itself an archive."""
+        """Read the first bytes before anything is overwritten: a web page may call itself an archive."""
         head, pace = b"", _Pace(self.patience)
         while len(head) < HEAD and (data := answer.read()):
             head += data
@@ -307,7 +310,7 @@ class _Transfer:
             ) from error
 
     def _compare(self, answer: Answer, file: Any, have: int) -> bytes:
-        """Read again what is on disk from the answer's beginning on; returns what came beyond it."""
+        """Compare what is on disk with the answer from its beginning on; return what came beyond."""
         file.seek(answer.begin)
         known, got = file.read(have - answer.begin), b""
         while len(got) < len(known):

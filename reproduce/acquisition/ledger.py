@@ -1,4 +1,4 @@
-"""What a data set was made from, and what of it is no longer needed.
+"""A ledger says what a data set was made from, so that what is no longer needed can be deleted.
 
 The hashes of its archives are recorded at first use and compared at every later one; those of its videos are recorded
 before these are deleted.
@@ -26,7 +26,7 @@ LONG = 1 << 28  # bytes from which on hashing is worth a progress line
 
 
 class Ledger:
-    """``archives.json`` in a data set's folder.
+    """Reads and writes ``archives.json`` in a data set's folder.
 
     Args:
         root: the folder.
@@ -42,7 +42,7 @@ class Ledger:
                 raise DataError(f"{self.path}: {part!r} is no list of archives; {advice}")
 
     def knows(self, path: Path) -> bool:
-        """Whether a file is as it was when its hashes were recorded, by size and time."""
+        """Tell by size and time whether a file is as it was when its hashes were recorded."""
         status, known = path.stat(), self.content["archives"].get(path.name, {})
         return (known.get("bytes"), known.get("modified")) == (status.st_size, status.st_mtime_ns)
 

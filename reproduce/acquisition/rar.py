@@ -1,4 +1,4 @@
-"""RAR archives: rarfile lists them; the first of bsdtar, unrar, unar and 7z that is there and can read one extracts it.
+"""rarfile lists a RAR archive; the first of bsdtar, unrar, unar and 7z that is there and can read it extracts it.
 
 Listing needs no tool, so an archive is judged before a tool is let loose on it, and the tool's result afterwards.
 """
@@ -80,18 +80,14 @@ def list_rar(archive: Path) -> list[Entry]:
             listed = rarfile.RarFile(file, errors="strict", info_callback=see)
             if listed.needs_password():
                 raise ArchiveError(f"{archive}: encrypted; the official archive is not")
-            if not blocks or not _ends(blocks[-1], size):
+            last = blocks[-1] if blocks else None  # rarfile stops at what it does not know; RAR 2 writes no end
+            if last is None or (last.type != rarfile.RAR_BLOCK_ENDARC and last.data_offset + last.add_size != size):
                 raise rarfile.BadRarFile("no header and no end where its entries end")
             return [_entry(archive, block) for block in blocks if block.type == rarfile.RAR_BLOCK_FILE]
         except rarfile.NeedFirstVolume as error:
             raise ArchiveError(f"{archive}: one of several volumes; join them first") from error
         except DAMAGE as error:
             raise ArchiveError(f"{archive}: damaged or cut short ({error}). Remove the file and get it again") from error
-
-
-def _ends(block: Any, size: int) -> bool:
-    """Whether nothing follows a header: rarfile stops at what it does not know; RAR 2 writes no end."""
-    return block.type == rarfile.RAR_BLOCK_ENDARC or block.data_offset + block.add_size == size
 
 
 def _entry(archive: Path, block: Any) -> Entry:

@@ -1,4 +1,4 @@
-"""Files that any part of the house writes: CSV, safe names, and the disk space that they take. Free of torch."""
+"""These functions write CSV files, make safe names, and compare the disk space that work takes. Free of torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESERVE = 256 << 20  # bytes that stay free on every disk
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file, header first, as a whole or not at all; makes its folder.
+    """Write a CSV file, header first, as a whole or not at all; make its folder.
 
     Raises:
         DataError: it cannot be written.
@@ -47,13 +47,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def safe_name(video: str) -> str:
-    """A video's name as part of a file's name on any system: without suffix, other characters than A-Z a-z 0-9 _ as -."""
+    """Make of a video's name a part of a file's name: without suffix, other characters than A-Z a-z 0-9 _ as -."""
     stem = PurePosixPath(video).with_suffix("")
     return re.sub(r"[^A-Za-z0-9_]+", "-", str(stem))[-NAME_LENGTH:].strip("-")
 
 
 def file_names(videos: Sequence[str]) -> list[str]:
-    """A file's name, without suffix, for each of some videos: never empty, and all different, in capitals or not.
+    """Make a file's name, without suffix, for each of some videos: never empty, and all different, in capitals or not.
 
     Where ``safe_name`` says the same of several, those after the first have a number; so the names are those of the whole
     list in its order, and another list may give others.
@@ -71,7 +71,7 @@ def file_names(videos: Sequence[str]) -> list[str]:
 
 
 def file_words(words: str) -> str:
-    """Some words as part of a file's name: as they are where they are short and safe, else so many with a hash of them all."""
+    """Make of words a part of a file's name: as they are if short and safe, else some with a hash of all."""
     plain = re.sub(r"[^A-Za-z0-9_]+", "-", words).strip("-")[:WORDS_LENGTH].rstrip("-_")
     if plain == words:
         return plain
@@ -80,7 +80,7 @@ def file_words(words: str) -> str:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that something will take below a folder, which need not exist yet."""
+    """Says how many bytes something will take below a folder, which need not exist yet."""
 
     folder: Path
     bytes: int
@@ -110,7 +110,7 @@ def check_space(needs: Sequence[Need]) -> None:
 
 
 def existing(folder: Path) -> Path:
-    """A folder, or the nearest one above it that exists."""
+    """Find the nearest folder that exists: a folder itself, or one above it."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
@@ -122,7 +122,7 @@ def _gib(count: int) -> str:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder that another process may be writing."""
+    """Sum the bytes of all files below a folder, which another process may be writing."""
     total, folders = 0, [str(folder)]
     while folders:
         try:

@@ -1,4 +1,4 @@
-"""Progress of long work: what, how far, how fast, how much longer. A bar in a terminal, plain lines elsewhere."""
+"""Long work says how far it is, how fast, how much longer: by a bar in a terminal, by plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TERMINAL_INTERVAL = 0.2
 
 
 class Progress:
-    """A bar of tqdm's in a terminal; elsewhere lines, of which schedulers read the last.
+    """Shows tqdm's bar in a terminal; elsewhere lines, of which schedulers read the last.
 
     Args:
         what: the work.
