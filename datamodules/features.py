@@ -26,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.files import write_atomically
 from datamodules.growing import GrowingArray
-from datamodules.manifest import FORMAT, FeatureSpec, FeatureStoreError, problem, read_manifest, write_atomically
+from datamodules.manifest import FORMAT, FeatureSpec, FeatureStoreError, problem, read_manifest
 from datamodules.reading import DataError, parse_json
 from datamodules.videos import Annotation, Video, check_sides
 

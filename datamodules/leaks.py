@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
+from datamodules.files import file_sha256
 from datamodules.removed import removed_videos, video_bytes
 from datamodules.videos import Annotation, DataError, Video
 
@@ -18,7 +17,6 @@ PUBLISHED = ("hmdb51", "hollywood2")
 affair, and every published number on it has the same."""
 
 SHOWN = 3  # names in a note
-PIECE = 2**20  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def _equal_files(annotation: Annotation) -> list[tuple[str, str]]:
 
     def digest(video: Video) -> str:
         path = annotation.path(video)
-        return _sha256(path) if path.is_file() or video.name not in gone else gone[video.name]["sha256"]
+        return file_sha256(path) if path.is_file() or video.name not in gone else gone[video.name]["sha256"]
 
     try:
         for side, videos in enumerate((annotation.train, annotation.test)):
@@ -79,14 +77,6 @@ def _equal_files(annotation: Annotation) -> list[tuple[str, str]]:
     except OSError as error:
         raise DataError(f"{annotation.data}: a video cannot be read ({error}); train and test cannot be compared") from error
     return sorted(equal)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def leak_notes(annotation: Annotation, leaks: Leaks) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,6 @@ class FeatureSpec:
     weights: str
     layer: str | None
     size: int
-
-
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
-    """Replace a file by another that is complete and on disk, or leave it as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from av.video.stream import VideoStream
 
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.boxes import COLUMNS
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.reading import DataError
 from datamodules.videos import MINIATURE_MARKER, miniature_marker
 

@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> list[Line]:
                 if case != "startup" or device == devices[0]:
                     lines += _shown(CASES[case](settings, Path(folder), device))
     results = Path(settings.paths.results).expanduser()
-    from datamodules.features import write_atomically
+    from datamodules.files import write_atomically
 
     write_atomically(results / "benchmark.md", to_markdown(lines))
     write_atomically(results / "benchmark.csv", to_csv(lines))

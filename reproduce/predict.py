@@ -27,7 +27,7 @@ from typing import Any, Optional
 from datamodules.videos import SUFFIXES, DataError
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import feature_folder
-from reproduce.common.naming import file_names
+from reproduce.common.files import file_names
 from reproduce.common.settings import SettingsError
 
 MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")

@@ -26,13 +26,12 @@ from typing import Optional
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
-from reproduce.acquisition.deletion import CHOICES, delete
-from reproduce.acquisition.unpackers import size_of
+from reproduce.acquisition.ledger import CHOICES, delete
 from reproduce.common.catalogue import DATASETS
 from reproduce.common.cli import command_line, fail, unavailable
 from reproduce.common.dataset import data_folder, feature_folder, read_annotation
+from reproduce.common.files import Need, size_of
 from reproduce.common.settings import Settings, SettingsError
-from reproduce.common.space import Need
 
 GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
 

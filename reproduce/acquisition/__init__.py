@@ -1,1 +1,1 @@
-"""Archives and downloads into the data sets' official folders."""
+"""These modules bring downloads and archives into the data sets' official folders."""

@@ -1,4 +1,4 @@
-"""Archives into folders: zip and tar by the standard library, RAR by a tool; whole, checked, or not at all.
+"""These functions extract archives to folders, checked and whole or not at all: zip and tar by themselves, RAR by a tool.
 
 An archive is a stranger's file. Its entries pass a ``Guard`` before they are written; everything goes to a folder of its
 own that nobody reads; what lies there at the end, whoever wrote it, is looked at file by file, and only then moved.
@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from datamodules.videos import DataError
-from reproduce.acquisition.download import sync_folder
 from reproduce.acquisition.entries import ArchiveError, Entry, Guard
-from reproduce.acquisition.rar_headers import read_entries
-from reproduce.acquisition.unpackers import unpack_rar
+from reproduce.acquisition.rar import list_rar, unpack_rar
+from reproduce.common.files import sync_folder
 from reproduce.common.progress import Progress
 
 KINDS = {b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"Rar!\x1a\x07": "rar"}
@@ -41,7 +40,7 @@ FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") e
 
 @dataclass(frozen=True)
 class Extracted:
-    """What came out of an archive: number of files, their bytes, and what extracted it."""
+    """Says what came out of an archive: number of files, their bytes, and what extracted it."""
 
     files: int
     bytes: int
@@ -49,7 +48,7 @@ class Extracted:
 
 
 def kind_of(head: bytes) -> str:
-    """``zip``, ``tar`` (plain, or in gzip, bzip2 or xz) or ``rar``, by a file's first 512 bytes.
+    """Tell ``zip``, ``tar`` (plain, or in gzip, bzip2 or xz) or ``rar`` by a file's first 512 bytes.
 
     Raises:
         ArchiveError: something else, such as a web page.
@@ -66,7 +65,7 @@ def kind_of(head: bytes) -> str:
 
 
 def inspect(path: Path) -> list[Entry] | None:
-    """Entries that an archive declares; None for a tar, which does not before it is read to its end.
+    """List the entries that an archive declares; None for a tar, which does not before it is read to its end.
 
     Raises:
         ArchiveError: it is no archive, or cut short.
@@ -74,7 +73,7 @@ def inspect(path: Path) -> list[Entry] | None:
     try:
         kind = _kind(path)
         if kind == "rar":
-            return read_entries(path)
+            return list_rar(path)
         if kind == "zip":
             with zipfile.ZipFile(path) as archive:
                 return [_of_zip(info) for info in archive.infolist()]
@@ -148,7 +147,7 @@ def _of_zip(info: zipfile.ZipInfo) -> Entry:
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
-    """As ``is_dir``, which fails on an empty name before Python 3.12."""
+    """Do as ``is_dir``, which fails on an empty name before Python 3.12."""
     return info.orig_filename.endswith("/")
 
 
@@ -172,7 +171,7 @@ def _extract_zip(path: Path, folder: Path, guard: Guard) -> None:
 
 
 class _Forward:
-    """Decompressed bytes as ``tarfile`` reads them: forward only, in reads of a bounded size.
+    """Gives ``tarfile`` decompressed bytes: forward only, in reads of a bounded size.
 
     Args:
         file: decompressed.
@@ -209,7 +208,10 @@ def _extract_tar(path: Path, folder: Path, guard: Guard) -> None:
         stream: Any = _Forward(opened)
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                guard.admit(Entry(member.name, member.size, _kind_of_member(member)))
+                kind = "file" if member.isfile() else "folder" if member.isdir() else "special file"
+                if member.issym() or member.islnk():
+                    kind = "link"
+                guard.admit(Entry(member.name, member.size, kind))
                 if member.issparse():
                     raise ArchiveError(f"{path}: refused: the entry {member.name!r} is sparse. Nothing was kept of it")
                 archive.extract(member, folder, **FILTER)
@@ -220,12 +222,6 @@ def _extract_tar(path: Path, folder: Path, guard: Guard) -> None:
         while stream.at < guard.most + LARGEST_READ and stream.read(CHUNK):  # to the compressor's sum at the end
             pass
     progress.close()
-
-
-def _kind_of_member(member: tarfile.TarInfo) -> str:
-    if member.issym() or member.islnk():
-        return "link"
-    return "file" if member.isfile() else "folder" if member.isdir() else "special file"
 
 
 def audit(stage: Path, guard: Guard) -> int:
@@ -269,7 +265,7 @@ def audit(stage: Path, guard: Guard) -> int:
 
 
 def _settle(path: Path) -> tuple[int, int]:
-    """Wait until a file is on disk; returns its size and CRC-32."""
+    """Wait until a file is on disk; return its size and CRC-32."""
     size = crc32 = 0
     with path.open("rb") as file:
         while data := file.read(CHUNK):

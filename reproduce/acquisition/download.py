@@ -1,4 +1,4 @@
-"""One file from the first of several addresses that has it: resumed, verified, put in its place whole.
+"""A file comes from the first of several addresses that has it: resumed, verified, put in its place whole.
 
 Bytes go to ``<name>.part``; ``<name>.part.json`` says where they come from. A broken transfer goes on with HTTP's Range
 (FTP's REST), on condition that the file is still the same: the server is asked to say so (If-Range), and the last bytes
@@ -8,23 +8,45 @@ on disk are fetched again and compared, which also unmasks servers that do not k
 from __future__ import annotations
 
 import contextlib
+import ftplib
+import http.client
 import json
 import os
+import re
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
-from reproduce.acquisition.addresses import LONGEST_WAIT, PROTOCOL_ERRORS, SCHEMES, Answer, Broken, GiveUp, open_at
+from reproduce.common.files import sync_folder
 from reproduce.common.progress import Progress
 
 OVERLAP = 1 << 16  # bytes fetched again on resuming, to see whether the file is the same
 HEAD = 512  # bytes that tell an archive from a web page
+CHUNK = 1 << 20
+LONGEST_WAIT = 60.0  # seconds that a server's Retry-After is obeyed
+SCHEMES = ("http", "https", "ftp")
+PROTOCOL_ERRORS = (OSError, EOFError, http.client.HTTPException, *ftplib.all_errors)
+TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+
+
+class GiveUp(Exception):
+    """This address will not do; the next one may."""
+
+
+class Broken(Exception):
+    """The transfer ended early; ``wait`` seconds may help."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
 
 
 class DownloadError(DataError):
@@ -33,7 +55,7 @@ class DownloadError(DataError):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a server may take.
+    """Says how long a server may take.
 
     Args:
         timeout: seconds without an answer.
@@ -53,7 +75,7 @@ class Patience:
 def download(
     addresses: Sequence[str],
     target: Path,
-    check_head: Callable[[bytes], None],
+    check_head: Callable[[bytes], object],
     check: Callable[[Path], None],
     room: Callable[[int, int], None],
     patience: Patience | None = None,
@@ -76,12 +98,15 @@ def download(
     Raises:
         DownloadError: no address gave it, or the disk is full; what has come so far stays for the next call.
     """
-    patience = patience or Patience()
-    part = target.with_name(f"{target.name}.part")
+    part, patience = target.with_name(f"{target.name}.part"), patience or Patience()
     reasons = []
+
+    def fetch(address: str) -> bool:
+        return _fetch(address, part, check_head=check_head, room=room, patience=patience, has_hash=has_hash)
+
     for number, address in enumerate(addresses):
         try:
-            resumed = _fetch(address, part, check_head, room, patience, has_hash)
+            resumed = fetch(address)
             try:
                 check(part)
             except DataError:
@@ -89,7 +114,7 @@ def download(
                     raise
                 print(f"note: {target.name} is wrong after resuming; fetching all of it again", flush=True)
                 _discard(part)
-                _fetch(address, part, check_head, room, patience, has_hash)
+                fetch(address)
                 check(part)
             _put_in_place(part, target)
             return address
@@ -117,25 +142,15 @@ def _put_in_place(part: Path, target: Path) -> None:
     _sidecar(part).unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's list of names is on disk, where the system has a way to."""
-    with contextlib.suppress(OSError):  # Windows, and some network disks
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _fetch(
     address: str,
     part: Path,
-    check_head: Callable[[bytes], None],
+    check_head: Callable[[bytes], object],
     room: Callable[[int, int], None],
     patience: Patience,
     has_hash: bool,
 ) -> bool:
-    """Bring ``part`` to completion from one address; returns whether any byte was there before."""
+    """Complete ``part`` from one address; return whether any byte was there before."""
     try:
         scheme = urlsplit(address).scheme
     except ValueError:
@@ -144,7 +159,7 @@ def _fetch(
         raise GiveUp(f"is no address; write {', '.join(f'{scheme}://…' for scheme in SCHEMES)}")
     resumed, most, failures = False, _size(part), 0
     while True:
-        transfer = _Transfer(address, part, check_head, room, patience, has_hash)
+        transfer = _Transfer(address, part, check_head=check_head, room=room, patience=patience, has_hash=has_hash)
         try:
             transfer.run()
             return resumed or transfer.resumed
@@ -155,6 +170,17 @@ def _fetch(
             if failures >= patience.attempts:
                 raise GiveUp(f"{_reason(error)} ({failures} attempts without a new byte)") from error
             time.sleep(max(min(patience.pause * 2 ** max(0, failures - 1), LONGEST_WAIT), getattr(error, "wait", 0.0)))
+
+
+@dataclass
+class Answer:
+    """Holds an open transfer: bytes from ``begin`` on of ``total`` (None if the server does not say)."""
+
+    begin: int
+    total: int | None
+    validator: str | None
+    read: Callable[[], bytes]
+    close: Callable[[], None]
 
 
 class _Pace:
@@ -178,13 +204,13 @@ class _Pace:
 
 
 class _Transfer:
-    """One attempt."""
+    """Attempts once to fetch what is missing of a file."""
 
     def __init__(
         self,
         address: str,
         part: Path,
-        check_head: Callable[[bytes], None],
+        check_head: Callable[[bytes], object],
         room: Callable[[int, int], None],
         patience: Patience,
         has_hash: bool,
@@ -234,7 +260,7 @@ class _Transfer:
         return differ or (answer.total is not None and answer.total < have)
 
     def _head(self, answer: Answer) -> bytes:
-        """The first bytes, looked at before anything is overwritten: a web page may call itself an archive."""
+        """Read the first bytes before anything is overwritten: a web page may call itself an archive."""
         head, pace = b"", _Pace(self.patience)
         while len(head) < HEAD and (data := answer.read()):
             head += data
@@ -284,7 +310,7 @@ class _Transfer:
             ) from error
 
     def _compare(self, answer: Answer, file: Any, have: int) -> bytes:
-        """Read again what is on disk from the answer's beginning on; returns what came beyond it."""
+        """Compare what is on disk with the answer from its beginning on; return what came beyond."""
         file.seek(answer.begin)
         known, got = file.read(have - answer.begin), b""
         while len(got) < len(known):
@@ -296,6 +322,84 @@ class _Transfer:
             file.truncate(0)
             raise Broken("the file changed between two attempts")
         return got[len(known) :]
+
+
+def open_at(address: str, offset: int, validator: str | None, timeout: float) -> Answer:
+    """Open a transfer.
+
+    Args:
+        address: http, https or ftp.
+        offset: first byte that is wanted; the answer may begin elsewhere.
+        validator: of the file that earlier bytes came from; None for any file.
+        timeout: seconds without an answer.
+
+    Raises:
+        GiveUp: the address has no such file.
+        Broken: the server cannot answer now.
+        OSError: neither can the network; or another of ``PROTOCOL_ERRORS``.
+    """
+    if urlsplit(address).scheme == "ftp":
+        return _open_ftp(address, offset, timeout)
+    headers = {"User-Agent": "visual-attention-reproduction", "Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if validator:
+            headers["If-Range"] = validator
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416 and offset:  # shorter than what is on disk: another file
+                return Answer(-1, None, None, lambda: b"", lambda: None)
+            reason = f"HTTP {error.code} {error.reason}"
+            if error.code in TRY_AGAIN:
+                wait = error.headers.get("Retry-After", "")
+                raise Broken(reason, min(float(wait), LONGEST_WAIT) if wait.isdigit() else 0.0) from error
+            raise GiveUp(reason) from error
+    except (ValueError, http.client.InvalidURL) as error:
+        raise GiveUp(f"is no address ({error})") from error
+    begin, total, length = 0, None, response.headers.get("Content-Length", "")
+    if response.status == 206:
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+        begin = int(found[1]) if found else -1
+        total = int(found[2]) if found and found[2] != "*" else None
+    elif length.isdigit():
+        total = int(length)
+    etag = response.headers.get("ETag", "")
+    mark = etag if etag.startswith('"') else response.headers.get("Last-Modified")
+    return Answer(begin, total, mark, lambda: response.read1(CHUNK), response.close)
+
+
+def _open_ftp(address: str, offset: int, timeout: float) -> Answer:
+    parts = urlsplit(address)
+    path = unquote(parts.path)
+    client = ftplib.FTP(timeout=timeout)
+    try:
+        client.connect(parts.hostname or "", parts.port or ftplib.FTP_PORT)
+        client.login(unquote(parts.username or ""), unquote(parts.password or ""))
+        client.voidcmd("TYPE I")
+        total = validator = None
+        with contextlib.suppress(ftplib.error_perm):  # optional commands
+            total = client.size(path)
+            validator = client.sendcmd(f"MDTM {path}")
+        try:
+            data = client.transfercmd(f"RETR {path}", offset or None)
+        except ftplib.error_perm as error:
+            if not offset or not str(error).startswith("50"):
+                raise
+            data, offset = client.transfercmd(f"RETR {path}"), 0  # a server without REST
+    except (ftplib.error_perm, ValueError, UnicodeError) as error:
+        client.close()
+        raise GiveUp(f"FTP {error}") from error
+    except PROTOCOL_ERRORS:
+        client.close()
+        raise
+
+    def close() -> None:
+        data.close()
+        client.close()
+
+    return Answer(offset, total, validator, lambda: data.recv(CHUNK), close)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What an archive's entries may be: plain files and folders, below one folder, of names and sizes that a disk can hold.
+"""A guard admits an archive's entries: plain files and folders, below one folder, of names and sizes that a disk holds.
 
 Everything is refused before it is written; a refusal names the archive and the entry.
 """
@@ -23,12 +23,12 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class ArchiveError(DataError):
-    """An archive is none, is damaged or hostile, or cannot be extracted; the message says what to do."""
+    """An archive is none, is damaged or hostile, or cannot be extracted; its message says what to do."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of an archive.
+    """Describes one entry of an archive.
 
     Args:
         name: with forward slashes.
@@ -121,7 +121,8 @@ class Guard:
         return unicodedata.normalize("NFC", name).casefold() if self.same_names else name
 
     def _refusal(self, entry: Entry, why: str) -> ArchiveError:
-        return ArchiveError(f"{self.archive}: refused: the entry {_short(entry.name)} {why}. Nothing was kept of it")
+        name = entry.name if len(entry.name) <= 100 else f"{entry.name[:60]} … {entry.name[-30:]}"
+        return ArchiveError(f"{self.archive}: refused: the entry {name!r} {why}. Nothing was kept of it")
 
     def _bomb(self, count: int) -> ArchiveError:
         packed = self.archive.stat().st_size
@@ -132,7 +133,7 @@ class Guard:
 
 
 def wrong_name(name: str) -> str | None:
-    """What is wrong with an entry's name; None if nothing is."""
+    """Say what is wrong with an entry's name; None if nothing is."""
     pieces = re.split(r"[/\\]", name[:-1] if name.endswith("/") else name)
     if not name.strip("/") or name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
         return "has an absolute or empty name"
@@ -152,10 +153,6 @@ def wrong_name(name: str) -> str | None:
 
 
 def tells_case(folder: Path) -> bool:
-    """Whether ``a`` and ``A`` are two files on a folder's disk."""
+    """Tell whether ``a`` and ``A`` are two files on a folder's disk."""
     with tempfile.NamedTemporaryFile(prefix="case-", dir=folder) as file:
         return not Path(file.name).with_name(Path(file.name).name.upper()).exists()
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 100 else f"{name[:60]} … {name[-30:]}")

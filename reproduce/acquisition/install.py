@@ -1,4 +1,4 @@
-"""A data set from its archives: find them or download them, verify, extract, put in place. Free of torch.
+"""A data set comes from its archives: found or downloaded, verified, extracted, put in place. Free of torch.
 
 Every step is found done when it is done: an archive that is there is not fetched, an extracted one not extracted, and
 what a killed process has left behind is completed or begun again. One process works on a data set at a time.
@@ -16,12 +16,11 @@ from urllib.parse import unquote, urlsplit
 from datamodules.distribution import Archive
 from datamodules.videos import DataError
 from reproduce.acquisition.archives import Extracted, extract, inspect, kind_of
-from reproduce.acquisition.download import DownloadError, Patience, download, sync_folder
+from reproduce.acquisition.download import DownloadError, Patience, download
 from reproduce.acquisition.ledger import Ledger
-from reproduce.acquisition.unpackers import size_of
+from reproduce.common.files import Need, check_space, size_of, sync_folder
 from reproduce.common.locking import one_at_a_time
 from reproduce.common.settings import SettingsError
-from reproduce.common.space import Need, check_space
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".rar")
 """Of archives that somebody packed again; their kind is told by their bytes."""
@@ -31,7 +30,7 @@ DEPTH = 3  # folders within an archive in which the data set may lie
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a data set's archives may come from.
+    """Says where a data set's archives may come from.
 
     Args:
         archives: files that the user named.
@@ -95,7 +94,7 @@ def acquire(data: str, root: Path, archives: Sequence[Archive], sources: Sources
 
 
 def _belongs(name: str, archive: Archive, archives: Sequence[Archive]) -> bool:
-    """Whether a file of some name is meant to be an archive: it has its stem, or there is only this one."""
+    """Tell whether a file of some name is meant to be an archive: it has its stem, or there is only this one."""
     return len(archives) == 1 or _stem(name) == _stem(archive.name)
 
 
@@ -131,18 +130,18 @@ def _mirrors(archive: Archive, archives: Sequence[Archive], mirrors: Sequence[st
 
 
 def _placed(archive: Archive, root: Path) -> list[Path]:
-    """The archive where a user may put it: in the data set's folder or the one above, packed as it was or otherwise."""
+    """Find an archive where a user may put it: in the data set's folder or the one above, packed as it was or otherwise."""
     names = dict.fromkeys([archive.name, *(_stem(archive.name) + suffix for suffix in SUFFIXES)])
     return [folder / name for name in names for folder in (root, root.parent) if (folder / name).is_file()]
 
 
 def archives_on_disk(archives: Sequence[Archive], root: Path) -> list[Path]:
-    """All files of a data set's archives in its folder or the one above."""
+    """Find all files of a data set's archives in its folder or the one above."""
     return [path for archive in archives for path in _placed(archive, root)]
 
 
 def _spread_out(archive: Archive, root: Path) -> Path | None:
-    """The folder of the inner archives of a nested one, where a user has extracted only the outer one."""
+    """Find the inner archives of a nested one, of which a user has extracted only the outer one; their folder."""
     if archive.nested:
         for folder in (root / _stem(archive.name), root):
             if all((folder / f"{part}.rar").is_file() for part in archive.parts):
@@ -151,7 +150,7 @@ def _spread_out(archive: Archive, root: Path) -> Path | None:
 
 
 def _needs(root: Path, wanted: Sequence[Archive], here: dict[str, Path | None]) -> list[Need]:
-    """Disk space, by what is published or on disk; exact figures follow when a server or an archive says them."""
+    """Estimate disk space by what is published or on disk; exact figures follow when a server or an archive says them."""
     needs = []
     for archive in wanted:
         path = here[archive.name]
@@ -166,7 +165,7 @@ def _needs(root: Path, wanted: Sequence[Archive], here: dict[str, Path | None]) 
 
 
 def _unpacked(archive: Archive, path: Path | None, packed: int) -> int:
-    """Bytes on disk while an archive is extracted: exact where it declares them."""
+    """Count the bytes on disk while an archive is extracted: exactly where it declares them."""
     entries = inspect(path) if path else None
     total = sum(entry.bytes for entry in entries) if entries is not None else int(packed * GROWTH)
     return total + (int(total * GROWTH) if archive.nested else 0)
@@ -187,7 +186,13 @@ def _download(archive: Archive, root: Path, ledger: Ledger, addresses: Sequence[
 
     try:
         address = download(
-            addresses, target, lambda head: _told(kind_of(head)), check, room, patience, has_hash=archive.md5 is not None
+            addresses=addresses,
+            target=target,
+            check_head=kind_of,
+            check=check,
+            room=room,
+            patience=patience,
+            has_hash=archive.md5 is not None,
         )
     except DownloadError as error:
         raise DataError(
@@ -198,12 +203,8 @@ def _download(archive: Archive, root: Path, ledger: Ledger, addresses: Sequence[
     return target
 
 
-def _told(kind: str) -> None:
-    """Any kind of archive will do."""
-
-
 def _stage(archive: Archive, root: Path) -> Path:
-    """Where an archive is extracted, on the disk where its files will be."""
+    """Name the folder where an archive is extracted, on the disk where its files will be."""
     return root / f".{archive.name}.part"
 
 
@@ -235,7 +236,8 @@ def _install(archive: Archive, path: Path | None, root: Path, ledger: Ledger) ->
     sync_folder(place)
     sync_folder(place.parent)
     files, size = sum(path.is_file() for path in place.rglob("*")), size_of(place)
-    ledger.enter_extracted(archive.name, place, files, size, sorted({each.tool for each in extracted}))
+    tools = sorted({each.tool for each in extracted})
+    ledger.enter_extracted(name=archive.name, place=place, files=files, size=size, tools=tools)
     shutil.rmtree(stage, ignore_errors=True)
     print(f"extracted {files} files, {size / 1e9:.2f} GB, to {place.resolve()}", flush=True)
 
@@ -266,13 +268,13 @@ def _extract_inner(archive: Archive, outer: Path, stage: Path) -> tuple[Path, li
 
 
 def _find(archive: Archive, tree: Path, place: Path) -> Path | None:
-    """The folder in an extracted tree that holds the parts, save those that are in their place already."""
+    """Find the folder in an extracted tree that holds the parts, save those that are in their place already."""
     wanted = [part for part in archive.parts if not (place / part).exists()]
     return next((folder for folder in _folders(tree) if all((folder / part).exists() for part in wanted)), None)
 
 
 def _folders(tree: Path) -> Iterator[Path]:
-    """A folder and those below it, level by level."""
+    """List a folder and those below it, level by level."""
     level = [tree]
     for _ in range(DEPTH):
         yield from level

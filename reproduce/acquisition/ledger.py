@@ -1,25 +1,32 @@
-"""What a data set was made from: hashes of its archives, recorded at first use, compared at every later one."""
+"""A ledger says what a data set was made from, so that what is no longer needed can be deleted.
+
+The hashes of its archives are recorded at first use and compared at every later one; those of its videos are recorded
+before these are deleted.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from datamodules.features import write_atomically
+from datamodules.features import FeatureStore
+from datamodules.files import file_hashes, file_sha256, write_atomically
 from datamodules.reading import read_json
-from datamodules.videos import DataError
+from datamodules.removed import REMOVED, removed_videos
+from datamodules.videos import Annotation, DataError
 from reproduce.common.progress import Progress
 
+CHOICES = ("none", "archives", "videos")
+"""Of what to delete."""
 NAME = "archives.json"
-CHUNK = 1 << 22
 LONG = 1 << 28  # bytes from which on hashing is worth a progress line
 
 
 class Ledger:
-    """``archives.json`` in a data set's folder.
+    """Reads and writes ``archives.json`` in a data set's folder.
 
     Args:
         root: the folder.
@@ -35,7 +42,7 @@ class Ledger:
                 raise DataError(f"{self.path}: {part!r} is no list of archives; {advice}")
 
     def knows(self, path: Path) -> bool:
-        """Whether a file is as it was when its hashes were recorded, by size and time."""
+        """Tell by size and time whether a file is as it was when its hashes were recorded."""
         status, known = path.stat(), self.content["archives"].get(path.name, {})
         return (known.get("bytes"), known.get("modified")) == (status.st_size, status.st_mtime_ns)
 
@@ -90,15 +97,74 @@ class Ledger:
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """``md5`` and ``sha256`` of a file."""
-    total, done = path.stat().st_size, 0
+    """Compute ``md5`` and ``sha256`` of an archive; a long one shows progress."""
+    total = path.stat().st_size
     progress = Progress(f"hashing {path.name}", "MB", enabled=total >= LONG)
-    digests = {"md5": hashlib.md5(usedforsecurity=False), "sha256": hashlib.sha256()}
-    with path.open("rb") as file:
-        while data := file.read(CHUNK):
-            for digest in digests.values():
-                digest.update(data)
-            done += len(data)
-            progress.update(done / 1e6, total / 1e6)
+    found = file_hashes(path, ["md5", "sha256"], lambda done: progress.update(done / 1e6, total / 1e6))
     progress.close()
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    return found
+
+
+def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Sequence[Path]) -> int:
+    """Delete a data set's archives, or these and its videos, after its features were read once more.
+
+    Bad videos stay. The names, sizes and hashes of deleted ones are on disk before the first is deleted, so that the data
+    set still counts as whole.
+
+    Args:
+        what: ``none``, ``archives`` or ``videos``.
+        annotation: the data set; all its videos count, those that the split has on neither side too.
+        store: of its features.
+        archives: its archives.
+
+    Returns:
+        Bytes freed.
+
+    Raises:
+        DataError: features are missing or damaged; nothing was deleted.
+    """
+    if what == "none":
+        return 0
+    names = [video.name for video in annotation.listed]
+    missing = store.missing(names)
+    if missing:
+        refusal = f"delete={what}: {len(missing)} videos have no features yet, {missing[0]!r} for one; nothing was deleted"
+        spare = len(set(missing) & {video.name for video in annotation.spare})
+        if spare:
+            refusal += (
+                f". {spare} of them have no side in split {annotation.split} but may have one in another: prepare.py without "
+                "data.split extracts their features too"
+            )
+        raise DataError(refusal)
+    good = [name for name in names if name in store.videos]
+    progress = Progress("reading the features once more", "videos")
+    for done, name in enumerate(good, start=1):
+        damaged = store.damaged([name])
+        if damaged:
+            raise DataError(f"delete={what}: {damaged[name]}; nothing was deleted")
+        progress.update(done, len(good))
+    progress.close()
+    freed = sum(map(_remove, archives))
+    if what == "videos":
+        freed += _delete_videos(annotation, good)
+    print(f"deleted {what if what == 'archives' else 'archives and videos'}: {freed / 1e9:.2f} GB are free again", flush=True)
+    return freed
+
+
+def _delete_videos(annotation: Annotation, names: Sequence[str]) -> int:
+    paths = {name: annotation.folder / name for name in names if (annotation.folder / name).is_file()}
+    progress = Progress("hashing the videos", "videos")
+    entries = {}
+    for done, (name, path) in enumerate(paths.items(), start=1):
+        entries[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        progress.update(done, len(paths))
+    progress.close()
+    content = {"videos": dict(sorted({**removed_videos(annotation.root), **entries}.items()))}
+    write_atomically(annotation.root / REMOVED, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return sum(map(_remove, paths.values()))
+
+
+def _remove(path: Path) -> int:
+    size = path.stat().st_size
+    path.unlink()
+    return size

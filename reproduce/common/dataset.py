@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.features import FeatureSpec, FeatureStore
+from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
@@ -105,15 +105,14 @@ def feature_spec(settings: Settings) -> FeatureSpec:
     if kind == "random":
         kind = f"random:{backbone.seed}"
     elif kind not in ("imagenet", "released"):
-        kind = f"file:{_file_sha256(Path(kind).expanduser())}"
+        kind = f"file:{_weights_sha256(Path(kind).expanduser())}"
     return FeatureSpec(backbone.name, kind, backbone.layer, backbone.size)
 
 
 @lru_cache
-def _file_sha256(path: Path) -> str:
+def _weights_sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise SettingsError(
             f"backbone.weights={path}: neither imagenet, random nor released, and no readable file ({error})"

@@ -15,7 +15,7 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
 from reproduce.common.cli import fail
 from reproduce.evaluation.results import BASELINE, Cell, Table

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.reading import DataError, csv_text, number, read_records, whole_number
 from reproduce.experiments.folder import AGAIN
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.reading import SHOWN, DataError, read_json
 from datamodules.videos import Annotation
 from reproduce.experiments.predictions import AGAIN, Predictions, read_predictions, write_predictions

@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.reading import DataError, read_text
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.reading import DataError, csv_text, read_records
 from datamodules.videos import Video
 

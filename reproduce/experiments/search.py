@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from reproduce.common.settings import SettingsError
 from reproduce.experiments.sweep_file import Sweep, quantile
 

@@ -20,7 +20,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
 from reproduce.common.settings import Settings
 from reproduce.experiments.folder import FILES, RunFolder

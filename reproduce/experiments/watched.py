@@ -21,7 +21,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
 from reproduce.experiments.folder import RunFolder
 

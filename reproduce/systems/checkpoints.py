@@ -10,7 +10,8 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from torch import nn
 
-from datamodules.features import FeatureStoreError, write_atomically
+from datamodules.features import FeatureStoreError
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
 
 

@@ -19,11 +19,13 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from datamodules.decoding import RESIZE_RULE, VideoError, decoder_version, probe, read_chunks
-from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError, replaced, to_extract, write_atomically
+from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError, replaced, to_extract
+from datamodules.files import write_atomically
 from datamodules.frames import FrameDataModule
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
 from reproduce.common.dataset import feature_folder, feature_spec, require_videos
+from reproduce.common.files import Need, check_space
 from reproduce.common.locking import one_at_a_time
 from reproduce.common.processes import cores, leaving_on_sigterm
 from reproduce.common.settings import Settings
@@ -110,7 +112,8 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
     precision, compiled = _how(settings, annotation, store, names, backbone)
     paths = [annotation.folder / name for name in names]
     if is_first_process():
-        _check_space(store, annotation, names, channels * (rows * columns * 2 + 8))  # fp16 cubes, two fp32 vectors
+        size = (estimated_frames(annotation, names) or 0) * channels * (rows * columns * 2 + 8)  # fp16 cubes, two fp32 vectors
+        check_space([Need(store.path, int(size), f"the features of {len(names)} videos")])
         notes = [f"Features: {settings.backbone.name}, {_weights_in_words(settings)}"]
         if settings.backbone.name == "googlenet" and settings.backbone.weights != "random":
             notes.append("torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network")
@@ -308,17 +311,6 @@ def estimated_frames(annotation: Annotation, names: Sequence[str]) -> float | No
             known.append(probe(annotation.folder / name).declared_frames)
     known = [number for number in known if number]
     return float(np.mean(known)) * len(names) if known else None
-
-
-def _check_space(store: FeatureStore, annotation: Annotation, names: Sequence[str], frame_bytes: int) -> None:
-    """Refuse at once what would fill the disk."""
-    needed = (estimated_frames(annotation, names) or 0) * frame_bytes
-    free = shutil.disk_usage(store.path).free
-    if needed > free:
-        raise FeatureStoreError(
-            f"{store.path.resolve()}: the features of {len(names)} videos take about {needed / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} GiB are free; set paths.features to a larger disk"
-        )
 
 
 def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -> Backbone:

@@ -13,7 +13,7 @@ from datamodules.videos import DataError
 from reproduce.common.catalogue import DEFAULT_ATTENTION, PENALTY, ROWS, row_of
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import dataset_of
-from reproduce.common.naming import file_words
+from reproduce.common.files import file_words
 from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.evaluation.collection import Configuration, DataSet, Run, read
 from reproduce.experiments.folder import RunFolder

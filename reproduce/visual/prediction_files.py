@@ -18,7 +18,7 @@ import av
 import numpy as np
 
 from datamodules.decoding import VideoError, VideoInfo, probe, read_timed
-from datamodules.features import write_atomically
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
 from reproduce.common.processes import cores
 from reproduce.common.progress import Progress

@@ -24,7 +24,7 @@ from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.frames import Frames, run_dense
-from reproduce.common.naming import safe_name
+from reproduce.common.files import safe_name
 from reproduce.experiments import watched
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.watched import Watched

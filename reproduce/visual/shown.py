@@ -17,7 +17,7 @@ from datamodules.videos import DataError
 from lightning_modules.measures import entropy
 from reproduce.common.catalogue import label_of
 from reproduce.common.dataset import data_folder
-from reproduce.common.naming import file_names
+from reproduce.common.files import file_names
 from reproduce.common.progress import Progress
 from reproduce.common.settings import Settings
 from reproduce.experiments.folder import RunFolder

@@ -14,7 +14,8 @@ from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.features import FORMAT, FeatureSpec, FeatureStore, FeatureStoreError, write_atomically
+from datamodules.features import FORMAT, FeatureSpec, FeatureStore, FeatureStoreError
+from datamodules.files import write_atomically
 
 SPEC = FeatureSpec(backbone="googlenet", weights="random:0", layer=None, size=224)
 GRID, CHANNELS = (2, 3), 4

@@ -62,8 +62,8 @@ def test_a_shared_group_and_a_shared_video_are_found(tmp_path):
 def test_only_files_of_equal_size_are_read(tmp_path, monkeypatch):
     annotation = two_sides(tmp_path, TRAIN, [("e0", "h0", b"d" * 11), ("e1", "h1", b"d" * 99)])
     read = []
-    digest = leaks._sha256
-    monkeypatch.setattr(leaks, "_sha256", lambda path: read.append(path.name) or digest(path))
+    digest = leaks.file_sha256
+    monkeypatch.setattr(leaks, "file_sha256", lambda path: read.append(path.name) or digest(path))
     find_leaks(annotation)
     assert sorted(read) == ["e0", "t2"]
 

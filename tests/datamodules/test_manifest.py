@@ -1,13 +1,11 @@
-"""What a feature store's manifest may say, by sizes worked out by hand; and files that are replaced whole or not at all."""
+"""What a feature store's manifest may say, by sizes worked out by hand."""
 
 import json
-import os
 import re
 
 import pytest
 
-from datamodules import manifest
-from datamodules.manifest import FeatureStoreError, problem, read_manifest, write_atomically
+from datamodules.manifest import FeatureStoreError, problem, read_manifest
 from datamodules.reading import DataError
 
 # Five frames of 6 locations and 4 channels: 5 · 6 · 4 numbers of two bytes are 240, 5 · 4 · 2 of four bytes 160; each file
@@ -195,81 +193,3 @@ def test_a_manifest_that_cannot_be_read_is_an_error_of_the_data(tmp_path, folder
     with pytest.raises(DataError, match=re.escape(f"{path}: cannot be read (")) as error:
         read_manifest(path)
     assert type(error.value) is FeatureStoreError and str(error.value).endswith("Remove the folder and extract again")
-
-
-# files that are replaced as a whole
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.json", "ü\n🎬\r\n"),
-        ('a "b"|<c>.csv', b"\x00\xff"),
-        ("two\nlines", memoryview(b"abcdef")[1:4]),
-        ("🎬", ""),
-        (".hidden", b""),
-    ],
-)
-def test_a_file_holds_what_was_written_and_nothing_is_left_beside_it(tmp_path, name, content):
-    path = tmp_path / "new" / "folder" / name
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"an older and a longer one")
-    write_atomically(path, content)
-    assert path.read_bytes() == (content.encode() if isinstance(content, str) else bytes(content))
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_the_old_file_stands_there_until_the_new_one_is_on_disk(tmp_path, monkeypatch):
-    path, seen = tmp_path / "a.json", []
-    path.write_text("old")
-    sync = os.fsync
-
-    def look(descriptor: int) -> None:
-        (part,) = (other for other in tmp_path.iterdir() if other != path)
-        assert os.path.samestat(os.fstat(descriptor), part.stat())
-        seen.append((path.read_text(), part.read_text()))
-        sync(descriptor)
-
-    monkeypatch.setattr(manifest.os, "fsync", look)
-    write_atomically(path, "new")
-    assert seen == [("old", "new")] and path.read_text() == "new"
-
-
-@pytest.mark.counts("full disks")
-@pytest.mark.parametrize("old", ["old", None], ids=["over an older file", "where there was none"])
-def test_a_disk_that_fails_leaves_what_was_there(tmp_path, monkeypatch, old):
-    path = tmp_path / "a.json"
-    if old is not None:
-        path.write_text(old)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(manifest.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        write_atomically(path, "new")
-    assert {one.name: one.read_text() for one in tmp_path.iterdir()} == ({} if old is None else {"a.json": old})
-
-
-def test_a_folder_in_the_files_place_is_left_alone(tmp_path):
-    (tmp_path / "a.json").mkdir()
-    (tmp_path / "a.json/mine.txt").write_text("mine")
-    with pytest.raises(OSError, match=r"a\.json"):
-        write_atomically(tmp_path / "a.json", "new")
-    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a.json", "mine.txt"]
-
-
-def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path, monkeypatch):
-    path, sync, process = tmp_path / "a.json", os.fsync, iter((1001, 1002))
-    seen = []
-
-    def meanwhile(descriptor: int) -> None:
-        monkeypatch.setattr(manifest.os, "fsync", sync)
-        write_atomically(path, "of the second")
-        seen.append(path.read_text())
-        sync(descriptor)
-
-    monkeypatch.setattr(manifest.os, "getpid", lambda: next(process))
-    monkeypatch.setattr(manifest.os, "fsync", meanwhile)
-    write_atomically(path, "of the first")
-    assert seen == ["of the second"] and path.read_text() == "of the first" and list(tmp_path.iterdir()) == [path]

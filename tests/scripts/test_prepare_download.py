@@ -23,8 +23,8 @@ from datamodules import ucf11
 from datamodules.features import FeatureStore, usable
 from datamodules.miniature import Clip, _write
 from datamodules.videos import DataError
-from reproduce.acquisition import unpackers
-from reproduce.acquisition.deletion import delete
+from reproduce.acquisition.ledger import delete
+from reproduce.acquisition.rar import COMMANDS
 from reproduce.common.dataset import require_videos
 from reproduce.prepare import main as prepare_main
 
@@ -69,7 +69,7 @@ def prepare(*words: str) -> str:
 @pytest.mark.parametrize("kind", ["zip", "tar.gz", "rar"])
 def test_from_a_server_that_fails_to_features(kind, host, packed, videos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if kind == "rar" and not any(map(shutil.which, unpackers.COMMANDS)):
+    if kind == "rar" and not any(map(shutil.which, COMMANDS)):
         pytest.skip("no tool reads RAR here")
     root, size = folder(tmp_path), len(packed[kind])
     page = host.put("page/UCF11_updated_mpg.rar", packed[kind], "page")

@@ -14,6 +14,7 @@ from datamodules import hmdb51
 from datamodules.features import FeatureStore, usable
 from datamodules.miniature import VERSION
 from datamodules.videos import MINIATURE_MARKER
+from reproduce.common import files
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import read_annotation
 from reproduce.common.settings import Settings
@@ -83,6 +84,15 @@ def test_without_a_split_every_clip_is_taken_once_and_every_split_checked(root):
         assert usable(annotation, store, skip_bad=False) is annotation
         prepare(f"data.split={split}")
     assert {name: FeatureStore(store.path).file(name).stat().st_mtime_ns for name in written} == written
+
+
+def test_features_that_do_not_fit_are_refused_before_the_first_is_made(root, monkeypatch, count):
+    usage = shutil.disk_usage(root)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=files.RESERVE))
+    printed = prepare(status=1)
+    assert "too little disk space: " in printed and " for the features of 15 videos in " in printed
+    assert str(Path(STORE).resolve()) in printed and "paths.features" in printed and not list(Path(STORE).rglob("*.npy"))
+    count("full disks", 1)
 
 
 def test_with_a_split_only_its_clips_are_taken_and_the_others_join_them_later(root):

@@ -19,15 +19,16 @@ from conftest import REPOSITORY, wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packing import FILES, fake_tool, refused, tar_of, tarred, tree, write, zipped
-from rar import FOLDER, SYMLINK, Item, block4, block5, rar
+from rar import FOLDER, SYMLINK, Item, block4, block5, rar, vint
 
-from reproduce.acquisition import entries, unpackers
+from reproduce.acquisition import entries
+from reproduce.acquisition import rar as rar_module
 from reproduce.acquisition.archives import extract, inspect
 from reproduce.acquisition.entries import MOST_RATIO, SMALL, ArchiveError, Entry, wrong_name
-from reproduce.acquisition.rar_headers import read_entries
+from reproduce.acquisition.rar import COMMANDS, list_rar
 
-REAL = [name for name in unpackers.COMMANDS if shutil.which(name)]
-needs_a_tool = pytest.mark.skipif(not REAL, reason=f"none of {', '.join(unpackers.COMMANDS)} is on PATH")
+REAL = [name for name in COMMANDS if shutil.which(name)]
+needs_a_tool = pytest.mark.skipif(not REAL, reason=f"none of {', '.join(COMMANDS)} is on PATH")
 
 
 def zip_entry(name: str, data: bytes = b"x", mode: int = 0) -> bytes:
@@ -68,13 +69,13 @@ def test_zip_and_tar_by_the_standard_library(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("version", [4, 5])
-@pytest.mark.parametrize("name", list(unpackers.COMMANDS))
+@pytest.mark.parametrize("name", list(COMMANDS))
 def test_rar_by_each_tool(name, version, tmp_path, monkeypatch):
     if name not in REAL:
         pytest.skip(f"{name} is not on PATH")
     if (name, version) == ("unar", 5):
         pytest.skip("unar expects records in RAR 5 that the writer of these tests leaves out")
-    monkeypatch.setattr(unpackers, "COMMANDS", {name: unpackers.COMMANDS[name]})
+    monkeypatch.setattr(rar_module, "COMMANDS", {name: COMMANDS[name]})
     path = write(tmp_path, rar([Item("top", mode=FOLDER), *(Item(n, d) for n, d in FILES.items())], version))
     assert extract(path, tmp_path / "out").tool == name
     assert tree(tmp_path / "out") == FILES
@@ -83,18 +84,15 @@ def test_rar_by_each_tool(name, version, tmp_path, monkeypatch):
 @pytest.mark.parametrize("version", [4, 5])
 def test_rar_headers_say_what_is_in_it(version, tmp_path):
     path = write(tmp_path, rar([Item("top", mode=FOLDER), *(Item(n, d) for n, d in FILES.items())], version))
-    found = read_entries(path)
+    found = list_rar(path)
     assert found[0].name == "top" and found[0].kind == "folder"
     assert found[1:] == [Entry(name, len(data), "file", zlib.crc32(data)) for name, data in FILES.items()]
 
 
 def test_names_that_rar_4_writes_in_unicode_are_read(tmp_path):
-    plain, code = b"caf?.avi", bytes([0, 0b00000001, *b"caf", 0xE9, 0b00000000, *b".avi"])
-    name = plain + b"\0" + code
-    fields = (1, 1, 3, zlib.crc32(b"x"), 0, 20, 0x30, len(name), 0o100644)
-    block = block4(0x74, 0x8200, struct.pack("<IIBIIBBHI", *fields) + name) + b"x"
-    path = write(tmp_path, b"Rar!\x1a\x07\x00" + block4(0x73, 0, bytes(6)) + block)
-    assert [entry.name for entry in read_entries(path)] == ["café.avi"]
+    code = bytes([0, 0, 0b00000001, *b"caf", 0xE9, 0b00000000, *b".avi"])
+    path = write(tmp_path, MAIN[4] + entry4(b"caf?.avi", 0x200, code=code))
+    assert [entry.name for entry in list_rar(path)] == ["café.avi"]
 
 
 # strangers' archives
@@ -275,6 +273,76 @@ DAMAGED = {
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_archives_are_refused_whole(data, tmp_path):
     assert refused(tmp_path, data)
+
+
+VOLUMES, ENCRYPTED, DAMAGE = "one of several volumes; join them", "encrypted; the official", "damaged or cut short"
+MAIN = {4: b"Rar!\x1a\x07\x00" + block4(0x73, 0, bytes(6)), 5: b"Rar!\x1a\x07\x01\x00" + block5(1, 0, 0)}
+END = {4: block4(0x7B, 0x4000, b""), 5: block5(5, 0, 0)}
+
+
+def entry4(name: bytes, flags: int = 0, host: int = 3, mode: int = 0o100644, code: bytes = b"") -> bytes:
+    """A file of one byte in RAR 4."""
+    fields = (1, 1, host, zlib.crc32(b"x"), 0, 20, 0x30, len(name + code), mode)
+    return block4(0x74, 0x8000 | flags, struct.pack("<IIBIIBBHI", *fields) + name + code) + b"x"
+
+
+def entry5(name: bytes, flags: int = 2, file_flags: int = 0, host: int = 1, mode: int = 0o100644) -> bytes:
+    """A file of one byte in RAR 5."""
+    return block5(2, flags, 1, file_flags, 1, mode, 0, host, len(name), body=name) + b"x"
+
+
+UNUSABLE = {
+    "rar 4, a volume": (MAIN[4][:7] + block4(0x73, 1, bytes(6)) + entry4(b"a") + END[4], VOLUMES),
+    "rar 4, begun in another": (MAIN[4] + entry4(b"a", 1) + END[4], VOLUMES),
+    "rar 4, goes on in another": (MAIN[4] + entry4(b"a", 2) + END[4], VOLUMES),
+    "rar 5, a volume": (MAIN[5][:8] + block5(1, 0, 1) + entry5(b"a") + END[5], VOLUMES),
+    "rar 5, the third volume": (MAIN[5][:8] + block5(1, 0, 3, 2) + entry5(b"a") + END[5], VOLUMES),
+    "rar 5, begun in another": (MAIN[5] + entry5(b"a", 2 | 8) + END[5], VOLUMES),
+    "rar 5, goes on in another": (MAIN[5] + entry5(b"a", 2 | 16) + END[5], VOLUMES),
+    "rar 4, encrypted headers": (MAIN[4][:7] + block4(0x73, 0x80, bytes(6)) + bytes(64), ENCRYPTED),
+    "rar 4, encrypted": (rar([Item("a", b"x", encrypted=True)], 4), ENCRYPTED),
+    "rar 5, encrypted headers": (MAIN[5][:8] + block5(4, 0, 0, 0, body=b"\x0f" + bytes(16)) + bytes(64), ENCRYPTED),
+    "rar 5, encrypted": (rar([Item("a", b"x" * 64, encrypted=True)], 5), "encrypted; the official|" + DAMAGE),
+    "rar 5, of any size": (MAIN[5] + entry5(b"a", file_flags=8) + END[5], "does not say how large 'a' is"),
+    "rar 4, a junction": (MAIN[4] + entry4(b"a", host=2, mode=0x410) + END[4], "is a link"),
+    "rar 5, a junction": (MAIN[5] + entry5(b"a", host=0, mode=0x410) + END[5], "is a link"),
+    "rar 4, leads out in no known encoding": (MAIN[4] + entry4(b"..\\\xff") + END[4], "leads out of its folder"),
+    "rar 4, leads out in Unicode": (MAIN[4] + entry4(b"ab/c", 0x200, code=b"\0\0\0../c") + END[4], "leads out of its folder"),
+    "rar 4, first half": (rar(FILES, 4)[:12_000], "cut short: it has 12,000 bytes"),
+    "rar 5, first half": (rar(FILES, 5)[:12_000], "cut short: it has 12,000 bytes"),
+    "rar 4, half a header": (MAIN[4] + entry4(b"a")[:20], DAMAGE),
+    "rar 5, half a header": (MAIN[5] + entry5(b"a")[:8], DAMAGE),
+    "rar 4, something behind its entries": (MAIN[4] + entry4(b"a") + b"more", DAMAGE),
+    "rar 5, a header of an unknown kind": (MAIN[5] + entry5(b"a") + block5(9, 0) + entry5(b"../b") + END[5], DAMAGE),
+    "rar 5, a header of 3 MiB": (MAIN[5] + entry5(b"a") + bytes(4) + vint(3 << 20) + bytes(3 << 20), DAMAGE),
+    "rar of another version": (b"Rar!\x1a\x07\x02\x00" + rar(FILES, 5), DAMAGE),
+}
+
+
+@pytest.mark.counts("damaged archives")
+@pytest.mark.parametrize(("data", "says"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_rar_that_cannot_be_used_is_refused_by_what_its_headers_say(data, says, tmp_path):
+    message = refused(tmp_path, data)
+    assert any(words in message for words in says.split("|")), message
+
+
+def test_no_tool_is_started_to_list_a_rar_nor_another_volume_opened(tmp_path, monkeypatch):
+    for name in COMMANDS:
+        fake_tool(tmp_path / "bin", name, "")
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    comment = (4, 4, 3, zlib.crc32(b"said"), 0, 29, 0x33, 3, 0)
+    block = block4(0x7A, 0x8000, struct.pack("<IIBIIBBHI", *comment) + b"CMT") + b"said"
+    old = struct.pack("<HBHHHBBH", 0, 0x75, 0, 17, 4, 29, 0x33, 0) + b"said"
+    main = struct.pack("<BHH", 0x73, 2, 13 + len(old)) + bytes(6)
+    main = struct.pack("<H", zlib.crc32(main) & 0xFFFF) + main + old  # the sum leaves the comment out
+    path = write(tmp_path, MAIN[4][:7] + main + block + entry4(b"a") + END[4])
+    assert [entry.name for entry in list_rar(path)] == ["a"]
+    (path.parent / "archive.r00").write_bytes(MAIN[4] + entry4(b"b") + END[4])
+    path.write_bytes(MAIN[4] + entry4(b"a") + block4(0x7B, 0x4001, b""))
+    with pytest.raises(ArchiveError, match="several volumes"):
+        list_rar(path)
+    assert not (tmp_path / "started").exists()
 
 
 @needs_a_tool

@@ -13,7 +13,7 @@ from conftest import REPOSITORY, wait_for
 from hosting import Served, ftp_host, http_host
 
 from datamodules.videos import DataError
-from reproduce.acquisition import addresses, download
+from reproduce.acquisition import download
 from reproduce.acquisition.archives import ArchiveError, kind_of
 from reproduce.acquisition.download import OVERLAP, DownloadError, Patience
 
@@ -236,7 +236,7 @@ def test_a_full_disk_keeps_what_has_come(host, tmp_path, monkeypatch):
             written.append(len(data))
             return self.file.write(data)
 
-    monkeypatch.setattr(addresses, "CHUNK", 50_000)
+    monkeypatch.setattr(download, "CHUNK", 50_000)
     whole = download._Transfer._write
     monkeypatch.setattr(download._Transfer, "_write", lambda self, file, data, at: whole(self, Full(file), data, at))
     with pytest.raises(DownloadError, match="No space left.*make room"):

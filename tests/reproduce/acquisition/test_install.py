@@ -14,16 +14,16 @@ from rar import rar
 from datamodules import hmdb51, hollywood2, ucf11
 from datamodules.videos import DataError
 from reproduce.acquisition import install as acquiring
-from reproduce.acquisition import unpackers
 from reproduce.acquisition.download import Patience
 from reproduce.acquisition.install import Sources, acquire
-from reproduce.common import space
+from reproduce.acquisition.rar import COMMANDS
+from reproduce.common import files
+from reproduce.common.files import Need, check_space
 from reproduce.common.settings import SettingsError
-from reproduce.common.space import Need, check_space
 
 READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2}
 CALM = Patience(timeout=60, attempts=2, pause=0.01)  # a busy machine is no fault of the server
-needs_a_tool = pytest.mark.skipif(not any(map(shutil.which, unpackers.COMMANDS)), reason="no tool reads RAR here")
+needs_a_tool = pytest.mark.skipif(not any(map(shutil.which, COMMANDS)), reason="no tool reads RAR here")
 UCF11 = ucf11_files({name: f"video {name}".encode() * 100 for name in ucf11_names()})
 
 
@@ -309,7 +309,7 @@ def test_two_at_once_download_and_extract_once(host, tmp_path):
 
 def free(monkeypatch, count: int) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: usage._replace(free=count))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=count))
 
 
 @pytest.mark.counts("full disks")
@@ -342,7 +342,7 @@ def test_what_is_there_already_needs_no_space(tmp_path, monkeypatch):
 
 @pytest.mark.counts("full disks")
 def test_needs_on_one_disk_add_up_and_folders_need_not_exist(tmp_path, monkeypatch):
-    free(monkeypatch, space.RESERVE + 1000)
+    free(monkeypatch, files.RESERVE + 1000)
     one, other = Need(tmp_path / "a/b/c", 600, "one"), Need(tmp_path, 401, "other")
     check_space([one])
     check_space([one, replace(other, bytes=400)])

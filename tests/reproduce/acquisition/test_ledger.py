@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from datamodules import files
 from datamodules.videos import DataError
 from reproduce.acquisition import ledger
 from reproduce.acquisition.ledger import Ledger, hashes
@@ -48,7 +49,7 @@ def test_hashes_are_the_published_ones_of_known_texts(tmp_path, content, expecte
 
 @pytest.mark.parametrize("length", [1, 6, 7, 8, 14, 20])
 def test_a_file_longer_than_what_is_read_at_once_is_hashed_to_its_end(tmp_path, monkeypatch, length):
-    monkeypatch.setattr(ledger, "CHUNK", 7)
+    monkeypatch.setattr(files, "PIECE", 7)
     content = bytes(range(length))
     (tmp_path / "a").write_bytes(content)
     assert hashes(tmp_path / "a") == {

@@ -20,7 +20,7 @@ from datamodules.videos import Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM
 from lightning_modules.frames import pool_frames, run_blocks
-from reproduce.common.naming import safe_name
+from reproduce.common.files import safe_name
 from reproduce.experiments.folder import RunFolder
 from reproduce.visual.overlay import GAP, expand, filmstrip, overlay
 from reproduce.visual.recordings import choose, draw_filmstrips, look, read_some

@@ -4,7 +4,7 @@ import pytest
 from packing import FILES, fake_tool, refused, tree, write
 from rar import rar
 
-from reproduce.acquisition import unpackers
+from reproduce.acquisition import rar as rar_module
 from reproduce.acquisition.archives import extract
 
 WRITES = "".join(
@@ -15,12 +15,12 @@ WRITES = "".join(
 
 def test_the_first_tool_that_is_there_is_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    for name in reversed(unpackers.COMMANDS):
+    for name in reversed(rar_module.COMMANDS):
         fake_tool(tmp_path / "bin", name, WRITES)
         path = write(tmp_path, rar(FILES))
         assert extract(path, tmp_path / f"by {name}").tool == name
         assert tree(tmp_path / f"by {name}") == FILES
-    assert list(unpackers.COMMANDS) == ["bsdtar", "unrar", "unar", "7z"]
+    assert list(rar_module.COMMANDS) == ["bsdtar", "unrar", "unar", "7z"]
 
 
 MISDEEDS = {
@@ -51,8 +51,8 @@ def test_a_tool_that_does_wrong_is_found_out_and_the_next_one_taken(script, says
 @pytest.mark.counts("unpackers that misbehave")
 def test_a_tool_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(unpackers, "HANGS_AFTER", 0.3)
-    monkeypatch.setattr(unpackers, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(rar_module, "HANGS_AFTER", 0.3)
+    monkeypatch.setattr(rar_module, "LOOK_EVERY", 0.05)
     fake_tool(tmp_path / "bin", "7z", "time.sleep(60)")
     assert "wrote nothing for" in refused(tmp_path, rar(FILES))
 

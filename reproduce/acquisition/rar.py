@@ -1,18 +1,38 @@
-"""RAR by an external tool: the first of bsdtar, unrar, unar and 7z that is there and can read the archive."""
+"""rarfile lists a RAR archive; the first of bsdtar, unrar, unar and 7z that is there and can read it extracts it.
+
+Listing needs no tool, so an archive is judged before a tool is let loose on it, and the tool's result afterwards.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from reproduce.acquisition.entries import ArchiveError, Guard
+import rarfile
+
+from reproduce.acquisition.entries import ArchiveError, Entry, Guard
+from reproduce.common.files import size_of
 from reproduce.common.processes import open_child
 from reproduce.common.progress import Progress
+
+rarfile.TRY_ENCODINGS = ("utf8",)  # as UTF-16 the bytes of "../ÿ" are two harmless letters
+rarfile.RAR_MAX_COMMENT = -1  # bytes; a comment would be unpacked by a tool
+VOLUME = {
+    rarfile.RAR_BLOCK_MAIN: rarfile.RAR_MAIN_VOLUME,
+    rarfile.RAR_BLOCK_FILE: rarfile.RAR_FILE_SPLIT_BEFORE | rarfile.RAR_FILE_SPLIT_AFTER,
+    rarfile.RAR_BLOCK_SUB: rarfile.RAR_FILE_SPLIT_BEFORE | rarfile.RAR_FILE_SPLIT_AFTER,
+    rarfile.RAR_BLOCK_ENDARC: rarfile.RAR_ENDARC_NEXT_VOLUME,
+}
+"""Flags of a header, by its kind, that tell one of several volumes."""
+REPARSE_POINT = 0x400  # Windows' attribute of links and junctions
+DAMAGE = (rarfile.Error, ValueError, OverflowError)  # the last two: of dates
 
 COMMANDS: dict[str, Callable[[str, str], list[str]]] = {
     "bsdtar": lambda archive, folder: ["-x", "-f", archive, "-C", folder, "--no-same-owner", "--no-same-permissions"],
@@ -31,6 +51,55 @@ INSTALL = """
 LOOK_EVERY = 0.2  # seconds
 HANGS_AFTER = 600.0  # seconds without a new byte
 LOG_BYTES = 500  # of a tool's last words, in an error
+
+
+def list_rar(archive: Path) -> list[Entry]:
+    """Read every entry of a RAR archive from its headers, in their order.
+
+    Raises:
+        ArchiveError: it is encrypted, one of several volumes, damaged, or cut short.
+    """
+    blocks: list[Any] = []
+    with archive.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+
+        def see(block: Any) -> None:
+            if block.flags & VOLUME.get(block.type, 0):
+                raise ArchiveError(f"{archive}: one of several volumes; join them first")
+            end = block.data_offset + block.add_size
+            if end > size:
+                raise ArchiveError(
+                    f"{archive}: cut short: it has {size:,} bytes, and an entry that ends at byte {end:,}. "
+                    "Remove the file and get it again"
+                )
+            blocks.append(block)
+
+        try:
+            if not rarfile.is_rarfile(file):  # else one within it is found
+                raise rarfile.NotRarFile("an unknown version of RAR")
+            listed = rarfile.RarFile(file, errors="strict", info_callback=see)
+            if listed.needs_password():
+                raise ArchiveError(f"{archive}: encrypted; the official archive is not")
+            last = blocks[-1] if blocks else None  # rarfile stops at what it does not know; RAR 2 writes no end
+            if last is None or (last.type != rarfile.RAR_BLOCK_ENDARC and last.data_offset + last.add_size != size):
+                raise rarfile.BadRarFile("no header and no end where its entries end")
+            return [_entry(archive, block) for block in blocks if block.type == rarfile.RAR_BLOCK_FILE]
+        except rarfile.NeedFirstVolume as error:
+            raise ArchiveError(f"{archive}: one of several volumes; join them first") from error
+        except DAMAGE as error:
+            raise ArchiveError(f"{archive}: damaged or cut short ({error}). Remove the file and get it again") from error
+
+
+def _entry(archive: Path, block: Any) -> Entry:
+    if getattr(block, "file_flags", 0) & rarfile.RAR5_FILE_FLAG_UNKNOWN_SIZE:
+        raise ArchiveError(f"{archive}: does not say how large {block.filename!r} is")
+    mode = block.mode & 0xFFFF if block.host_os == rarfile.RAR_OS_UNIX else None
+    kind = "folder" if block.is_dir() else "file"
+    if block.file_redir or stat.S_ISLNK(mode or 0) or (mode is None and block.mode & REPARSE_POINT):
+        kind = "link"  # symbolic or hard, a junction, or a reference to another entry
+    elif kind == "file" and stat.S_IFMT(mode or 0) not in (0, stat.S_IFREG):
+        kind = "special file"
+    return Entry(block.filename.removesuffix("/"), block.file_size, kind, block.CRC)
 
 
 def unpack_rar(archive: Path, folder: Path, guard: Guard, check: Callable[[], object]) -> str:
@@ -101,19 +170,3 @@ def _runs(process: subprocess.Popen) -> bool:
     except subprocess.TimeoutExpired:
         return True
     return False
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder that another process may be writing."""
-    total, folders = 0, [str(folder)]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as found:
-                for entry in found:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    elif entry.is_file(follow_symlinks=False):
-                        total += entry.stat(follow_symlinks=False).st_size
-        except OSError:  # renamed or removed since
-            continue
-    return total
