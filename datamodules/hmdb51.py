@@ -65,6 +65,7 @@ CLIPS = {
 
 CLASSES = list(CLIPS)
 SPLITS = ("1", "2", "3")
+DEFAULT_SPLIT = "1"
 SPLIT_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits")
 COUNTS = {"train": 3570, "test": 1530}
 SIDES = {"0": None, "1": "train", "2": "test"}
@@ -96,6 +97,11 @@ WHERE = (
     "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/ and lay them out as "
     "<root>/<class>/<clip>.avi and <root>/testTrainMulti_7030_splits/<class>_test_split{1,2,3}.txt"
 )
+
+
+def is_split(name: str) -> bool:
+    """Whether there is a split of that name."""
+    return name in SPLITS
 
 
 def read(root: Path, split: str = "1", skip_bad: bool = False) -> Annotation:

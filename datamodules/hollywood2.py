@@ -24,6 +24,7 @@ CLASSES = [
     "StandUp",
 ]
 SPLITS = ("official",)
+DEFAULT_SPLIT = "official"
 COUNTS = {"train": 823, "test": 884}
 CLIP_NAME = {side: re.compile(rf"actionclip{side}[0-9]{{5}}") for side in COUNTS}
 """Names of the clean clips. ``actionclipautoautotrain…`` are noisily labelled and never used."""
@@ -46,6 +47,11 @@ WHERE = (
     "get Hollywood2-actions.tar.gz (15 GB) from ftp://ftp.irisa.fr/local/vistas/actions/ and extract it there: "
     "<root>/Hollywood2/AVIClips/*.avi and <root>/Hollywood2/ClipSets/<Class>_{train,test}.txt"
 )
+
+
+def is_split(name: str) -> bool:
+    """Whether there is a split of that name."""
+    return name in SPLITS
 
 
 def read(root: Path, split: str = "official", skip_bad: bool = False) -> Annotation:

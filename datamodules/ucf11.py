@@ -63,6 +63,12 @@ WHERE = (
     "<root>/UCF11_updated_mpg/<class>/v_<prefix>_<gg>/v_<prefix>_<gg>_<cc>.mpg"
 )
 SPLITS = ("paper_like", *(f"logo-{group}" for group in range(1, GROUPS + 1)), "random")
+DEFAULT_SPLIT = "paper_like"
+
+
+def is_split(name: str) -> bool:
+    """Whether there is a split of that name."""
+    return name in SPLITS
 
 
 def read(root: Path, split: str = "paper_like", skip_bad: bool = False) -> Annotation:

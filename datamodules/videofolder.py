@@ -14,9 +14,15 @@ from datamodules.videos import SUFFIXES, Annotation, Video, check, hold_out
 TEST_FRACTION = 0.3
 SPLIT_SEED = 0
 SPLITS = r"default|seed-\d{1,9}"
+DEFAULT_SPLIT = "default"
 COLUMNS = ("path", "class", "group", "split")
 OFFICIAL = ("ucf11", "hmdb51", "hollywood2")
 WHERE = "Lay the videos out as <root>/<class>/<video>.{mp4,avi,mpg,mov,mkv,webm}, or list them in <root>/videos.csv"
+
+
+def is_split(name: str) -> bool:
+    """Whether there is a split of that name."""
+    return bool(re.fullmatch(SPLITS, name))
 
 
 def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotation:
