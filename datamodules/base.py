@@ -25,9 +25,10 @@ from datamodules.blocks import (
     training_shares,
 )
 from datamodules.boxes import cell_coverage, centres_inside, read_boxes
-from datamodules.features import FeatureStore, usable
+from datamodules.features import FeatureStore
 from datamodules.folds import deal_folds
 from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
+from datamodules.stored_videos import usable
 from datamodules.videos import Annotation, DataError, Video, hold_out
 from datamodules.viper import annotated_boxes
 

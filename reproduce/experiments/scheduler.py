@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.features import to_extract, usable
+from datamodules.stored_videos import to_extract, usable
 from datamodules.videos import Annotation, DataError
 from reproduce.common.dataset import data_folder, feature_spec, open_store, read_annotation
 from reproduce.common.processes import Job, run_all, run_here, workers_for

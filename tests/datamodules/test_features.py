@@ -14,7 +14,8 @@ from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.features import FORMAT, FeatureSpec, FeatureStore, FeatureStoreError, write_atomically
+from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
+from datamodules.manifest import FORMAT, write_atomically
 
 SPEC = FeatureSpec(backbone="googlenet", weights="random:0", layer=None, size=224)
 GRID, CHANNELS = (2, 3), 4
@@ -81,7 +82,7 @@ def test_pooled_features_are_mean_and_maximum_of_the_cubes_in_half_precision(sto
     writer = store.writer("run/a.avi")
     for part in np.split(features, np.cumsum(pieces)[:-1]):
         writer.append(part)
-    assert writer.frames == sum(pieces)
+    assert writer.rows == sum(pieces)
     writer.close()
     found = FeatureStore(store.path).pooled("run/a.avi")
     half = features.astype(np.float16)
@@ -180,7 +181,7 @@ def test_a_value_that_is_not_finite_in_half_precision_is_refused_and_its_frame_n
     features[3, 2, 1] = features[6, 0, 0] = value
     with pytest.raises(FeatureStoreError, match=r"a\.avi: features of frame 13 are not finite"):
         writer.append(features)
-    assert writer.frames == 10
+    assert writer.rows == 10
     writer.discard()
 
 

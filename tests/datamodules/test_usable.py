@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from handmade import fill
 
-from datamodules.features import FeatureStoreError, usable
+from datamodules.features import FeatureStoreError
+from datamodules.stored_videos import usable
 from datamodules.videos import Annotation, DataError, Video
 
 
