@@ -1,4 +1,4 @@
-"""Which videos of an annotation a feature store has."""
+"""Which videos of an annotation a store has."""
 
 from pathlib import Path
 
