@@ -1,16 +1,11 @@
 """The feature store: what is written is read, what is unfinished or damaged is told."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -137,31 +132,6 @@ def test_a_discarded_video_leaves_nothing(store):
     writer.discard()
     assert [path for path in store.path.rglob("*") if path.is_file()] == [store.path / "manifest.json"]
     assert FeatureStore(store.path).missing(["a.avi"]) == ["a.avi"]
-
-
-def test_a_killed_writer_leaves_no_final_file_and_the_video_can_be_written_again(store):
-    script = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "import numpy as np\n"
-        "from datamodules.features import FeatureStore\n"
-        "store = FeatureStore(Path(sys.argv[1]))\n"
-        "done = store.writer('done.avi')\n"
-        f"done.append(np.ones((2, {GRID[0] * GRID[1]}, {CHANNELS})))\n"
-        "done.close(fps=30.0)\n"
-        "writer = store.writer('cut.avi')\n"
-        f"writer.append(np.ones((5000, {GRID[0] * GRID[1]}, {CHANNELS})))\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    run = subprocess.run([sys.executable, "-c", script, str(store.path)], env=environment, timeout=PATIENCE)
-    assert run.returncode == -signal.SIGKILL
-    again = FeatureStore(store.path)
-    assert not again.file("cut.avi").exists() and not again.pooled_file("cut.avi").exists()
-    assert again.missing(["done.avi", "cut.avi"]) == ["cut.avi"]
-    written = write(again, "cut.avi")
-    assert np.array_equal(FeatureStore(store.path).read("cut.avi"), written)
-    assert np.allclose(FeatureStore(store.path).pooled("cut.avi"), pooled(written), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, CHANNELS), (2, 6, CHANNELS + 1), (6, CHANNELS), (2, 2, 3, CHANNELS)])

@@ -1,4 +1,4 @@
-"""Stores of every kind: written, killed, resumed, read, found damaged, told apart; and one that an older version wrote."""
+"""Stores of every kind: written, killed, resumed, read, found damaged, told apart."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from datamodules import videofolder
 from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError, pool
 from datamodules.manifest import ArraySpec, StoreSpec, described
 from datamodules.stored_videos import replaced, to_extract, usable
-from datamodules.stores import MANIFEST, Store, VideoWriter
+from datamodules.stores import MANIFEST, Store
 
 CUBES = FeatureSpec("googlenet", "random:0", None, 224)
 SPECS = {
@@ -407,13 +407,6 @@ def test_feature_cubes_are_a_store_like_any_other(tmp_path):
         plain.require(SPECS["flow"])
 
 
-def test_a_store_that_is_not_there_is_asked_for(tmp_path):
-    store = Store(tmp_path / "none")
-    assert not store.exists() and store.missing(["a"]) == ["a"] and not store.path.exists()
-    with pytest.raises(FeatureStoreError, match=r"no feature store in .*none; python reproduce/prepare\.py"):
-        store.require(SPECS["flow"])
-
-
 @pytest.mark.counts("damaged features")
 @pytest.mark.parametrize(
     ("changes", "says"),
@@ -430,7 +423,6 @@ def test_a_store_that_is_not_there_is_asked_for(tmp_path):
         ({"arrays": [{"name": "a", "dtype": "|u1", "row_shape": [0]}]}, "'arrays' must be"),
         ({"arrays": [{"name": "a", "dtype": "|u1", "row_shape": []}]}, "'arrays' must be"),
         ({"arrays": [{"name": "a", "dtype": "|u1", "row_shape": [2]}] * 2}, "'arrays' has a name twice"),
-        ({"notes": "a note"}, "'notes' must be a list of texts"),
         ({"videos": {"a.avi": {}}}, "video 'a.avi': frames is None"),
         ({"videos": {"a.avi": {"frames": 5, "bytes": 1}}}, "5 frames take 120 bytes and a header, it says 1"),
     ],
@@ -455,57 +447,3 @@ def test_no_store_is_begun_that_could_not_be_opened(tmp_path, arrays):
 def test_what_a_manifest_says_of_a_store_is_its_spec(tmp_path, kind):
     assert open_store(tmp_path, kind).spec == Store(tmp_path).spec == SPECS[kind]
     assert json.loads(json.dumps(described(SPECS[kind]))) == described(SPECS[kind])
-
-
-# a store of commit aa43783, from before there were other kinds
-
-
-RECORDED = Path(__file__).parent / "recorded_store"
-FRAMES = {"run/a.avi": 5, "walk/b c.avi": 1, "run/c.avi": 3}
-FINGERPRINTS = {
-    tuple(FRAMES): "baa27ac5fb91772cfa760ae445e5865bedeb5121f552370d00c18e43e2e21146",
-    ("run/a.avi",): "d344d2244d4b244e1d640c9d48b04f2f7b009cca366a349ed574592b0e540903",
-}
-
-
-def recorded_cubes(name: str) -> np.ndarray:
-    frames, seed = FRAMES[name], list(FRAMES).index(name)
-    return (np.arange(frames * 24).reshape(frames, 6, 4) * 7 % 31 * 0.25 - seed).astype(np.float32)
-
-
-def test_an_old_store_opens_with_the_fingerprints_it_had(tmp_path):
-    path = shutil.copytree(RECORDED, tmp_path / "store")
-    store = FeatureStore(path)
-    store.require(CUBES)
-    assert (store.grid, store.channels, store.notes) == ((2, 3), 4, ["Features: googlenet, RANDOM weights"])
-    assert store.bad == {"walk/d.avi": "no frame"} and store.missing(FRAMES) == [] and store.damaged(FRAMES) == {}
-    for name, frames in FRAMES.items():
-        cubes = recorded_cubes(name).astype(np.float16)
-        assert store.frames(name) == frames and np.array_equal(store.read(name), cubes)
-        assert np.array_equal(store.pooled(name), pool(cubes))
-    for names, fingerprint in FINGERPRINTS.items():
-        assert store.fingerprint(names) == fingerprint
-    store.merge()
-    assert {FeatureStore(path).fingerprint(names) for names in FINGERPRINTS} == set(FINGERPRINTS.values())
-
-
-def test_a_store_is_written_as_it_was_then_byte_for_byte(tmp_path):
-    store = FeatureStore(tmp_path)
-    about = {"layer": "inception5b", "weights_sha256": "ab" * 32, "resize": "squash", "precision": "fp32", "compiled": False}
-    about |= {"decoder": "av 1", "torch": "2.4", "notes": ["Features: googlenet, RANDOM weights"]}
-    store.create(CUBES, (2, 3), 4, about)
-
-    def close(writer: VideoWriter, fps: float, width: int, height: int, declared: int, size: int) -> None:
-        writer.append(recorded_cubes(writer.name))
-        writer.close(fps=fps, width=width, height=height, declared_frames=declared, source_bytes=size)
-
-    close(store.writer("run/a.avi"), 29.97, 320, 240, 5, 1000)
-    close(store.writer("walk/b c.avi"), 29.97, 320, 240, 1, 1001)
-    store.merge()
-    close(store.writer("run/c.avi", 1), 25.0, 64, 48, 0, 1002)
-    store.enter_bad("walk/d.avi", "no frame", 1)
-    found, expected = (
-        {path.relative_to(top).as_posix(): path.read_bytes() for path in top.rglob("*") if path.is_file()}
-        for top in (tmp_path, RECORDED)
-    )
-    assert found == expected
