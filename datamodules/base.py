@@ -118,7 +118,7 @@ class VideoDataModule(LightningDataModule):
 
     @property
     def map_shape(self) -> tuple[int, int]:
-        """(K, D)."""
+        """Shape of a frame's feature cube, (K, D)."""
         rows, columns = self.store.grid
         return rows * columns, self.store.channels
 
@@ -182,7 +182,7 @@ class VideoDataModule(LightningDataModule):
         return self._subsets[key]
 
     def _pool(self, videos: tuple[Video, ...], resident: str) -> tuple[np.ndarray, FramePool]:
-        """The rank that owns each video, longest first to the one with least, and this rank's pool."""
+        """Deal videos to ranks, longest first to the one with least; returns each video's rank, and this rank's pool."""
         rank, world_size = self._ranks()
         counts = self._blocks(videos).counts
         owners = np.zeros(len(videos), dtype=np.int64)
@@ -195,7 +195,7 @@ class VideoDataModule(LightningDataModule):
         return BlockIndex([self.store.frames(video.name) for video in videos], self.skip, self.stride)
 
     def _place(self, videos: tuple[Video, ...]) -> str:
-        """Where the frames of train go; the same on all ranks, because the order of blocks depends on it."""
+        """Choose where the frames of train lie; all ranks agree, because the order of blocks depends on it."""
         strategy = getattr(self.trainer, "strategy", None)
         _, world_size = self._ranks()
         num_frames = np.asarray([self.store.frames(video.name) for video in videos])
@@ -267,7 +267,7 @@ class VideoDataModule(LightningDataModule):
         return DataLoader(_Stream(lambda: iter(spans), len(spans)), batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Gather the frames where the arithmetic is."""
+        """Gather a share's blocks, or a span's frames, on the device."""
         if isinstance(batch, Share):
             return self._subset("train").batch(batch, device)
         if isinstance(batch, Span):

@@ -86,7 +86,7 @@ class Subset:
         self._turns: tuple[np.ndarray, np.ndarray] | None = None  # an epoch's, by video and by number in the pool
 
     def batch(self, share: Share, device: torch.device) -> Batch:
-        """The blocks of a share on a device."""
+        """Gather the blocks of a share on a device."""
         videos, frames = self.index.locate(share.blocks)
         inputs = self.pool.gather(self.in_pool[videos], frames, device, self._turns_in_pool(share.turns))
         return Batch(
@@ -100,7 +100,7 @@ class Subset:
     def dense_batch(
         self, span: Span, grid: tuple[int, int], cells: tuple[np.ndarray, np.ndarray] | None, device: torch.device
     ) -> DenseBatch:
-        """The frames of a span on a device; cells are the video's (F, K) ``coverage`` and ``inside``."""
+        """Gather the frames of a span on a device; cells are the video's (F, K) ``coverage`` and ``inside``."""
         frames, skip, stride = self.index.stretch(span)
         return DenseBatch(
             **_all_inputs(self.pool.stretch(int(self.in_pool[span.video]), frames, device)),

@@ -46,16 +46,16 @@ class FeatureStore(Store):
 
     @property
     def channels(self) -> int:
-        """D."""
+        """Channels D of the map."""
         return self.manifest["channels"]
 
     def frames(self, name: str) -> int:
-        """F of a finished video."""
+        """Frames F of a finished video."""
         return self.rows(name)
 
     def pooled(self, name: str) -> np.ndarray:
         """Mean and maximum of a video's cubes over locations, (F, 2, D) float32, memory-mapped. Raises as ``read``."""
-        return self.read(name, POOLED)
+        return super().read(name, POOLED)
 
     def pooled_file(self, name: str) -> Path:
         """Where the mean and maximum of a video's cubes lie."""

@@ -95,7 +95,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of store.
+    """What all stores of one kind have in common.
 
     Args:
         row: what a row is; a manifest counts ``<row>s``.
@@ -135,7 +135,7 @@ def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A store's manifest.
+    """Read a store's manifest.
 
     Raises:
         FeatureStoreError: it is none, one of another format, or contradicts itself; says what is wrong with which video.

@@ -1,4 +1,4 @@
-"""Which videos of an annotation a store of any kind has, and has of the files that are there now. Free of torch."""
+"""Which videos of an annotation a store of any kind has, and which were replaced since. Free of torch."""
 
 from __future__ import annotations
 
