@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.manifest import CUBES, CUBES_DTYPE, FeatureSpec, FeatureStoreError
+from datamodules.manifest import CUBES, CUBES_DTYPE, POOLED, FeatureSpec, FeatureStoreError
 from datamodules.manifest import write_atomically as write_atomically
 from datamodules.stores import Store, VideoWriter
 
 BACKBONE = "backbone.pt"
-POOLED = "pooled"
 
 
 class FeatureStore(Store):
@@ -86,10 +85,10 @@ class FeatureStore(Store):
 
     def writer(self, name: str, rank: int = 0) -> VideoWriter:
         """Begin to write one video's cubes; the writer pools them."""
-        return VideoWriter(self, name, rank, derive=pool)
+        return VideoWriter(self, name, rank, derive=mean_and_max)
 
 
-def pool(cubes: np.ndarray) -> np.ndarray:
+def mean_and_max(cubes: np.ndarray) -> np.ndarray:
     """(n, K, D) float16 cubes -> (n, 2, D) float32: mean and maximum over locations."""
     single = cubes.astype(np.float32)
     return np.stack([single.mean(axis=1), single.max(axis=1)], axis=1)

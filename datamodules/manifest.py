@@ -23,7 +23,7 @@ LARGEST_HEADER = 4096  # bytes of a .npy file before its numbers; NumPy takes 12
 HEADER_STEP = 64  # NumPy fills its headers up to a multiple of this
 MOST_ROWS, MOST_BYTES, MOST_SIDE = 10**9, 2**60, 10**7  # more than any video and array has
 DTYPES = ("<f2", "<f4", "|u1")
-CUBES = "cubes"
+CUBES, POOLED = "cubes", "pooled"
 CUBES_DTYPE, POOLED_DTYPE = "<f2", "<f4"
 
 
@@ -113,7 +113,7 @@ class Kind:
 
 MADE_BY = ("spec", "grid", "channels", "dtype", "weights_sha256", "resize", "precision", "compiled", "decoder")
 KINDS = {
-    CUBES: Kind("frame", derived=("pooled",), made_by=MADE_BY),
+    CUBES: Kind("frame", derived=(POOLED,), made_by=MADE_BY),
     "flow": Kind("frame"),
     "descriptors": Kind("row", least=0),
     "vectors": Kind("row", most=1),
@@ -218,7 +218,7 @@ def spec_of(manifest: Mapping[str, Any]) -> StoreSpec:
     """What a manifest says of its store."""
     if "kind" not in manifest:
         (rows, columns), channels = manifest["grid"], manifest["channels"]
-        arrays = (ArraySpec(CUBES, CUBES_DTYPE, (rows * columns, channels)), ArraySpec("pooled", POOLED_DTYPE, (2, channels)))
+        arrays = (ArraySpec(CUBES, CUBES_DTYPE, (rows * columns, channels)), ArraySpec(POOLED, POOLED_DTYPE, (2, channels)))
         return StoreSpec(CUBES, arrays, manifest.get("spec", {}))
     arrays = tuple(ArraySpec(one["name"], one["dtype"], tuple(one["row_shape"])) for one in manifest["arrays"])
     return StoreSpec(manifest["kind"], arrays, manifest["made_from"])

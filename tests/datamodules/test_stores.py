@@ -15,7 +15,7 @@ from conftest import PATIENCE
 from handmade import put
 
 from datamodules import videofolder
-from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError, pool
+from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError, mean_and_max
 from datamodules.manifest import ArraySpec, StoreSpec, described
 from datamodules.stored_videos import replaced, to_extract, usable
 from datamodules.stores import MANIFEST, Store
@@ -67,7 +67,7 @@ def write(store: Store, kind: str, name: str, seed: int = 0, rows: int = 5, **fa
     for row in range(len(arrays[0])):
         writer.append(*(values[row : row + 1] for values in arrays))
     writer.close(**facts)
-    return [*arrays, pool(arrays[0])] if kind == "cubes" else arrays
+    return [*arrays, mean_and_max(arrays[0])] if kind == "cubes" else arrays
 
 
 def assert_holds(store: Store, name: str, written: list[np.ndarray]) -> None:
