@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules import hmdb51, hollywood2, ucf11, videofolder
+from datamodules.batches import Subset, targets_of
 from datamodules.blocks import (
     BlockIndex,
     Share,
@@ -25,154 +25,17 @@ from datamodules.blocks import (
     training_shares,
 )
 from datamodules.boxes import cell_coverage, centres_inside, read_boxes
-from datamodules.features import FeatureStore, usable
+from datamodules.features import FeatureStore
 from datamodules.folds import deal_folds
 from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
-from datamodules.videos import Annotation, DataError, Video, hold_out
+from datamodules.stored_videos import usable
+from datamodules.videos import DataError, Reader, Video, hold_out
 from datamodules.viper import annotated_boxes
 
 BOXES = "boxes.csv"
 HOLDOUT_FRACTION = 0.15  # the authors' (issue 13 of the released code): 15 % of train
 HOLDOUT_SEED = 0
 DENSE_BLOCKS = 512  # blocks of a video that are tested at once; bounds the memory that a long one takes
-
-
-class Batch(NamedTuple):
-    """One rank's share of a global batch of training blocks; what the network does not need is None.
-
-    Args:
-        cube: X (b, T, K, D) float16 feature cubes; or, with ``rows``, a pool (N, K, D) of cubes.
-        rows: (b, T) number of each cube in the pool: where it lies on the device already, nothing is copied.
-        mean: (b, T, D) means of the cubes over locations, float32.
-        max: (b, T, D) their maxima.
-        target: (b,) class ids, or (b, C) zeros and ones for multi-label.
-        weight: (b,) 1, or 0 for a block that does not count.
-        batch_size: blocks of the global batch.
-    """
-
-    cube: Tensor | None
-    rows: Tensor | None
-    mean: Tensor | None
-    max: Tensor | None
-    target: Tensor
-    weight: Tensor
-    batch_size: int
-
-
-class DenseBatch(NamedTuple):
-    """Consecutive blocks of one video, as the frames they share: step t of block m is frame ``m · stride + t · skip``.
-
-    Args:
-        cube: X (n, K, D) float16 feature cubes.
-        mean: (n, D) their means over locations, float32.
-        max: (n, D) their maxima.
-        video: number of the video in its set.
-        blocks: N.
-        steps: T.
-        skip: frames between two steps of a block.
-        stride: frames between the beginnings of two blocks.
-        grid: rows and columns of the map.
-        coverage: (n, K) share of each cell that the actor's box covers, where the data set has boxes; nan for frames
-            without one.
-        inside: (n, K) 1 where a cell's centre lies in the box, else 0; nan as above.
-    """
-
-    cube: Tensor | None
-    mean: Tensor | None
-    max: Tensor | None
-    video: int
-    blocks: int
-    steps: int
-    skip: int
-    stride: int
-    grid: tuple[int, int]
-    coverage: Tensor | None
-    inside: Tensor | None
-
-
-class _Stream(IterableDataset):
-    """The shares of one training epoch, or the spans of one evaluation, and how many they are."""
-
-    def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
-        self.make, self.length = make, length
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.make()
-
-    def __len__(self) -> int:
-        return self.length
-
-
-class _Subset:
-    """The blocks of one of train, val and test.
-
-    Args:
-        videos: of the subset.
-        owners: (V,) rank that holds each video's frames.
-        pool: frames of the videos that this rank holds.
-        module: the data module.
-    """
-
-    def __init__(self, videos: tuple[Video, ...], owners: np.ndarray, pool: FramePool, module: VideoDataModule) -> None:
-        position = {name: number for number, name in enumerate(pool.names)}
-        self.videos, self.owners, self.pool = videos, owners, pool
-        self.in_pool = np.asarray([position.get(video.name, -1) for video in videos], dtype=np.int64)
-        self.num_frames = np.asarray([module.store.frames(video.name) for video in videos], dtype=np.int64)
-        self.index = BlockIndex(self.num_frames, module.skip, module.stride)
-        self.targets = targets_of(videos, module.annotation)
-        self._turns: tuple[np.ndarray, np.ndarray] | None = None  # an epoch's, by video and by number in the pool
-
-    def batch(self, share: Share, device: torch.device) -> Batch:
-        """The blocks of a share on a device."""
-        videos, frames = self.index.locate(share.blocks)
-        inputs = self.pool.gather(self.in_pool[videos], frames, device, self._turns_in_pool(share.turns))
-        return Batch(
-            **_all_inputs(inputs),
-            rows=inputs.get("rows"),
-            target=torch.from_numpy(self.targets[videos]).to(device),
-            weight=torch.from_numpy(share.weights).to(device),
-            batch_size=share.batch_size,
-        )
-
-    def dense_batch(
-        self, span: Span, grid: tuple[int, int], cells: tuple[np.ndarray, np.ndarray] | None, device: torch.device
-    ) -> DenseBatch:
-        """The frames of a span on a device; cells are the video's (F, K) ``coverage`` and ``inside``."""
-        frames, skip, stride = self.index.stretch(span)
-        return DenseBatch(
-            **_all_inputs(self.pool.stretch(int(self.in_pool[span.video]), frames, device)),
-            video=span.video,
-            blocks=span.count,
-            steps=self.index.length,
-            skip=skip,
-            stride=stride,
-            grid=grid,
-            coverage=None if cells is None else torch.from_numpy(cells[0][frames]).to(device),
-            inside=None if cells is None else torch.from_numpy(cells[1][frames]).to(device),
-        )
-
-    def _turns_in_pool(self, turns: np.ndarray | None) -> np.ndarray | None:
-        if turns is None:
-            return None
-        if self._turns is None or self._turns[0] is not turns:
-            in_pool = np.full(len(self.pool.names), -1)
-            in_pool[self.in_pool[self.in_pool >= 0]] = turns[self.in_pool >= 0]
-            self._turns = (turns, in_pool)
-        return self._turns[1]
-
-
-def _all_inputs(given: dict[str, Tensor]) -> dict[str, Any]:
-    return {name: given.get(name) for name in INPUTS}
-
-
-def targets_of(videos: tuple[Video, ...], annotation: Annotation) -> np.ndarray:
-    """(V,) int64 class ids, or (V, C) int64 zeros and ones for multi-label."""
-    if not annotation.multi_label:
-        return np.asarray([video.labels[0] for video in videos], dtype=np.int64)
-    hot = np.zeros((len(videos), len(annotation.classes)), dtype=np.int64)
-    for row, video in enumerate(videos):
-        hot[row, list(video.labels)] = 1
-    return hot
 
 
 class VideoDataModule(LightningDataModule):
@@ -194,15 +57,14 @@ class VideoDataModule(LightningDataModule):
         ram_budget: bytes of each process's main memory for features; None for its part of half of what is free.
         skip_bad: leave out videos that are missing or do not decode, and say so, instead of raising.
         fold: (i, n) to validate on the i-th of n group-aware folds of train, from 1, and to train on the others.
+        reader: module that reads the data set; None for the class's own.
 
     Raises:
         DataError: what is on disk is not the data set, or the feature store lacks videos.
     """
 
-    read: ClassVar[Callable[..., Annotation]]
-    default_split: ClassVar[str]
-    annotation_files: ClassVar[Callable[[Path], dict[str, Path]]] = staticmethod(lambda folder: {})
-    """The data set's own ViPER annotations below its video folder, by the videos' names without folder and suffix."""
+    reader: Reader | None = None
+    """The module that reads the data set."""
 
     def __init__(
         self,
@@ -219,8 +81,16 @@ class VideoDataModule(LightningDataModule):
         ram_budget: int | None = None,
         skip_bad: bool = False,
         fold: tuple[int, int] | None = None,
+        reader: Reader | None = None,
     ) -> None:
         super().__init__()
+        reader = reader or self.reader
+        if reader is None:
+            raise TypeError(
+                "VideoDataModule needs reader=, a module such as datamodules.ucf11 (datamodules/README.md says what it must "
+                "offer); or take the data set's own class, such as datamodules.UCF11DataModule"
+            )
+        self.reader = reader
         if stride < 1 or batch_size < 1:
             raise ValueError(f"stride={stride}, batch_size={batch_size}: both must be at least 1")
         self.skip, self.stride, self.batch_size = skip_of(fps), stride, batch_size
@@ -231,23 +101,24 @@ class VideoDataModule(LightningDataModule):
         """What the network needs of each frame: some of ``cube``, ``mean`` and ``max``; nothing else is read."""
         self.resident, self.gpu_budget, self.ram_budget = resident, gpu_budget, ram_budget
         self.store = FeatureStore(Path(features))
-        annotation = type(self).read(Path(root), split or self.default_split, skip_bad)
+        annotation = reader.read(Path(root), split or reader.DEFAULT_SPLIT, skip_bad)
         self.annotation = usable(annotation, self.store, skip_bad)
         self.capacity: int | None = None
         """Frames that rotate through memory at a time; None where all of them fit."""
-        self._subsets: dict[tuple, _Subset] = {}
+        self._subsets: dict[tuple, Subset] = {}
         self._pools: dict[str, tuple[np.ndarray, FramePool]] = {}  # with the rank that owns each video
         path = Path(root) / BOXES
         self._box_notes: list[str] = []
         if path.is_file():
             self._boxes = read_boxes(path)
         else:
-            files = type(self).annotation_files(self.annotation.folder)
+            find = getattr(reader, "annotation_files", None)
+            files = find(self.annotation.folder) if find else {}
             self._boxes, self._box_notes = annotated_boxes(files, self.annotation, self.store)
 
     @property
     def map_shape(self) -> tuple[int, int]:
-        """(K, D)."""
+        """Shape of a frame's feature cube, (K, D)."""
         rows, columns = self.store.grid
         return rows * columns, self.store.channels
 
@@ -291,7 +162,7 @@ class VideoDataModule(LightningDataModule):
         ]
         return [*self._box_notes, *(rotating if self.capacity is not None else [])]
 
-    def _subset(self, which: str) -> _Subset:
+    def _subset(self, which: str) -> Subset:
         key = which, self.train_on_all, self.fold
         if key not in self._subsets:
             side = "test" if which == "test" else "train"
@@ -301,21 +172,30 @@ class VideoDataModule(LightningDataModule):
             owners, pool = self._pools[side]
             owner = dict(zip((video.name for video in videos), owners, strict=True))
             mine = self.videos(which)
-            self._subsets[key] = _Subset(mine, np.asarray([owner[video.name] for video in mine], dtype=int), pool, self)
+            self._subsets[key] = Subset(
+                videos=mine,
+                targets=targets_of(mine, self.annotation),
+                index=self._blocks(mine),
+                owners=np.asarray([owner[video.name] for video in mine], dtype=int),
+                pool=pool,
+            )
         return self._subsets[key]
 
     def _pool(self, videos: tuple[Video, ...], resident: str) -> tuple[np.ndarray, FramePool]:
-        """The rank that owns each video, longest first to the one with least, and this rank's pool."""
+        """Deal videos to ranks, longest first to the one with least; returns each video's rank, and this rank's pool."""
         rank, world_size = self._ranks()
-        counts = BlockIndex([self.store.frames(video.name) for video in videos], self.skip, self.stride).counts
+        counts = self._blocks(videos).counts
         owners = np.zeros(len(videos), dtype=np.int64)
         for number, hand in enumerate(deal(counts, world_size)):
             owners[hand] = number
         names = [video.name for video, owner in zip(videos, owners, strict=True) if owner == rank]
         return owners, FramePool(self.store, names, self.inputs, resident)
 
+    def _blocks(self, videos: tuple[Video, ...]) -> BlockIndex:
+        return BlockIndex([self.store.frames(video.name) for video in videos], self.skip, self.stride)
+
     def _place(self, videos: tuple[Video, ...]) -> str:
-        """Where the frames of train go; the same on all ranks, because the order of blocks depends on it."""
+        """Choose where the frames of train lie; all ranks agree, because the order of blocks depends on it."""
         strategy = getattr(self.trainer, "strategy", None)
         _, world_size = self._ranks()
         num_frames = np.asarray([self.store.frames(video.name) for video in videos])
@@ -363,7 +243,7 @@ class VideoDataModule(LightningDataModule):
             epoch = self.trainer.global_step // steps if self.trainer else 0
             turns = None
             if self.capacity is not None:
-                turns = rotation(subset.num_frames, subset.owners, self.capacity, self.seed, epoch)
+                turns = rotation(subset.index.num_frames, subset.owners, self.capacity, self.seed, epoch)
             order = training_order(subset.index, self.seed, epoch, turns)
             try:
                 yield from training_shares(order, self.batch_size, owners, rank, turns)
@@ -387,7 +267,7 @@ class VideoDataModule(LightningDataModule):
         return DataLoader(_Stream(lambda: iter(spans), len(spans)), batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Gather the frames where the arithmetic is."""
+        """Gather a share's blocks, or a span's frames, on the device."""
         if isinstance(batch, Share):
             return self._subset("train").batch(batch, device)
         if isinstance(batch, Span):
@@ -410,30 +290,38 @@ class VideoDataModule(LightningDataModule):
         return cell_coverage(boxes, self.store.grid), centres_inside(boxes, self.store.grid)
 
 
+class _Stream(IterableDataset):
+    """The shares of one training epoch, or the spans of one evaluation, and how many they are."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
+        self.make, self.length = make, length
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.make()
+
+    def __len__(self) -> int:
+        return self.length
+
+
 class UCF11DataModule(VideoDataModule):
     """UCF-11; splits ``paper_like``, ``logo-1`` … ``logo-25``, ``random``. Validation holds groups out."""
 
-    read = staticmethod(ucf11.read)
-    default_split = "paper_like"
-    annotation_files = staticmethod(ucf11.annotation_files)
+    reader = ucf11
 
 
 class HMDB51DataModule(VideoDataModule):
     """HMDB-51; splits ``1``, ``2``, ``3``. Validation holds source titles out."""
 
-    read = staticmethod(hmdb51.read)
-    default_split = "1"
+    reader = hmdb51
 
 
 class Hollywood2DataModule(VideoDataModule):
     """Hollywood2, 12 labels, several a clip; split ``official``. Validation holds random clips out."""
 
-    read = staticmethod(hollywood2.read)
-    default_split = "official"
+    reader = hollywood2
 
 
 class VideoFolderDataModule(VideoDataModule):
     """Anybody's videos; splits ``default``, ``seed-<n>``. Validation holds groups out."""
 
-    read = staticmethod(videofolder.read)
-    default_split = "default"
+    reader = videofolder

@@ -134,7 +134,7 @@ class Share:
 
 
 def rotation(num_frames: np.ndarray, owners: np.ndarray, capacity: int, seed: int, epoch: int) -> np.ndarray:
-    """When each video is at hand in an epoch whose frames do not fit into memory: the number of its turn.
+    """Number the turns in which the videos of an epoch come into memory, where their frames do not fit at once.
 
     Each rank's videos, in an order drawn anew each epoch, are cut into turns of about equal size. Two turns in a row
     are in memory at a time, the one that blocks are drawn from and the one that follows.

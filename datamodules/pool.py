@@ -56,7 +56,7 @@ class FramePool:
     def gather(
         self, videos: np.ndarray, frames: np.ndarray, device: torch.device, turns: np.ndarray | None = None
     ) -> dict[str, Tensor]:
-        """Blocks by index.
+        """Gather blocks by index.
 
         Args:
             videos: (B,) numbers of the videos.
@@ -83,7 +83,7 @@ class FramePool:
         return found
 
     def stretch(self, video: int, frames: np.ndarray, device: torch.device) -> dict[str, Tensor]:
-        """Frames of one video, each input (n, …) on the device; read from the files where they are not in memory."""
+        """Gather frames of one video, each input (n, …) on the device; read from the files where they are not in memory."""
         found = {}
         for name in self.inputs:
             if name in self._whole:
@@ -116,7 +116,7 @@ class FramePool:
         return torch.from_numpy(np.stack([self._map(int(v))[steps] for v, steps in zip(videos, frames, strict=True)]))
 
     def _load(self, name: str, device: torch.device) -> Tensor:
-        """One input of all frames, where the pool is to lie."""
+        """Read one input of all frames to where the pool is to lie."""
         if name not in self._whole:
             rows, columns = self.store.grid
             shape, dtype = ((rows * columns, self.store.channels), torch.float16)

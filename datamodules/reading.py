@@ -24,7 +24,7 @@ class DataError(RuntimeError):
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark.
+    """Read a text file in UTF-8, with or without a byte order mark.
 
     Raises:
         DataError: it cannot be read, is not UTF-8, holds a zero byte, or is larger than any list; names the line.
@@ -47,7 +47,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    r"""Lines that are not blank, with their numbers; ``\n`` and ``\r\n`` end a line, and nothing else does.
+    r"""Read the lines that are not blank, with their numbers; ``\n`` and ``\r\n`` end a line, and nothing else does.
 
     ``str.splitlines`` also breaks at characters that a file name may hold, such as U+2028.
     """
@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path, required: Sequence[str], known: Sequence[str] | None = None, in_order: bool = False) -> list[Row]:
-    """A CSV file with a header.
+    """Read a CSV file with a header.
 
     Args:
         path: the file.
@@ -105,7 +105,7 @@ def read_rows(path: Path, required: Sequence[str], known: Sequence[str] | None =
 
 
 def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The line at which each record of a CSV file begins, and its values; blank lines are passed over.
+    """Read a CSV file: the line at which each record begins, and its values; blank lines are passed over.
 
     Raises:
         DataError: no UTF-8, or no CSV; names the line.
@@ -148,7 +148,7 @@ def number(text: str) -> float | None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON, whatever it holds.
+    """Parse JSON, whatever it holds.
 
     Raises:
         ValueError: it is none, has a name twice in an object, or is nested too deeply.
@@ -168,7 +168,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Args:
         path: the file.

@@ -33,7 +33,7 @@ class Rotation:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def locate(self, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Blocks by index; an epoch asks for its turns in order.
+        """Locate blocks by index; an epoch asks for its turns in order.
 
         Args:
             videos: (B,) numbers of the videos.
@@ -79,7 +79,7 @@ class Rotation:
             self._offsets[mine] = np.cumsum(self.num_frames[mine]) - self.num_frames[mine]
 
     def _bring(self, turn: int) -> Tensor:
-        """A turn's frames, one after the other, on the device; runs in the reading thread."""
+        """Bring a turn's frames, one after the other, to the device; runs in the reading thread."""
         mine = np.flatnonzero(self._turns == turn)
         if not len(mine):  # another rank's videos have more turns
             return torch.empty(0, device=self.device)

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -100,6 +100,23 @@ class Annotation:
         gone = {side: len(getattr(self, side)) - len(kept[side]) for side in ("train", "test")}
         said = f"{sum(gone.values())} videos left out ({gone['train']} train, {gone['test']} test): {why}"
         return replace(self, **kept, notes=(*self.notes, f"{self.data}: {said}") if any(gone.values()) else self.notes)
+
+
+class Reader(Protocol):
+    """A module that reads one data set; ``datamodules/README.md`` says what else it may offer."""
+
+    @property
+    def DEFAULT_SPLIT(self) -> str:
+        """The split that is taken where none is named."""
+        ...
+
+    def is_split(self, name: str) -> bool:
+        """Whether there is a split of that name."""
+        ...
+
+    def read(self, root: Path, split: str, skip_bad: bool) -> Annotation:
+        """Read and check the data set below its folder; raises DataError where it is not the official one."""
+        ...
 
 
 def find_folder(root: Path, candidates: Sequence[str], what: str, advice: str) -> Path:

@@ -63,7 +63,7 @@ class _Source:
 
 
 def read_viper(path: Path, frames: int, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The actors' boxes of one film.
+    """Read the actors' boxes of one video.
 
     Actors are the objects named PERSON that a ``bvalue`` of theirs says to act; where nobody is said to, every PERSON.
     Boxes are cut at the frame's edges; one that is empty or lies outside, and frames beyond the film, are left out.
@@ -80,7 +80,7 @@ def read_viper(path: Path, frames: int, size: tuple[int, int] | None = None) -> 
     Raises:
         DataError: no ViPER file, or a number or span that cannot be read; names file and line.
     """
-    sources = _Reader(path).read()
+    sources = _Handler(path).read()
     if not sources:
         raise DataError(f"{path}: no <sourcefile>; expected a ViPER-GT annotation. Remove it to go without its boxes")
     source = next((one for one in sources if _stem(one.filename) == path.stem), sources[0])
@@ -154,7 +154,7 @@ def _mask(spans: Spans, frames: int) -> np.ndarray:
     return inside
 
 
-class _Reader:
+class _Handler:
     """Collects what matters while expat reads; a document type, and with it any entity, is refused."""
 
     def __init__(self, path: Path) -> None:

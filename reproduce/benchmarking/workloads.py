@@ -18,7 +18,8 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from datamodules.base import Batch, VideoFolderDataModule
+from datamodules.base import VideoFolderDataModule
+from datamodules.batches import Batch
 from datamodules.blocks import BLOCK_LENGTH
 from datamodules.features import FeatureSpec, FeatureStore
 from lightning_modules.attention import SoftAttentionLSTM

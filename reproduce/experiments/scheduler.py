@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.features import to_extract, usable
+from datamodules.stored_videos import to_extract, usable
 from datamodules.videos import Annotation, DataError
 from reproduce.common.catalogue import ROWS, SYSTEMS
 from reproduce.common.cli import resolve

@@ -19,9 +19,10 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from datamodules.decoding import RESIZE_RULE, VideoError, decoder_version, probe, read_chunks
-from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError, replaced, to_extract
+from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
 from datamodules.files import write_atomically
 from datamodules.frames import FrameDataModule
+from datamodules.stored_videos import replaced, to_extract
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
 from reproduce.common.dataset import feature_folder, feature_spec, require_videos

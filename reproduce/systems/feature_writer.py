@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from datamodules.features import FeatureStore, VideoWriter
+from datamodules.features import FeatureStore
 from datamodules.frames import FramePacket, Segment
+from datamodules.stores import VideoWriter
 from lightning_modules.backbone import Backbone, folded
 from reproduce.common.progress import Progress
 

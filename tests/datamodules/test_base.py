@@ -1,6 +1,7 @@
 """The LightningDataModule on a small store written by hand: every block is the frames that the block index names."""
 
 import csv
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from handmade import (
 )
 
 import datamodules
-from datamodules import base
-from datamodules.base import BOXES, Batch, DenseBatch, HMDB51DataModule, targets_of
+from datamodules import base, hmdb51, hollywood2, ucf11, videofolder
+from datamodules.base import BOXES, HMDB51DataModule
+from datamodules.batches import Batch, DenseBatch, targets_of
 from datamodules.blocks import num_blocks
 from datamodules.boxes import cell_coverage
 from datamodules.features import FeatureStoreError
@@ -284,6 +286,51 @@ def test_a_train_side_of_one_group_has_nothing_to_hold_out_and_says_so_or_valida
         assert "hold" in str(error) or "valid" in str(error)
     else:
         assert found == [] and data.block_counts("val").tolist() == []
+
+
+def test_a_reader_is_all_that_a_data_module_needs(root, features):
+    read = []
+
+    class Mine:
+        DEFAULT_SPLIT = "seed-3"
+
+        @staticmethod
+        def is_split(name: str) -> bool:
+            return videofolder.is_split(name)
+
+        @staticmethod
+        def read(root: Path, split: str, skip_bad: bool) -> Annotation:
+            read.append((root, split, skip_bad))
+            return videofolder.read(root, "default", skip_bad)
+
+    ours = base.VideoDataModule(root, features, reader=Mine(), resident="ram")
+    named = base.VideoDataModule(root, features, split="seed-1", skip_bad=True, reader=Mine(), resident="ram")
+    assert read == [(root, "seed-3", False), (root, "seed-1", True)]
+    theirs = base.VideoDataModule(root, features, reader=videofolder, resident="ram", batch_size=16)
+    assert ours.annotation == named.annotation == theirs.annotation == module(root, features).annotation
+    assert blocks_of(batches(theirs, "train")) == blocks_of(batches(module(root, features), "train"))
+
+
+def test_without_a_reader_a_data_module_says_what_to_give_it(root, features):
+    with pytest.raises(TypeError, match=r"reader=, a module such as datamodules\.ucf11 .*datamodules\.UCF11DataModule"):
+        base.VideoDataModule(root, features)
+
+
+def test_the_data_modules_have_the_readers_of_their_data_sets():
+    readers = {"UCF11": ucf11, "HMDB51": hmdb51, "Hollywood2": hollywood2, "VideoFolder": videofolder}
+    assert {f"{name}DataModule" for name in readers} == set(datamodules.DATA_MODULES)
+    for name, reader in readers.items():
+        assert getattr(datamodules, f"{name}DataModule").reader is reader
+
+
+def test_every_reader_says_which_splits_it_has():
+    for reader in (ucf11, hmdb51, hollywood2, videofolder):
+        default = inspect.signature(reader.read).parameters["split"].default
+        assert default == reader.DEFAULT_SPLIT and reader.is_split(default)
+        assert not any(reader.is_split(name) for name in ("", "official ", "seed-", "4", "logo-26", "paper-like"))
+    for reader in (ucf11, hmdb51, hollywood2):
+        assert all(reader.is_split(name) for name in reader.SPLITS)
+    assert all(videofolder.is_split(f"seed-{n}") for n in (0, 7, 999999999)) and not videofolder.is_split("seed-1234567890")
 
 
 def test_data_modules_are_found_by_name_in_the_package():

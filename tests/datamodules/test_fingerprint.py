@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 from handmade import CHANNELS, GRID, SPEC, features_of, fill
 
-from datamodules.features import MANIFEST, FeatureStore
+from datamodules.features import FeatureStore
+from datamodules.stores import MANIFEST
 
 LENGTHS = {"a.mp4": 5, "b.mp4": 7, "c.mp4": 1}
 

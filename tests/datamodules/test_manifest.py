@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from datamodules.manifest import FeatureStoreError, problem, read_manifest
+from datamodules.manifest import FeatureStoreError, StoreSpec, problem, read_manifest, spec_of
 from datamodules.reading import DataError
 
 # Five frames of 6 locations and 4 channels: 5 · 6 · 4 numbers of two bytes are 240, 5 · 4 · 2 of four bytes 160; each file
@@ -13,6 +13,13 @@ from datamodules.reading import DataError
 ENTRY = {"frames": 5, "bytes": 368, "pooled_bytes": 288}
 FACTS = {"source_bytes": 1234, "crc32": 0, "pooled_crc32": 2**32 - 1, "ends_crc32": 7, "declared_frames": 6}
 MANIFEST = {"format": 2, "spec": {"backbone": "googlenet"}, "grid": [2, 3], "channels": 4}
+
+
+def cubes_of(locations: int, channels: int) -> StoreSpec:
+    return spec_of(MANIFEST | {"grid": [1, locations], "channels": channels})
+
+
+CUBES = cubes_of(6, 4)
 ODD_NAMES = ["run/a \"b\" 'c'.avi", "two\nlines.avi", "🎬|<b>.avi", ""]
 
 
@@ -31,40 +38,40 @@ ODD_NAMES = ["run/a \"b\" 'c'.avi", "two\nlines.avi", "🎬|<b>.avi", ""]
     ],
 )
 def test_an_entry_whose_sizes_follow_from_its_frames_is_right(changes):
-    assert problem(ENTRY | changes, 6, 4) is None
+    assert problem(ENTRY | changes, CUBES) is None
 
 
 def test_one_frame_of_one_number_is_right_too():
-    assert problem({"frames": 1, "bytes": 2 + 128, "pooled_bytes": 8 + 128}, 1, 1) is None
+    assert problem({"frames": 1, "bytes": 2 + 128, "pooled_bytes": 8 + 128}, cubes_of(1, 1)) is None
 
 
 @pytest.mark.parametrize("entry", [None, [], "5 frames", 5, True])
 def test_what_is_no_entry_says_nothing_of_its_video(entry):
-    assert problem(entry, 6, 4) == "no facts about it"
+    assert problem(entry, CUBES) == "no facts about it"
 
 
 @pytest.mark.parametrize("key", ["frames", "bytes", "pooled_bytes"])
 def test_a_number_that_lacks_or_cannot_be_is_named(key):
     for value in (None, 0, -5, 5.0, "5", True, [5], 2**60 + 1):
-        assert problem({**ENTRY, key: value}, 6, 4) == f"{key} is {value!r}"
-    assert problem({name: value for name, value in ENTRY.items() if name != key}, 6, 4) == f"{key} is None"
+        assert problem({**ENTRY, key: value}, CUBES) == f"{key} is {value!r}"
+    assert problem({name: value for name, value in ENTRY.items() if name != key}, CUBES) == f"{key} is None"
 
 
 @pytest.mark.parametrize("key", ["source_bytes", "crc32", "pooled_crc32", "ends_crc32"])
 def test_a_fact_that_need_not_be_there_must_be_right_where_it_is(key):
     for value in (None, -1, 1.0, "0", True, {}, 2**60 + 1):
-        assert problem({**ENTRY, key: value}, 6, 4) == f"{key} is {value!r}"
+        assert problem({**ENTRY, key: value}, CUBES) == f"{key} is {value!r}"
 
 
 @pytest.mark.parametrize("value", [None, 5.0, "5", False])
 def test_the_frames_that_a_file_declares_are_a_whole_number(value):
-    assert problem({**ENTRY, "declared_frames": value}, 6, 4) == f"declared_frames is {value!r}"
+    assert problem({**ENTRY, "declared_frames": value}, CUBES) == f"declared_frames is {value!r}"
 
 
 @pytest.mark.parametrize("header", [-64, 0, 1, 63, 127, 129, 4096 + 64, 10**9])
 def test_a_file_of_another_size_than_its_frames_take_is_named(header):
-    assert problem({**ENTRY, "bytes": 240 + header}, 6, 4) == (f"5 frames take 240 bytes and a header, it says {240 + header}")
-    assert problem({**ENTRY, "pooled_bytes": 160 + header}, 6, 4) == (
+    assert problem({**ENTRY, "bytes": 240 + header}, CUBES) == (f"5 frames take 240 bytes and a header, it says {240 + header}")
+    assert problem({**ENTRY, "pooled_bytes": 160 + header}, CUBES) == (
         f"5 frames take 160 pooled_bytes and a header, it says {160 + header}"
     )
 
@@ -78,7 +85,7 @@ def test_a_file_of_another_size_than_its_frames_take_is_named(header):
     ],
 )
 def test_an_entry_of_another_map_is_not_right(locations, channels, says):
-    assert problem(ENTRY, locations, channels) == says
+    assert problem(ENTRY, cubes_of(locations, channels)) == says
 
 
 # a manifest

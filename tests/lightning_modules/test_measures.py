@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.base import DenseBatch
+from datamodules.batches import DenseBatch
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.measures import NAMES, AttentionMeasures, coverage_spread, entropy, gaze, pointing_game, shift
 from lightning_modules.metrics import VideoMetric

@@ -20,8 +20,9 @@ from packing import mark, tarred, ucf11_files, ucf11_names, zipped
 from rar import rar
 
 from datamodules import ucf11
-from datamodules.features import FeatureStore, usable
+from datamodules.features import FeatureStore
 from datamodules.miniature import Clip, _write
+from datamodules.stored_videos import usable
 from datamodules.videos import DataError
 from reproduce.acquisition.ledger import delete
 from reproduce.acquisition.rar import COMMANDS

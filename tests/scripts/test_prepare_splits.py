@@ -11,8 +11,9 @@ from conftest import SHARED, SMALL_BACKBONE
 from finished import noise
 
 from datamodules import hmdb51
-from datamodules.features import FeatureStore, usable
+from datamodules.features import FeatureStore
 from datamodules.miniature import VERSION
+from datamodules.stored_videos import usable
 from datamodules.videos import MINIATURE_MARKER
 from reproduce.common import files
 from reproduce.common.cli import resolve

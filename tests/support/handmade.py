@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from datamodules.base import Batch, DenseBatch, VideoDataModule, VideoFolderDataModule
+from datamodules.base import VideoDataModule, VideoFolderDataModule
+from datamodules.batches import Batch, DenseBatch
 from datamodules.blocks import num_blocks
 from datamodules.features import FeatureSpec, FeatureStore
 

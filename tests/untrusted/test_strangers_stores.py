@@ -13,9 +13,10 @@ from released_files import CHANNELS as RELEASED_CHANNELS
 from released_files import grids, write_set
 
 from datamodules import videofolder
-from datamodules.features import FeatureStore, FeatureStoreError, replaced, to_extract, usable
+from datamodules.features import FeatureStore, FeatureStoreError
 from datamodules.reading import DataError
 from datamodules.released import import_features
+from datamodules.stored_videos import replaced, to_extract, usable
 
 
 class Trap:

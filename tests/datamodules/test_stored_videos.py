@@ -1,11 +1,12 @@
-"""Which videos of an annotation a feature store has."""
+"""Which videos of an annotation a store has."""
 
 from pathlib import Path
 
 import pytest
 from handmade import fill
 
-from datamodules.features import FeatureStoreError, usable
+from datamodules.features import FeatureStoreError
+from datamodules.stored_videos import usable
 from datamodules.videos import Annotation, DataError, Video
 
 
