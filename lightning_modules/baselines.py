@@ -6,8 +6,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from lightning_modules.attention import Dropout, Head, InitialState, build_lstm, initialised_linear
+from lightning_modules.attention import Head, InitialState
 from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
+from lightning_modules.layers import Dropout, build_lstm, initialised_linear
 
 
 class PooledLSTM(nn.Module):

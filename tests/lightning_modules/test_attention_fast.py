@@ -15,7 +15,7 @@ from lightning_modules import attention as module
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.objective import Objective, attention_penalty
 from lightning_modules.optim import build_optimizer
-from lightning_modules.recurrence import Layer, attend_over_time, product
+from lightning_modules.attention_fast import Layer, attend_over_time, product
 
 torch.set_num_threads(1)
 
