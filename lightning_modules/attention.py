@@ -80,7 +80,7 @@ class SoftAttentionLSTM(nn.Module):
         """The model as the paper writes it: X (B, T, K, D) -> logits (B, T, C), attention (B, T, K)."""
         X = X.to(self.head.hidden.weight.dtype)
         mean = X.mean(dim=2).mean(dim=1)  # 1/T Σ_t 1/K Σ_i X_{t,i}: (B, D)
-        h, c = (list(state) for state in self.initial_state(mean))  # Eq. 6: of every layer h_0 and c_0, (B, H)
+        h, c = (list(state.to(X.dtype)) for state in self.initial_state(mean))  # Eq. 6: L of (B, H) each
         masks = self._masks(X.shape[1], mean)
         top, attention = [], []
         for t in range(X.shape[1]):
@@ -144,7 +144,8 @@ class LocationAttention(nn.Module):
 
     def forward(self, h: Tensor, X_t: Tensor) -> Tensor:
         """h_{t-1} (B, H), and X_t for the sake of the signature -> l_t (B, K)."""
-        return torch.softmax(self.locations(h), dim=1)  # Eq. 4
+        e = self.locations(h)  # (B, K), in half precision under autocast; l_t is to sum to 1
+        return torch.softmax(e, dim=1, dtype=h.dtype)  # Eq. 4
 
 
 class ContentAttention(nn.Module):
@@ -172,7 +173,7 @@ class ContentAttention(nn.Module):
         """h_{t-1} (B, H), X_t (B, K, D) -> l_t (B, K)."""
         a = torch.tanh(self.context(X_t) + self.state(h)[:, None, :])  # (B, K, D)
         e = self.score(a)[:, :, 0]  # (B, K)
-        return torch.softmax(e, dim=1)  # in place of Eq. 4
+        return torch.softmax(e, dim=1, dtype=h.dtype)  # in place of Eq. 4
 
     def context(self, X: Tensor) -> Tensor:
         """Compute g of every location, X (…, D) -> (…, D); it does not depend on h, so that it can be done once a frame."""

@@ -101,9 +101,7 @@ def lstm_step(M: Affine, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
     return o * np.tanh(c), c
 
 
-def forward(
-    p: Recurrent, X: Array, masks: list[Array] | None = None, head_masks: tuple[Array, Array] | None = None
-) -> Result:
+def forward(p: Recurrent, X: Array, masks: list[Array] | None = None, head_masks: tuple[Array, Array] | None = None) -> Result:
     """Eqs. 1-6, with given dropout masks: (T, inputs) for each LSTM layer's input, two of (T, H) for the head."""
     mean = X.mean(axis=1).mean(axis=0)
     h = [np.tanh(U @ mean + b) for U, b in p.init_h]  # Eq. 6
