@@ -102,6 +102,7 @@ def configuration(settings: Settings, dataset: str, spec: FeatureSpec) -> dict[s
     devices, logging and where features lie while training are left out too.
     """
     model = asdict(settings.model)
+    del model["fast"]  # it changes no result
     objective = asdict(settings.objective)
     if settings.model.name != "soft_attention":
         for key in ATTENTION_ONLY:
