@@ -1,7 +1,11 @@
-"""The paper's model: location or content attention over the feature cube, a multi-layer LSTM, a head (Eqs. 1-6).
+"""The paper's model: attention over the feature cube, a multi-layer LSTM, a head, as one reads them in the paper (Eqs. 1-6).
 
-Shapes: B blocks, T time steps, K locations, D feature channels, H hidden size, C classes, L LSTM layers.
-Locations are numbered row by row. Plain ``nn.Module`` mathematics: nothing here knows of Lightning or configurations.
+Shapes: B blocks, T time steps, K locations (row by row), D feature channels, H hidden size, C classes, L LSTM layers.
+The paper writes K² for K, and d for H. Symbols as in the paper: X the feature cubes, l the location softmax, x the LSTM's
+input, h and c its states, i, f, o, g its gates. Eq. 7, the loss, is in ``objective.py``.
+
+``SoftAttentionLSTM.equations`` is the model, and what ``model.fast=false`` runs. ``attention_fast.py`` computes the same
+several times faster. Plain ``nn.Module`` mathematics: nothing here knows of Lightning or configurations.
 """
 
 from __future__ import annotations
@@ -11,44 +15,174 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.attention_fast import attend_over_time, pack_layers
 from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
-from lightning_modules.recurrence import Layer, attend_over_time
-
-WEIGHT_STD = 0.01  # released code: N(0, 0.01²) for matrices that are not square
+from lightning_modules.layers import Dropout, build_lstm, initialised_linear
 
 
-def initialise_matrix(weight: Tensor, orthogonal_if_square: bool = True) -> None:
-    """N(0, 0.01²), or a random orthogonal matrix where the matrix is square (released code)."""
-    if orthogonal_if_square and weight.shape[0] == weight.shape[1]:
-        nn.init.orthogonal_(weight)
-    else:
-        nn.init.normal_(weight, std=WEIGHT_STD)
+class SoftAttentionLSTM(nn.Module):
+    """The soft attention model (Eqs. 1-6).
 
+    At step t: l_t from h_{t-1} of the top layer (Eq. 4), ``x_t = Σ_i l_{t,i} X_{t,i}`` (Eq. 5), one step of every LSTM
+    layer (Eqs. 1-3), class scores from the top layer's h_t. Dropout acts on connections between layers and in the head
+    and never on ``h_{t-1} → h_t`` or ``h_{t-1} → l_t``, with a fresh mask at every step.
 
-def initialised_linear(inputs: int, outputs: int, bias: bool = True, orthogonal_if_square: bool = True) -> nn.Linear:
-    """An affine map with the released code's initialisation and zero bias."""
-    linear = nn.Linear(inputs, outputs, bias=bias)
-    initialise_matrix(linear.weight.data, orthogonal_if_square)
-    if bias:
-        nn.init.zeros_(linear.bias)
-    return linear
+    Args:
+        locations: K.
+        channels: D.
+        num_classes: C.
+        hidden_dim: H; also the width of the head.
+        num_layers: L.
+        attention: ``location`` (paper) or ``content`` (released code).
+        attention_layers: extra layers of content attention.
+        dropout: probability of a zero at every site.
+        input_dropout: whether x_t and the connections between LSTM layers are dropout sites too (paper), or only the
+            two sites of the head (released code).
+        fast: compute by ``attention_fast``, or by ``equations``; parameters, dropout masks and, but for rounding, results
+            are the same.
 
-
-def build_lstm(inputs: int, hidden_dim: int, num_layers: int, dropout: float) -> nn.LSTM:
-    """An LSTM stack with the paper's parameters: one bias a gate, no peepholes, all biases 0 (Eqs. 1-3).
-
-    ``nn.LSTM`` holds two biases a gate; the recurrent one stays frozen at 0 so that M is the affine map of Eq. 1.
-    Each gate's matrix is initialised by itself, orthogonal where it is square. torch orders the gates i, f, g, o.
+    Source: paper §3; protocol §1.
     """
-    lstm = nn.LSTM(inputs, hidden_dim, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
-    for name, parameter in lstm.named_parameters():
-        if name.startswith("weight"):
-            for gate in parameter.data.chunk(4):
-                initialise_matrix(gate)
+
+    inputs: tuple[str, ...] = ("cube", "mean")
+
+    def __init__(
+        self,
+        locations: int,
+        channels: int,
+        num_classes: int,
+        hidden_dim: int = 512,
+        num_layers: int = 3,
+        attention: str = "location",
+        attention_layers: int = 0,
+        dropout: float = 0.5,
+        input_dropout: bool = True,
+        fast: bool = True,
+    ) -> None:
+        super().__init__()
+        if attention == "location":
+            self.attention: LocationAttention | ContentAttention = LocationAttention(hidden_dim, locations)
+        elif attention == "content":
+            self.attention = ContentAttention(channels, hidden_dim, attention_layers)
         else:
-            nn.init.zeros_(parameter)
-            parameter.requires_grad_(not name.startswith("bias_hh"))
-    return lstm
+            raise ValueError(f"attention={attention!r} is neither 'location' nor 'content'")
+        self.dropout = Dropout(dropout if input_dropout else 0.0)
+        self.initial_state = InitialState(channels, hidden_dim, num_layers)
+        self.lstm = build_lstm(channels, hidden_dim, num_layers, self.dropout.p)
+        self.head = Head(hidden_dim, num_classes, dropout)
+        self.fast = fast
+
+    def forward(self, X: Tensor) -> Output:
+        """X (B, T, K, D), any float precision -> logits (B, T, C), attention (B, T, K)."""
+        return run_blocks(self, pool_frames(X, self.inputs)) if self.fast else self.equations(X)
+
+    def equations(self, X: Tensor) -> Output:
+        """The model as the paper writes it: X (B, T, K, D) -> logits (B, T, C), attention (B, T, K)."""
+        X = X.to(self.head.hidden.weight.dtype)
+        mean = X.mean(dim=2).mean(dim=1)  # 1/T Σ_t 1/K Σ_i X_{t,i}: (B, D)
+        h, c = (list(state.to(X.dtype)) for state in self.initial_state(mean))  # Eq. 6: L of (B, H) each
+        masks = self._masks(X.shape[1], mean)
+        top, attention = [], []
+        for t in range(X.shape[1]):
+            l_t = self.attention(h[-1], X[:, t])  # Eq. 4: (B, K)
+            x_t = (l_t[:, :, None] * X[:, t]).sum(dim=1)  # Eq. 5: (B, D)
+            for layer, mask in enumerate(masks):
+                x_t = x_t if mask is None else mask[t] * x_t
+                h[layer], c[layer] = lstm_step(self.lstm, layer, x_t, h[layer], c[layer])  # Eqs. 1-3: (B, H) each
+                x_t = h[layer]  # (B, H), the next layer's input
+            top.append(h[-1])
+            attention.append(l_t)
+        logits = self.head(torch.stack(top, dim=1))  # (B, T, C)
+        return Output(logits, torch.stack(attention, dim=1))
+
+    def per_frame(self, frames: Frames) -> tuple[Tensor | Rows, ...]:
+        """X (…, K, D), and with fast content attention g(X), which sees no other frame."""
+        if isinstance(self.attention, LocationAttention) or not self.fast:
+            assert frames.cube is not None
+            return (frames.cube,)
+        X = frames.all_cubes()
+        return X, self.attention.context(X.to(self.head.hidden.weight.dtype))
+
+    def over_time(self, evidence: tuple[Tensor | Rows, ...], mean: Tensor | None) -> Output:
+        """What ``per_frame`` gave, as (B, T, …), and x̄ (B, D) of Eq. 6 -> logits (B, T, C), attention (B, T, K)."""
+        X, *g = evidence
+        if not self.fast:
+            return self.equations(X.gather() if isinstance(X, Rows) else X)
+        assert mean is not None
+        mean, device = mean.to(self.head.hidden.weight.dtype), mean.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else mean.dtype
+        h_0, c_0 = (state.to(mean.dtype) for state in self.initial_state(mean))  # Eq. 6: (L, B, H) each
+        masks = self._masks((X.rows if isinstance(X, Rows) else X).shape[1], mean)
+        layers = pack_layers(self.lstm, masks, precision)
+        if isinstance(self.attention, LocationAttention):
+            weight = self.attention.locations.weight.to(precision)
+            hidden, attention = attend_over_time(X, h_0, c_0, layers, location=weight)
+        else:
+            # The bias c of the scores moves all locations alike: the softmax does not see it, nor does its gradient.
+            state, score = self.attention.state.weight.to(precision), self.attention.score.weight[0].to(precision)
+            content = (cast(Tensor, g[0]).to(precision), state, score)
+            hidden, attention = attend_over_time(X, h_0, c_0, layers, content=content)
+        return Output(self.head(hidden), attention)
+
+    def _masks(self, steps: int, like: Tensor) -> list[Tensor | None]:
+        """Draw the dropout masks of every LSTM layer's input, (T, B, D) and (T, B, H), in one order for both forms."""
+        widths = [self.lstm.input_size] + [self.lstm.hidden_size] * (self.lstm.num_layers - 1)
+        return [self.dropout.mask((steps, len(like), width), like) for width in widths]
+
+
+class LocationAttention(nn.Module):
+    """Eq. 4 as printed: ``l_{t,i} = exp(W_i·h_{t-1}) / Σ_j exp(W_j·h_{t-1})``, h of the top layer. It does not see X_t.
+
+    Args:
+        hidden_dim: H.
+        locations: K.
+    """
+
+    def __init__(self, hidden_dim: int, locations: int) -> None:
+        super().__init__()
+        self.locations = initialised_linear(hidden_dim, locations, bias=False, orthogonal_if_square=False)
+
+    def forward(self, h: Tensor, X_t: Tensor) -> Tensor:
+        """h_{t-1} (B, H), and X_t for the sake of the signature -> l_t (B, K)."""
+        e = self.locations(h)  # (B, K), in half precision under autocast; l_t is to sum to 1
+        return torch.softmax(e, dim=1, dtype=h.dtype)  # Eq. 4
+
+
+class ContentAttention(nn.Module):
+    """The released code's attention (Show, Attend and Tell): ``e_i = u·tanh(g(X_{t,i}) + W_d h_{t-1}) + c``.
+
+    ``g(x) = W_c x + b``; each of n extra layers continues ``a ← W_l a + b_l``, with a tanh after all but the last extra
+    layer and none between W_c and W_1. ``l_t = softmax_i(e)``.
+
+    Args:
+        channels: D.
+        hidden_dim: H.
+        extra_layers: n; 0 for UCF-11 and Hollywood2, 2 for HMDB-51.
+    """
+
+    def __init__(self, channels: int, hidden_dim: int, extra_layers: int = 0) -> None:
+        super().__init__()
+        self.content = initialised_linear(channels, channels, orthogonal_if_square=False)
+        self.extra = nn.ModuleList(
+            initialised_linear(channels, channels, orthogonal_if_square=False) for _ in range(extra_layers)
+        )
+        self.state = initialised_linear(hidden_dim, channels, bias=False, orthogonal_if_square=False)
+        self.score = initialised_linear(channels, 1, orthogonal_if_square=False)
+
+    def forward(self, h: Tensor, X_t: Tensor) -> Tensor:
+        """h_{t-1} (B, H), X_t (B, K, D) -> l_t (B, K)."""
+        a = torch.tanh(self.context(X_t) + self.state(h)[:, None, :])  # (B, K, D)
+        e = self.score(a)[:, :, 0]  # (B, K)
+        return torch.softmax(e, dim=1, dtype=h.dtype)  # in place of Eq. 4
+
+    def context(self, X: Tensor) -> Tensor:
+        """Compute g of every location, X (…, D) -> (…, D); it does not depend on h, so that it can be done once a frame."""
+        a = self.content(X)
+        for number, layer in enumerate(self.extra, start=1):
+            a = layer(a)
+            if number < len(self.extra):
+                a = torch.tanh(a)
+        return a
 
 
 class InitialState(nn.Module):
@@ -74,32 +208,19 @@ class InitialState(nn.Module):
         return h, c
 
 
-def dropout_mask(shape: tuple[int, ...], p: float, like: Tensor) -> Tensor:
-    """Zeros with probability p, and 1 / (1 - p), in the precision of ``like``.
-
-    A uniform number for each element: torch's own Bernoulli generator takes four times as long on the CPU.
-    """
-    return (torch.rand(shape, device=like.device) >= p).to(like.dtype).div_(1 - p or 1.0)
-
-
-class Dropout(nn.Module):
-    """Inverted dropout.
-
-    Args:
-        p: probability of a zero.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape; the identity outside of training."""
-        return x * dropout_mask(tuple(x.shape), self.p, x) if self.training and self.p > 0 else x
+def lstm_step(lstm: nn.LSTM, layer: int, x_t: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Move one LSTM layer by one step: x_t (B, D or H), h_{t-1} and c_{t-1} (B, H) -> h_t and c_t (B, H)."""
+    W_h, W_x = getattr(lstm, f"weight_hh_l{layer}"), getattr(lstm, f"weight_ih_l{layer}")
+    M, b = torch.cat([W_h, W_x], dim=1), getattr(lstm, f"bias_ih_l{layer}")  # (4H, H + D), (4H,)
+    i, f, g, o = (torch.cat([h, x_t], dim=1) @ M.T + b).chunk(4, dim=1)  # (B, H) each, in torch's order
+    i, f, o, g = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o), torch.tanh(g)  # Eq. 1
+    c = f * c + i * g  # Eq. 2
+    h = o * torch.tanh(c)  # Eq. 3
+    return h, c
 
 
 class Head(nn.Module):
-    """Class scores at every step: ``W_2 · dropout(tanh(W_1 dropout(h) + b_1)) + b_2``.
+    """Class scores at every step: ``W_2 · dropout(tanh(W_1 dropout(h) + b_1)) + b_2``; a softmax of them is the paper's y_t.
 
     Args:
         hidden_dim: H, of the LSTM and of the head's hidden layer.
@@ -114,143 +235,6 @@ class Head(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
-        """(B, T, H) -> (B, T, C)."""
-        return self.classes(self.dropout(torch.tanh(self.hidden(self.dropout(h)))))
-
-
-class LocationAttention(nn.Module):
-    """W of Eq. 4 as printed: ``l_t = softmax(W h_{t-1})``, h of the top layer. It does not see X_t.
-
-    Args:
-        hidden_dim: H.
-        locations: K.
-    """
-
-    def __init__(self, hidden_dim: int, locations: int) -> None:
-        super().__init__()
-        self.locations = initialised_linear(hidden_dim, locations, bias=False, orthogonal_if_square=False)
-
-
-class ContentAttention(nn.Module):
-    """What the released code's attention (Show, Attend and Tell) learns: ``e_i = u·tanh(g(X_{t,i}) + W_d h_{t-1}) + c``.
-
-    ``g(x) = W_c x + b``; each of n extra layers continues ``a ← W_l a + b_l``, with a tanh after all but the last extra
-    layer and none between W_c and W_1. ``l_t = softmax_i(e)``.
-
-    Args:
-        channels: D.
-        hidden_dim: H.
-        extra_layers: n; 0 for UCF-11 and Hollywood2, 2 for HMDB-51.
-    """
-
-    def __init__(self, channels: int, hidden_dim: int, extra_layers: int = 0) -> None:
-        super().__init__()
-        self.content = initialised_linear(channels, channels, orthogonal_if_square=False)
-        self.extra = nn.ModuleList(
-            initialised_linear(channels, channels, orthogonal_if_square=False) for _ in range(extra_layers)
-        )
-        self.state = initialised_linear(hidden_dim, channels, bias=False, orthogonal_if_square=False)
-        self.score = initialised_linear(channels, 1, orthogonal_if_square=False)
-
-    def context(self, X: Tensor) -> Tensor:
-        """g of every location: X (…, D) -> (…, D). It does not depend on h, so it is computed outside the recurrence."""
-        a = self.content(X)
-        for number, layer in enumerate(self.extra, start=1):
-            a = layer(a)
-            if number < len(self.extra):
-                a = torch.tanh(a)
-        return a
-
-
-class SoftAttentionLSTM(nn.Module):
-    """The soft attention model (Eqs. 1-6).
-
-    At step t: l_t from h_{t-1} of the top layer (Eq. 4), ``x_t = Σ_i l_{t,i} X_{t,i}`` (Eq. 5), one step of every LSTM
-    layer (Eqs. 1-3), class scores from the top layer's h_t. Dropout acts on connections between layers and in the head
-    and never on ``h_{t-1} → h_t`` or ``h_{t-1} → l_t``, with a fresh mask at every step.
-
-    Args:
-        locations: K.
-        channels: D.
-        num_classes: C.
-        hidden_dim: H; also the width of the head.
-        num_layers: L.
-        attention: ``location`` (paper) or ``content`` (released code).
-        attention_layers: extra layers of content attention.
-        dropout: probability of a zero at every site.
-        input_dropout: whether x_t and the connections between LSTM layers are dropout sites too (paper), or only the
-            two sites of the head (released code).
-
-    Source: paper §3; protocol §1.
-    """
-
-    inputs: tuple[str, ...] = ("cube", "mean")
-
-    def __init__(
-        self,
-        locations: int,
-        channels: int,
-        num_classes: int,
-        hidden_dim: int = 512,
-        num_layers: int = 3,
-        attention: str = "location",
-        attention_layers: int = 0,
-        dropout: float = 0.5,
-        input_dropout: bool = True,
-    ) -> None:
-        super().__init__()
-        if attention == "location":
-            self.attention: LocationAttention | ContentAttention = LocationAttention(hidden_dim, locations)
-        elif attention == "content":
-            self.attention = ContentAttention(channels, hidden_dim, attention_layers)
-        else:
-            raise ValueError(f"attention={attention!r} is neither 'location' nor 'content'")
-        self.dropout = dropout if input_dropout else 0.0
-        self.initial_state = InitialState(channels, hidden_dim, num_layers)
-        self.lstm = build_lstm(channels, hidden_dim, num_layers, self.dropout)
-        self.head = Head(hidden_dim, num_classes, dropout)
-
-    def forward(self, X: Tensor) -> Output:
-        """X (B, T, K, D), any float precision -> logits (B, T, C), attention (B, T, K)."""
-        return run_blocks(self, pool_frames(X, self.inputs))
-
-    def per_frame(self, frames: Frames) -> tuple[Tensor | Rows, ...]:
-        """X (…, K, D), and with content attention g(X), which sees no other frame."""
-        if isinstance(self.attention, LocationAttention):
-            assert frames.cube is not None
-            return (frames.cube,)
-        X = frames.all_cubes()
-        return X, self.attention.context(X.to(self.head.hidden.weight.dtype))
-
-    def over_time(self, evidence: tuple[Tensor | Rows, ...], mean: Tensor | None) -> Output:
-        """X (B, T, K, D), with content attention g(X) too, and x̄ (B, D) -> logits (B, T, C), attention (B, T, K)."""
-        assert mean is not None
-        X, *g = evidence
-        precision, device = self.head.hidden.weight.dtype, mean.device.type
-        if torch.is_autocast_enabled(device):
-            precision = torch.get_autocast_dtype(device)
-        mean = mean.to(self.head.hidden.weight.dtype)
-        h_0, c_0 = (state.to(mean.dtype) for state in self.initial_state(mean))  # Eq. 6
-        steps = (X.rows if isinstance(X, Rows) else X).shape[1]
-        layers = [self._layer(number, steps, mean, precision) for number in range(self.lstm.num_layers)]
-        if isinstance(self.attention, LocationAttention):
-            weight = self.attention.locations.weight.to(precision)
-            hidden, attention = attend_over_time(X, h_0, c_0, layers, location=weight)
-        else:
-            # The bias c of the scores moves all locations alike: the softmax does not see it, nor does its gradient.
-            state, score = self.attention.state.weight.to(precision), self.attention.score.weight[0].to(precision)
-            content = (cast(Tensor, g[0]).to(precision), state, score)
-            hidden, attention = attend_over_time(X, h_0, c_0, layers, content=content)
-        return Output(self.head(hidden), attention)
-
-    def _layer(self, number: int, steps: int, like: Tensor, precision: torch.dtype) -> Layer:
-        """One layer's M, with torch's gates i, f, g, o in the order i, f, o, g: three sigmoids, then the tanh."""
-        matrices = (getattr(self.lstm, f"weight_{kind}_l{number}") for kind in ("ih", "hh"))
-        i, f, g, o = torch.cat(tuple(matrices), dim=1).to(precision).chunk(4)
-        bias_i, bias_f, bias_g, bias_o = getattr(self.lstm, f"bias_ih_l{number}").chunk(4)
-        weight, bias = torch.cat([i, f, o, g]), torch.cat([bias_i, bias_f, bias_o, bias_g])
-        mask = None
-        if self.training and self.dropout > 0:
-            shape = (steps, len(like), weight.shape[1] - self.lstm.hidden_size)
-            mask = dropout_mask(shape, self.dropout, like)
-        return Layer(weight, bias, mask)
+        """h (B, T, H) -> (B, T, C)."""
+        a = torch.tanh(self.hidden(self.dropout(h)))  # (B, T, H)
+        return self.classes(self.dropout(a))  # (B, T, C)

@@ -61,7 +61,7 @@ class Backbone(nn.Module):
         return self.map(frames).flatten(2).transpose(1, 2)
 
     def sha256(self) -> str:
-        """SHA-256 over the names, shapes and values of all weights."""
+        """Hash the names, shapes and values of all weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
 
 
 def folded(backbone: Backbone) -> Backbone:
-    """A backbone that computes the same with every batch norm folded into the convolution before it.
+    """Copy a backbone with every batch norm folded into the convolution before it; the copy computes the same.
 
     It saves a pass over each map; and in bfloat16 it saves the rounding between the two, after which the norm's
     subtraction leaves mostly rounding error.
@@ -130,12 +130,12 @@ def build_backbone(name: str, weights: str, layer: str | None = None, size: int 
 
 
 def classification_networks() -> list[str]:
-    """Names of torchvision's image classification networks."""
+    """List the names of torchvision's image classification networks."""
     return list_models(module=__import__("torchvision").models)
 
 
 def _official_input(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Normalisation and constructor arguments that go with the network's official weights."""
+    """Look up the normalisation and constructor arguments that go with a network's official weights."""
     official = get_model_weights(name)["DEFAULT"]  # type: ignore[index]
     preset = official.transforms()
     extra = dict(WITHOUT_AUXILIARY.get(name, {}))
@@ -200,7 +200,7 @@ def _same_shapes(network: nn.Module, state: dict[str, Tensor]) -> bool:
 
 
 def last_map(network: nn.Module, size: int) -> str:
-    """Name of the graph node that gives the last convolutional map: the input of the first pooling after it.
+    """Find the graph node that gives the last convolutional map: the input of the first pooling after it.
 
     Walks the network's graph to the last convolution (or, in networks that end otherwise, map) before the classifier
     and on to the last node that keeps more than one location, pooling excluded.

@@ -1,4 +1,7 @@
-"""The paper's baselines (§4.2.1), with the attention model's call signature: X (B, T, K, D) -> ``Output``."""
+"""The paper's baselines (§4.2.1), called as the attention model is: X (B, T, K, D) -> ``Output``.
+
+Shapes: B blocks, T time steps, K locations, D feature channels, H hidden size, C classes, L LSTM layers.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from lightning_modules.attention import Dropout, Head, InitialState, build_lstm, initialised_linear
+from lightning_modules.attention import Head, InitialState
 from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
+from lightning_modules.layers import Dropout, build_lstm, initialised_linear
 
 
 class PooledLSTM(nn.Module):
@@ -58,13 +62,13 @@ class PooledLSTM(nn.Module):
         assert mean is not None
         dtype = self.head.hidden.weight.dtype
         x = cast(Tensor, evidence[0])
-        h_0, c_0 = self.initial_state(mean.to(dtype))  # Eq. 6
-        h, _ = self.lstm(self.dropout(x.to(dtype)), (h_0, c_0))
-        return Output(self.head(h), None)
+        h_0, c_0 = self.initial_state(mean.to(dtype))  # Eq. 6: (L, B, H) each
+        h, _ = self.lstm(self.dropout(x.to(dtype)), (h_0, c_0))  # Eqs. 1-3: (B, T, H)
+        return Output(self.head(h), None)  # (B, T, C)
 
 
 class SoftmaxRegression(nn.Module):
-    """Classes from the flattened feature cube of each frame by itself: ``logits_t = W vec(X_t) + b``, no dropout.
+    """An affine map of each frame's flattened feature cube, by itself: ``logits_t = W vec(X_t) + b``, no dropout.
 
     Args:
         locations: K.
@@ -84,7 +88,8 @@ class SoftmaxRegression(nn.Module):
 
     def per_frame(self, frames: Frames) -> tuple[Tensor, ...]:
         """Class scores of each frame (…, C): all there is to do."""
-        return (self.classes(frames.all_cubes().flatten(-2).to(self.classes.weight.dtype)),)
+        x = frames.all_cubes().flatten(-2)  # (…, K · D)
+        return (self.classes(x.to(self.classes.weight.dtype)),)
 
     def over_time(self, evidence: tuple[Tensor | Rows, ...], mean: Tensor | None) -> Output:
         """Class scores (B, T, C), as they are; a frame that several blocks hold was scored once."""

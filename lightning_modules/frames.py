@@ -1,6 +1,6 @@
-"""What a network sees of a frame, and how blocks of T frames are made of it: by index, or as windows on a whole video.
+"""Frames as networks take them, and blocks of T frames: stacked, by reference, or as windows on a whole video.
 
-Shapes: F frames, K locations, D feature channels, N blocks, T time steps.
+Shapes: F frames of a stretch of video, K locations, D feature channels, B or N blocks, T time steps, C classes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     rows: Tensor
 
     def gather(self) -> Tensor:
-        """(B, T, K, D)."""
+        """Copy the cubes of all steps: (B, T, K, D)."""
         return self.pool.index_select(0, self.rows.flatten()).unflatten(0, self.rows.shape)
 
 
@@ -53,13 +53,13 @@ class Frames(NamedTuple):
     max: Tensor | None = None
 
     def all_cubes(self) -> Tensor:
-        """X (…, K, D), gathered where it is not."""
+        """Return X (…, K, D), gathered where it is by reference."""
         assert self.cube is not None
         return self.cube.gather() if isinstance(self.cube, Rows) else self.cube
 
 
 def pool_frames(X: Tensor, inputs: tuple[str, ...]) -> Frames:
-    """Those of ``cube``, ``mean`` and ``max`` that a network needs, of X (…, K, D)."""
+    """Pool X (…, K, D) over locations, into those of ``cube``, ``mean`` and ``max`` that a network needs."""
     dtype = X.dtype if X.dtype == torch.float64 else torch.float32
     return Frames(
         X if "cube" in inputs else None,
@@ -69,7 +69,7 @@ def pool_frames(X: Tensor, inputs: tuple[str, ...]) -> Frames:
 
 
 class Network(Protocol):
-    """What a network does, in the two parts that make testing fast: once per frame, and over the time of a block."""
+    """A network in the two parts that make testing fast: once per frame, and over the time of a block."""
 
     inputs: tuple[str, ...]
 
@@ -83,13 +83,13 @@ class Network(Protocol):
 
 
 def run_blocks(network: Network, frames: Frames) -> Output:
-    """A batch of blocks: ``frames`` with leading axes (B, T)."""
-    mean = None if frames.mean is None else frames.mean.mean(dim=1)  # Eq. 6
+    """Run a network on a batch of blocks: ``frames`` with leading axes (B, T)."""
+    mean = None if frames.mean is None else frames.mean.mean(dim=1)  # x̄ of Eq. 6: (B, D)
     return network.over_time(network.per_frame(frames), mean)
 
 
 def run_dense(network: Network, frames: Frames, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Output:
-    """All blocks of a stretch of video at once; equal to ``run_blocks`` on the stacked blocks, without stacking them.
+    """Run a network on all blocks of a stretch of video at once: ``run_blocks`` on the stacked blocks, without stacking.
 
     Block n holds the frames ``n · stride + t · skip``. What depends on a frame alone is computed once per frame; at
     step t the blocks' frames are the slice ``[t · skip : t · skip + blocks · stride : stride]``, a view.
@@ -105,12 +105,12 @@ def run_dense(network: Network, frames: Frames, blocks: int, steps: int, skip: i
     if frames.cube is not None and frames.mean is not None:  # a step's slice is then a view of what it computes with
         frames = frames._replace(cube=frames.all_cubes().to(frames.mean.dtype))
     evidence = tuple(windows(cast(Tensor, part), blocks, steps, skip, stride) for part in network.per_frame(frames))
-    mean = None if frames.mean is None else window_means(frames.mean, blocks, steps, skip, stride)
+    mean = None if frames.mean is None else window_means(frames.mean, blocks, steps, skip, stride)  # x̄ of Eq. 6: (N, D)
     return network.over_time(evidence, mean)
 
 
 def windows(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Tensor:
-    """(F, …) -> (N, T, …), a view on the same memory: element [n, t] is frame ``n · stride + t · skip``.
+    """View frames (F, …) as blocks (N, T, …) on the same memory: element [n, t] is frame ``n · stride + t · skip``.
 
     Raises:
         ValueError: there are not exactly as many frames as the blocks span.
@@ -123,10 +123,10 @@ def windows(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int 
 
 
 def window_means(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Tensor:
-    """Mean over the steps of every block, (F, D) -> (N, D), from running sums of frames ``skip`` apart (in float64)."""
+    """Average the steps of every block, (F, D) -> (N, D), from running sums of frames ``skip`` apart (in float64)."""
     spanned = len(frames)
     padded = torch.zeros(-(-spanned // skip) * skip, *frames.shape[1:], dtype=torch.float64, device=frames.device)
-    padded[:spanned] = frames
+    padded[:spanned] = frames  # (a multiple of skip, D)
     sums = torch.cat([torch.zeros_like(padded[:skip]), padded]).unflatten(0, (-1, skip)).cumsum(0).flatten(0, 1)
-    begin = torch.arange(blocks, device=frames.device) * stride
+    begin = torch.arange(blocks, device=frames.device) * stride  # (N,) each block's first frame
     return ((sums[begin + steps * skip] - sums[begin]) / steps).to(frames.dtype)

@@ -24,7 +24,7 @@ CHUNK = 64  # blocks whose gradient is computed at once; bounds the memory that 
 def run_glimpse(
     network: SoftAttentionLSTM, frames: Frames, glimpse: Tensor, blocks: int, steps: int, skip: int = 1, stride: int = 1
 ) -> Tensor:
-    """What a network says when it is made to look where it is told: ``run_dense`` with a given l_t in place of Eq. 4's.
+    """Run a network with a given l_t in place of Eq. 4's, else as ``run_dense`` does.
 
     Args:
         network: in evaluation mode.
@@ -39,15 +39,15 @@ def run_glimpse(
     """
     assert frames.mean is not None
     X, dtype = frames.all_cubes(), network.head.hidden.weight.dtype
-    x = torch.bmm(glimpse.to(X.device, dtype).expand(len(X), -1)[:, None], X.to(dtype))[:, 0]  # Eq. 5, (F, D)
-    mean = window_means(frames.mean.to(dtype), blocks, steps, skip, stride)
-    hidden, _ = network.lstm(windows(x, blocks, steps, skip, stride), network.initial_state(mean))  # Eqs. 1-3, 6
-    return network.head(hidden)
+    x = torch.bmm(glimpse.to(X.device, dtype).expand(len(X), -1)[:, None], X.to(dtype))[:, 0]  # Eq. 5: (F, D)
+    mean = window_means(frames.mean.to(dtype), blocks, steps, skip, stride)  # (N, D)
+    hidden, _ = network.lstm(windows(x, blocks, steps, skip, stride), network.initial_state(mean))  # Eqs. 1-3, 6: (N, T, H)
+    return network.head(hidden)  # (N, T, C)
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What became of one video when only its location softmax was optimised.
+    """What optimising the location softmax alone did to the prediction of one video.
 
     Args:
         steps: of the optimiser until the first correct prediction; 0 where the random glimpse was enough; the limit
@@ -78,7 +78,7 @@ def correct(
     generator: torch.Generator | None = None,
     limit: int = LIMIT,
 ) -> Correction:
-    """Learn where to look in one video, for the network to recognise it.
+    """Optimise the location softmax alone until the network recognises one video.
 
     W of Eq. 4 is drawn anew from U[min W, max W]; then it alone is optimised, by Adam, for the mean over all blocks of
     ``Σ_t CE_t`` with the true label, until the video's prediction (the mean over its blocks) is correct for the first
@@ -132,7 +132,7 @@ def correct(
 def _descend(
     network: SoftAttentionLSTM, frames: Frames, target: int, blocks: int, steps: int, skip: int, last_n: int
 ) -> Tensor:
-    """Accumulate the cost's gradient; returns the video's scores (C,)."""
+    """Accumulate the cost's gradient, chunk by chunk, and return the video's scores (C,)."""
     total = torch.zeros(0)
     for begin in range(0, blocks, CHUNK):
         count = min(CHUNK, blocks - begin)

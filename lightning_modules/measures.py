@@ -1,4 +1,4 @@
-"""Attention measured: how focused it is, how it covers the frame, how it moves, and whether it meets the actor.
+"""Measures of attention: how focused it is, how it covers the frame, how it moves, and whether it meets the actor.
 
 Shapes: N blocks, T steps, K locations row by row, ``attention`` l (N, T, K) with Σ_i l_{t,i} = 1. Every figure is a mean
 over the steps, or over the blocks, that were tested. A video shorter than a block is tested on its last frame again and
@@ -31,12 +31,12 @@ NAMES = (
 
 
 def entropy(attention: Tensor) -> Tensor:
-    """-Σ_i l_{t,i} ln l_{t,i} in nats, from 0 (one location) to ln K (uniform); (N, T, K) -> (N, T)."""
+    """Compute ``-Σ_i l_{t,i} ln l_{t,i}`` in nats, from 0 (one location) to ln K (uniform); (N, T, K) -> (N, T)."""
     return torch.special.entr(attention).sum(dim=-1)  # 0 at 0
 
 
 def coverage_spread(attention: Tensor) -> Tensor:
-    """How unevenly a block's steps together cover the locations: 0 is flat, √(K-1) a gaze fixed on one location.
+    """Measure how unevenly a block's steps together cover the locations: 0 is flat, √(K-1) a gaze fixed on one location.
 
     The coefficient of variation over i of S_i = Σ_t l_{t,i}: the standard deviation of S over its mean T/K. The doubly
     stochastic penalty of Eq. 7 is the same but for a constant: mean_i (1 - S_i)² = (T/K · spread)² + (1 - T/K)².
@@ -52,7 +52,7 @@ def coverage_spread(attention: Tensor) -> Tensor:
 
 
 def gaze(attention: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The gaze's expected position g_t = Σ_i l_{t,i} p_i, with p_i the centre of cell i.
+    """Compute the gaze's expected position, g_t = Σ_i l_{t,i} p_i, with p_i the centre of cell i.
 
     Args:
         attention: l (N, T, K).
@@ -69,7 +69,7 @@ def gaze(attention: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def shift(attention: Tensor, grid: tuple[int, int], steps_per_second: float) -> Tensor:
-    """How far the gaze moves in a second: |g_{t+1} - g_t| · steps per second, in fractions of the frame's sides.
+    """Measure how far the gaze moves in a second: |g_{t+1} - g_t| · steps per second, in fractions of the frame's sides.
 
     Args:
         attention: l (N, T, K).
@@ -83,7 +83,7 @@ def shift(attention: Tensor, grid: tuple[int, int], steps_per_second: float) -> 
 
 
 def pointing_game(attention: Tensor, inside: Tensor) -> Tensor:
-    """Whether the most attended location lies on the actor: 1 or 0, and between them where several are most attended.
+    """Tell whether the most attended location lies on the actor: 1 or 0, and between them where several are most attended.
 
     ``Σ_{i ∈ M} inside_i / |M|`` with M the locations of the largest l_{t,i}: the expected hits of one that is drawn from
     the ties. Uniform attention therefore gets the chance level, ``mean_i inside_i``.
@@ -103,7 +103,7 @@ def pointing_game(attention: Tensor, inside: Tensor) -> Tensor:
 
 
 class VideoMeasures(NamedTuple):
-    """What was measured of each video of a set, V videos and M = ``len(NAMES)`` figures.
+    """Sums and counts of every measure of every video of a set, V videos and M = ``len(NAMES)`` measures.
 
     Args:
         sums: (V, M) float64, over the video's steps or blocks.
@@ -114,13 +114,13 @@ class VideoMeasures(NamedTuple):
     counts: Tensor
 
     def means(self) -> dict[str, float]:
-        """The set's figures that at least one step gave."""
+        """Average the measures that at least one step gave."""
         pairs = zip(NAMES, self.sums.sum(dim=0).tolist(), self.counts.sum(dim=0).tolist(), strict=True)
         return {name: total / count for name, total, count in pairs if count}
 
 
 class AttentionMeasures(Metric):
-    """Sums of the above over each video's blocks and steps, to the last bit the same on one process and on several.
+    """Sums the measures over each video's blocks and steps, to the last bit alike on one process and on several.
 
     The states are sums and counts by video, whose blocks are all on one rank; so no sum depends on how many there are.
 
@@ -180,5 +180,5 @@ class AttentionMeasures(Metric):
             self.counts[video, NAMES.index(name)] += finite.numel()
 
     def compute(self) -> VideoMeasures:
-        """Sums and counts of every video, over all ranks."""
+        """Return sums and counts of every video, over all ranks."""
         return VideoMeasures(self.sums.cpu(), self.counts.cpu())

@@ -1,4 +1,4 @@
-"""Block scores -> video scores -> accuracy and mAP, exact on one process and on several (protocol §5).
+"""Scores of blocks, then of videos, then accuracy and mAP, exact on one process and on several (protocol §5).
 
 The states have a fixed shape, one row a video, and are summed over ranks. Each video's blocks must all have been seen
 exactly once, which is checked before any number is computed.
@@ -19,7 +19,7 @@ class BlockCountError(RuntimeError):
 
 
 def block_scores(logits: Tensor, multi_label: bool, last_n: int) -> Tensor:
-    """Class probabilities of blocks: mean over the last ``last_n`` steps.
+    """Average the class probabilities of each block's last ``last_n`` steps.
 
     Args:
         logits: (B, T, C).
@@ -60,7 +60,7 @@ class BlockMean(Metric):
         self.weight += weight.sum()
 
     def compute(self) -> Tensor:
-        """The mean, a scalar."""
+        """Return the mean, a scalar."""
         return self.total / self.weight
 
 
@@ -110,7 +110,7 @@ class VideoMetric(Metric):
         self.votes.index_put_((videos, scores.argmax(dim=1)), torch.ones_like(videos), accumulate=True)
 
     def compute(self) -> VideoScores:
-        """Scores of all videos, over all ranks.
+        """Average each video's blocks, over all ranks.
 
         Raises:
             BlockCountError: a video has not been seen on exactly its blocks.
@@ -126,12 +126,12 @@ class VideoMetric(Metric):
 
 
 def predictions(scores: VideoScores, multi_label: bool) -> Tensor:
-    """Predicted class (V,), or (V, C) booleans at probability 0.5 for multi-label."""
+    """Choose each video's class (V,), or its labels (V, C) at probability 0.5 for multi-label."""
     return scores.mean >= 0.5 if multi_label else scores.mean.argmax(dim=1)
 
 
 def summarise(scores: VideoScores, target: Tensor) -> dict[str, float]:
-    """Figures of a set of videos, as fractions.
+    """Compute a set's figures, as fractions.
 
     ``accuracy`` (argmax of the mean scores), ``accuracy_vote`` (mode of the blocks' argmaxes, ties to the smallest class
     id), ``accuracy_top5`` and ``mAP`` (mean over classes of non-interpolated average precision; classes without a
@@ -154,7 +154,7 @@ def summarise(scores: VideoScores, target: Tensor) -> dict[str, float]:
 
 
 def average_precision(scores: Tensor, target: Tensor) -> Tensor:
-    """Non-interpolated average precision of each class (C,); nan for a class without a positive video."""
+    """Compute each class's non-interpolated average precision (C,); nan for a class without a positive video."""
     classes = scores.shape[1]
     hot = target if target.ndim == 2 else torch.nn.functional.one_hot(target, classes)
     precision = multilabel_average_precision(scores, hot.long(), num_labels=classes, average="none")
@@ -162,7 +162,7 @@ def average_precision(scores: Tensor, target: Tensor) -> Tensor:
 
 
 def per_class(scores: VideoScores, target: Tensor) -> Tensor:
-    """Recall of each class (C,), or its average precision for multi-label; nan for a class without a video."""
+    """Compute each class's recall (C,), or its average precision for multi-label; nan for a class without a video."""
     if target.ndim == 2:
         return average_precision(scores.mean, target)
     matrix = confusion_matrix(scores, target).double()
@@ -170,7 +170,7 @@ def per_class(scores: VideoScores, target: Tensor) -> Tensor:
 
 
 def confusion_matrix(scores: VideoScores, target: Tensor) -> Tensor:
-    """(C, C) counts: row the true class, column the predicted one."""
+    """Count videos by true class (row) and predicted class (column): (C, C)."""
     return multiclass_confusion_matrix(scores.mean.argmax(dim=1), target, num_classes=scores.mean.shape[1])
 
 

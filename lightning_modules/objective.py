@@ -1,4 +1,7 @@
-"""The loss, Eq. 7: time-wise cross-entropy, doubly stochastic attention penalty, weight decay (protocol §2)."""
+"""The loss (Eq. 7): cross-entropy at every step, doubly stochastic attention penalty, weight decay (protocol §2).
+
+Shapes: B blocks of the global batch, b of them on this rank, T time steps, K locations, C classes.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-def classification_cost(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy summed over steps: ``-Σ_t log ŷ_{t,y}``; binary, summed over steps and classes, for multi-label.
-
-    Args:
-        logits: (B, T, C).
-        target: (B,) class ids, or (B, C) zeros and ones for multi-label.
-
-    Returns:
-        (B,) cost of each block, in nats.
-    """
-    logits = logits.float()
-    steps = logits.shape[1]
-    if target.ndim == 2:
-        targets = target[:, None, :].expand(-1, steps, -1).to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=(1, 2))
-    targets = target[:, None].expand(-1, steps)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(-1, steps).sum(dim=1)
-
-
-def attention_penalty(attention: Tensor, reduction: str = "mean") -> Tensor:
-    """Doubly stochastic penalty of each block: ``mean_i (1 - Σ_t l_{t,i})²``, or the sum over i that Eq. 7 prints.
-
-    The mean is the default because the released code takes it and because the printed sum at λ = 1 would already force
-    uniform attention (protocol §2). With T = 30 and K = 49 the mean is 0.150 at uniform attention, 18.1 at a fixed gaze.
-
-    Args:
-        attention: l (B, T, K).
-        reduction: over locations, ``mean`` or ``sum``.
-
-    Returns:
-        (B,).
-    """
-    squared = (1 - attention.float().sum(dim=1)) ** 2  # (B, K)
-    return squared.mean(dim=1) if reduction == "mean" else squared.sum(dim=1)
-
-
-def squared_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """``Σ θ²`` over some parameters."""
-    norms = torch._foreach_norm([parameter for parameter in parameters if parameter.requires_grad])
-    return torch.stack(norms).square().sum()
 
 
 class Cost(NamedTuple):
@@ -73,7 +34,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """Eq. 7: ``mean_B Σ_t CE_t + λ · mean_B mean_i (1 - Σ_t l_{t,i})² + γ Σ θ²``.
+    """Eq. 7: ``L = -Σ_t Σ_c y_{t,c} log ŷ_{t,c} + λ mean_i (1 - Σ_t l_{t,i})² + γ Σ θ²``, the first two averaged over blocks.
 
     Args:
         attention_penalty: λ.
@@ -97,7 +58,7 @@ class Objective:
         batch_size: int | None = None,
         world_size: int = 1,
     ) -> Cost:
-        """Cost of this rank's share of a batch.
+        """Compute Eq. 7 of this rank's share of a batch.
 
         Args:
             logits: (b, T, C).
@@ -108,14 +69,56 @@ class Objective:
             batch_size: blocks of the global batch; default b.
             world_size: number of ranks over which gradients are averaged.
         """
-        cross_entropy = classification_cost(logits, target)
+        cross_entropy = classification_cost(logits, target)  # -Σ_t Σ_c y_{t,c} log ŷ_{t,c}: (b,)
         penalty = torch.zeros_like(cross_entropy)
         if attention is not None:
-            penalty = attention_penalty(attention, self.penalty_reduction)
+            penalty = attention_penalty(attention, self.penalty_reduction)  # mean_i (1 - Σ_t l_{t,i})²: (b,)
         data = cross_entropy + self.attention_penalty * penalty if self.attention_penalty else cross_entropy
         total = (data if weights is None else data * weights).sum() * world_size
         batch_size = batch_size or len(logits)
-        decay = self.weight_decay * squared_norm(parameters)
-        if self.batch_reduction == "mean":
+        decay = self.weight_decay * squared_norm(parameters)  # γ Σ θ²
+        if self.batch_reduction == "mean":  # Eq. 7
             return Cost(total / batch_size + decay, data, cross_entropy, penalty, decay)
         return Cost(total + decay, data, cross_entropy, penalty, decay / batch_size)
+
+
+def classification_cost(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum the cross-entropy over steps: ``-Σ_t log ŷ_{t,y}``; for multi-label the binary one, over steps and classes.
+
+    Args:
+        logits: (B, T, C).
+        target: (B,) class ids, or (B, C) zeros and ones for multi-label.
+
+    Returns:
+        (B,) cost of each block, in nats.
+    """
+    logits = logits.float()
+    steps = logits.shape[1]
+    if target.ndim == 2:
+        targets = target[:, None, :].expand(-1, steps, -1).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=(1, 2))
+    targets = target[:, None].expand(-1, steps)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(-1, steps).sum(dim=1)
+
+
+def attention_penalty(attention: Tensor, reduction: str = "mean") -> Tensor:
+    """Compute each block's doubly stochastic penalty: ``mean_i (1 - Σ_t l_{t,i})²``, or the sum over i that Eq. 7 prints.
+
+    The mean is the default because the released code takes it and because the printed sum at λ = 1 would already force
+    uniform attention (protocol §2). With T = 30 and K = 49 the mean is 0.150 at uniform attention, 18.1 at a fixed gaze.
+
+    Args:
+        attention: l (B, T, K).
+        reduction: over locations, ``mean`` or ``sum``.
+
+    Returns:
+        (B,).
+    """
+    squared = (1 - attention.float().sum(dim=1)) ** 2  # (B, K)
+    return squared.mean(dim=1) if reduction == "mean" else squared.sum(dim=1)  # (B,)
+
+
+def squared_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """Sum the squares of all trainable parameters: ``Σ θ²``."""
+    norms = torch._foreach_norm([parameter for parameter in parameters if parameter.requires_grad])  # ‖θ‖ of each
+    return torch.stack(norms).square().sum()

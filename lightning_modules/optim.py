@@ -31,7 +31,7 @@ class ReleasedAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update; returns the closure's value."""
+        """Update every parameter once, and return the closure's value."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -58,7 +58,7 @@ class ReleasedAdam(Optimizer):
 def build_optimizer(
     parameters: Iterable[Tensor], name: str, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
 ) -> Optimizer:
-    """``adam``, ``released_adam`` or ``sgd`` (plain, no momentum). Weight decay is part of the loss, not of the optimiser.
+    """Build ``adam``, ``released_adam`` or ``sgd`` (plain, no momentum); weight decay is part of the loss (Eq. 7).
 
     Raises:
         ValueError: another name.

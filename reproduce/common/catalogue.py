@@ -108,7 +108,10 @@ _POOLED = SystemInfo("reproduce.systems.recurrent", RGB, (*_BLOCKS, *_LSTM, *_LO
 
 SYSTEMS: dict[str, SystemInfo] = {
     "soft_attention": SystemInfo(
-        "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model", "objective", *_TRAINING), attends=True
+        "reproduce.systems.recurrent",
+        RGB,
+        (*_BLOCKS, *_LSTM, "model.attention", "model.attention_layers", "objective", *_TRAINING),
+        attends=True,
     ),
     "avg_pool_lstm": _POOLED,
     "max_pool_lstm": _POOLED,

@@ -110,6 +110,8 @@ class ModelSettings:
     """dropout at the LSTM layers' inputs too (paper), or only in the head (released code)"""
     last_n: int = ranged(30, 1, 30)
     """steps whose probabilities are averaged into a block's prediction"""
+    fast: bool = True
+    """soft attention by its fast form; false takes Eqs. 1-6 as written, with equal results; of no effect on other networks"""
 
 
 @dataclass

@@ -50,6 +50,7 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
             model.attention_layers,
             model.dropout,
             model.input_dropout,
+            model.fast,
         )
     pooling = {"avg_pool_lstm": "mean", "max_pool_lstm": "max"}[model.name]
     return PooledLSTM(channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout)

@@ -2,6 +2,7 @@
 
     python tests/golden/update.py                 # after a change that is meant to alter results: writes losses.csv
     python tests/golden/update.py /tmp/now.csv    # the same figures elsewhere, to compare by eye
+    python tests/golden/update.py /tmp/now.csv model.fast=false    # the same under other settings
 
 Features are computed from integers alone and no video is decoded, so that the figures depend on nothing but the suite,
 torch and the CPU. Commit the new losses.csv together with the change, and say in its message why results altered.
@@ -76,8 +77,8 @@ def made_on() -> str:
     return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {cpu_name()}"
 
 
-def curves(root: Path) -> list[dict[str, str]]:
-    """Train and test all runs below a folder; every epoch's figures as written to the last bit."""
+def curves(root: Path, others: list[str]) -> list[dict[str, str]]:
+    """Train and test all runs below a folder, under other settings; every epoch's figures as written to the last bit."""
     from reproduce.common.cli import resolve
     from reproduce.common.dataset import read_annotation
     from reproduce.common.settings import Settings
@@ -90,7 +91,7 @@ def curves(root: Path) -> list[dict[str, str]]:
     found = []
     for run, words in RUNS.items():
         lr = [] if any(word.startswith("optim.lr") for word in words) else LR
-        settings = resolve(Settings, [*SHARED, *paths, *words, *lr])
+        settings = resolve(Settings, [*SHARED, *paths, *words, *lr, *others])
         annotation = read_annotation(settings)
         folder = run_folder(settings, annotation)
         metrics = training.run(settings, annotation, folder)
@@ -108,10 +109,10 @@ def read(path: Path) -> tuple[str, list[dict[str, str]]]:
         return head, list(csv.DictReader(file))
 
 
-def main(path: Path) -> None:
+def main(path: Path, others: list[str]) -> None:
     """Write the figures of this checkout on this machine."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = curves(Path(folder))
+        rows = curves(Path(folder), others)
     with path.open("w", newline="", encoding="utf-8") as file:
         file.write(f"# {made_on()}\n")
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -121,4 +122,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN, sys.argv[2:])

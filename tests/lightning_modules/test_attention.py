@@ -1,4 +1,4 @@
-"""The attention model: equality with the NumPy transcription, causality, dropout sites, initialisation, sizes."""
+"""The attention model, as written and fast: equality with the NumPy transcription, causality, dropout, initialisation."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,10 @@ import reference
 import torch
 from torch import nn
 
-from lightning_modules.attention import InitialState, SoftAttentionLSTM, build_lstm
+from lightning_modules import layers as layers_module
+from lightning_modules.attention import InitialState, SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM
+from lightning_modules.layers import build_lstm
 from lightning_modules.objective import attention_penalty
 from lightning_modules.optim import build_optimizer
 
@@ -15,6 +17,7 @@ torch.set_num_threads(1)
 
 B, T, K, D, H, C = 3, 4, 6, 7, 5, 4
 ATTENTIONS = [("location", 0), ("content", 0), ("content", 1), ("content", 2), ("content", 3)]
+BOTH_FORMS = pytest.mark.parametrize("fast", [True, False], ids=["fast", "readable"])
 
 
 def randomise(network: nn.Module, std: float = 0.5, seed: int = 0) -> nn.Module:
@@ -47,10 +50,11 @@ def arrays(network: nn.Module) -> dict[str, np.ndarray]:
 # Equality with the equations
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize(("attention", "extra"), ATTENTIONS)
-def test_equals_the_numpy_transcription(attention, extra, layers):
-    network, X = ready(attention, extra, layers), frames()
+def test_equals_the_numpy_transcription(attention, extra, layers, fast):
+    network, X = ready(attention, extra, layers, fast=fast), frames()
     output = network(X)
     parameters = reference.paper_order(arrays(network))
     for b in range(B):
@@ -59,10 +63,28 @@ def test_equals_the_numpy_transcription(attention, extra, layers):
         np.testing.assert_allclose(output.attention[b].detach(), expected.attention, rtol=1e-10, atol=1e-12)
 
 
+@BOTH_FORMS
+@pytest.mark.parametrize("dropout", [0.3, 0.5])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(("attention", "extra"), [("location", 0), ("content", 2)])
+def test_equals_the_numpy_transcription_under_the_masks_that_were_drawn(attention, extra, layers, dropout, fast, monkeypatch):
+    network, X, masks = ready(attention, extra, layers, dropout=dropout, fast=fast).train(), frames(), []
+    draw = layers_module.dropout_mask
+    monkeypatch.setattr(layers_module, "dropout_mask", lambda *arguments: masks.append(draw(*arguments)) or masks[-1])
+    output = network(X)
+    assert [tuple(mask.shape) for mask in masks] == [(T, B, D)] + (layers - 1) * [(T, B, H)] + 2 * [(B, T, H)]
+    for b in range(B):
+        inputs, head = [mask[:, b].numpy() for mask in masks[:-2]], tuple(mask[b].numpy() for mask in masks[-2:])
+        expected = reference.forward(reference.paper_order(arrays(network)), X[b].numpy(), inputs, head)
+        np.testing.assert_allclose(output.logits[b].detach(), expected.logits, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(output.attention[b].detach(), expected.attention, rtol=1e-10, atol=1e-12)
+
+
+@BOTH_FORMS
 @pytest.mark.parametrize(("attention", "extra"), [("location", 0), ("content", 2)])
 @pytest.mark.parametrize(("locations", "channels", "hidden"), [(1, 3, 4), (4, 4, 4), (9, 2, 6), (49, 11, 3)])
-def test_equals_the_transcription_at_other_sizes_in_single_precision(attention, extra, locations, channels, hidden):
-    network = soft(attention, extra, 2, locations=locations, channels=channels, hidden_dim=hidden)
+def test_equals_the_transcription_at_other_sizes_in_single_precision(attention, extra, locations, channels, hidden, fast):
+    network = soft(attention, extra, 2, locations=locations, channels=channels, hidden_dim=hidden, fast=fast)
     randomise(network).eval()
     X = frames(2, 5, locations, channels).float()
     output = network(X)
@@ -83,20 +105,22 @@ def test_initial_states_are_one_tanh_of_the_mean_slice_for_each_layer():
             np.testing.assert_allclose(values[layer, 1].detach(), expected, rtol=1e-12)
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize(("attention", "extra"), ATTENTIONS)
-def test_attention_is_a_distribution_over_locations(attention, extra):
-    output = ready(attention, extra)(10 * frames())
+def test_attention_is_a_distribution_over_locations(attention, extra, fast):
+    output = ready(attention, extra, fast=fast)(10 * frames())
     assert output.attention.shape == (B, T, K)
     assert (output.attention >= 0).all()
     torch.testing.assert_close(output.attention.sum(dim=-1), torch.ones(B, T, dtype=torch.float64))
     assert output.attention.std() > 0.01  # and not simply uniform
 
 
-def test_location_attention_does_not_see_the_frame_but_content_attention_does():
+@BOTH_FORMS
+def test_location_attention_does_not_see_the_frame_but_content_attention_does(fast):
     X = frames()
     order = torch.randperm(K, generator=torch.Generator().manual_seed(0))
     for attention, follows in [("location", False), ("content", True)]:
-        network = ready(attention)
+        network = ready(attention, fast=fast)
         first = network(X).attention[:, 0]
         shuffled = network(X[:, :, order]).attention[:, 0]  # h_0 keeps its value: the mean slice does
         torch.testing.assert_close(shuffled, first[:, order] if follows else first)
@@ -106,10 +130,11 @@ def test_location_attention_does_not_see_the_frame_but_content_attention_does():
 # Causality
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize(("attention", "extra"), [("location", 0), ("content", 0), ("content", 2)])
 @pytest.mark.parametrize("layers", [1, 3])
-def test_nothing_depends_on_later_frames_except_through_the_initial_state(attention, extra, layers):
-    network, X = ready(attention, extra, layers), frames(B, 6, K, D)
+def test_nothing_depends_on_later_frames_except_through_the_initial_state(attention, extra, layers, fast):
+    network, X = ready(attention, extra, layers, fast=fast), frames(B, 6, K, D)
     swapped = X[:, [0, 1, 2, 5, 4, 3]]  # steps 4 and 6 trade places: the block's mean stays
     before, after = network(X), network(swapped)
     torch.testing.assert_close(after.logits[:, :3], before.logits[:, :3], rtol=0, atol=1e-12)
@@ -119,8 +144,9 @@ def test_nothing_depends_on_later_frames_except_through_the_initial_state(attent
     assert (after.attention[:, seen] - before.attention[:, seen]).abs().max() > 1e-6
 
 
-def test_later_frames_reach_the_first_step_through_the_initial_state():
-    network, X = ready(), frames()
+@BOTH_FORMS
+def test_later_frames_reach_the_first_step_through_the_initial_state(fast):
+    network, X = ready(fast=fast), frames()
     changed = X.clone()
     changed[:, -1] += 1
     assert (network(changed).attention[:, 0] - network(X).attention[:, 0]).abs().max() > 1e-6
@@ -130,9 +156,10 @@ def test_later_frames_reach_the_first_step_through_the_initial_state():
     torch.testing.assert_close(network(changed).logits[:, :-1], network(X).logits[:, :-1], rtol=0, atol=0)
 
 
-def test_blocks_of_a_batch_do_not_mix():
+@BOTH_FORMS
+def test_blocks_of_a_batch_do_not_mix(fast):
     for attention, extra in ATTENTIONS:
-        network, X = ready(attention, extra), frames()
+        network, X = ready(attention, extra, fast=fast), frames()
         together = network(X)
         for b in range(B):
             alone = network(X[b : b + 1])
@@ -143,9 +170,10 @@ def test_blocks_of_a_batch_do_not_mix():
 # Limits of the attention
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize("layers", [1, 3])
-def test_uniform_attention_is_average_pooling(layers):
-    network, X = ready(layers=layers), frames()
+def test_uniform_attention_is_average_pooling(layers, fast):
+    network, X = ready(layers=layers, fast=fast), frames()
     pooled = PooledLSTM(D, C, "mean", H, layers).double().eval()
     shared = {name: value for name, value in network.state_dict().items() if not name.startswith("attention.")}
     pooled.load_state_dict(shared)
@@ -202,7 +230,8 @@ def test_defaults_are_the_papers():
     with torch.device("meta"):
         network = SoftAttentionLSTM(49, 1024, 11)
     assert trainable(network) == 10_788_363
-    assert network.dropout == network.head.dropout.p == 0.5
+    assert network.dropout.p == network.head.dropout.p == 0.5
+    assert network.fast
 
 
 # Dropout
@@ -219,15 +248,16 @@ def gradient_through(network: nn.Module, steps: int, seed: int = 0) -> None:
     network(frames(1, steps, K, 64)).logits.sum().backward()
 
 
-def wide(input_dropout: bool, attention: str = "location") -> SoftAttentionLSTM:
-    sizes = {"channels": 64, "hidden_dim": 64, "num_classes": 3}
+def wide(input_dropout: bool, attention: str = "location", fast: bool = True) -> SoftAttentionLSTM:
+    sizes = {"channels": 64, "hidden_dim": 64, "num_classes": 3, "fast": fast}
     return randomise(soft(attention, 0, 3, input_dropout=input_dropout, dropout=0.5, **sizes).double(), std=0.1)
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize("attention", ["location", "content"])
 @pytest.mark.parametrize("input_dropout", [True, False])
-def test_dropout_sites_in_training(input_dropout, attention):
-    network = wide(input_dropout, attention).train()
+def test_dropout_sites_in_training(input_dropout, attention, fast):
+    network = wide(input_dropout, attention, fast).train()
     gradient_through(network, steps=1)
     for layer in range(3):
         share = live_columns(getattr(network.lstm, f"weight_ih_l{layer}"))
@@ -240,16 +270,18 @@ def test_dropout_sites_in_training(input_dropout, attention):
     assert live_columns(state.weight) == 1
 
 
-def test_dropout_masks_are_fresh_at_every_step():
-    network = wide(input_dropout=True).train()
+@BOTH_FORMS
+def test_dropout_masks_are_fresh_at_every_step(fast):
+    network = wide(input_dropout=True, fast=fast).train()
     gradient_through(network, steps=4)  # one mask for all steps would leave half of the inputs dead, not 1/16
     sites = [getattr(network.lstm, f"weight_ih_l{layer}") for layer in range(3)]
     for weight in [*sites, network.head.hidden.weight, network.head.classes.weight]:
         assert live_columns(weight) > 0.75
 
 
-def test_dropout_masks_differ_between_blocks_and_calls_and_follow_the_seed():
-    network = wide(input_dropout=True).train()
+@BOTH_FORMS
+def test_dropout_masks_differ_between_blocks_and_calls_and_follow_the_seed(fast):
+    network = wide(input_dropout=True, fast=fast).train()
     X = frames(1, T, K, 64).expand(2, -1, -1, -1)
     torch.manual_seed(0)
     first, second = network(X), network(X)
@@ -260,31 +292,35 @@ def test_dropout_masks_differ_between_blocks_and_calls_and_follow_the_seed():
     assert (first.logits - second.logits).abs().min() > 1e-9
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize("attention", ["location", "content"])
-def test_first_attention_is_deterministic_in_training_and_later_ones_are_not(attention):
-    network, X = ready(attention).train(), frames()
+def test_first_attention_is_deterministic_in_training_and_later_ones_are_not(attention, fast):
+    network, X = ready(attention, fast=fast).train(), frames()
     expected = network.eval()(X).attention
     network.train()
     torch.testing.assert_close(network(X).attention[:, 0], expected[:, 0], rtol=0, atol=1e-12)
     assert not torch.allclose(network(X).attention[:, 1], expected[:, 1])
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize(("attention", "extra"), ATTENTIONS)
-def test_dropping_everything_leaves_the_recurrent_paths_alone(attention, extra):
-    network, X = ready(attention, extra, dropout=1.0).train(), frames()
+def test_dropping_everything_leaves_the_recurrent_paths_alone(attention, extra, fast):
+    network, X = ready(attention, extra, dropout=1.0, fast=fast).train(), frames()
     hidden = []
     network.head.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0].detach()))
     output = network(X)
     for b in range(B):
-        expected = reference.forward(reference.paper_order(arrays(network)), X[b].numpy(), connected=False)
+        nothing = [np.zeros((T, 1))] * network.lstm.num_layers
+        expected = reference.forward(reference.paper_order(arrays(network)), X[b].numpy(), nothing)
         np.testing.assert_allclose(hidden[0][b], expected.hidden, rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(output.attention[b].detach(), expected.attention, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(output.logits, network.head.classes.bias.expand(B, T, C))
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize("attention", ["location", "content"])
-def test_without_input_dropout_only_the_head_drops(attention):
-    network, X = ready(attention, input_dropout=False), frames()
+def test_without_input_dropout_only_the_head_drops(attention, fast):
+    network, X = ready(attention, input_dropout=False, fast=fast), frames()
     expected = network(X)
     network.train()
     output = network(X)
@@ -292,8 +328,9 @@ def test_without_input_dropout_only_the_head_drops(attention):
     assert not torch.allclose(output.logits, expected.logits)
 
 
-def test_dropped_inputs_are_zero_and_kept_ones_doubled():
-    network = randomise(soft(layers=1, channels=64, dropout=0.5).double(), std=0.1)
+@BOTH_FORMS
+def test_dropped_inputs_are_zero_and_kept_ones_doubled(fast):
+    network = randomise(soft(layers=1, channels=64, dropout=0.5, fast=fast).double(), std=0.1)
     for affine in (*network.initial_state.hidden, *network.initial_state.cell):
         nn.init.zeros_(affine.weight)  # else X reaches h past the dropped inputs
     hidden = []
@@ -309,11 +346,12 @@ def test_dropped_inputs_are_zero_and_kept_ones_doubled():
     assert torch.equal(ratio[0, 0, 0], ratio[0, 0, 1])  # a mask on x_t, not on X_t
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize(("attention", "extra"), [("location", 0), ("content", 2)])
-def test_no_dropout_in_evaluation(attention, extra):
+def test_no_dropout_in_evaluation(attention, extra, fast):
     X = frames()
-    network = ready(attention, extra, dropout=0.5)
-    undropped = ready(attention, extra, dropout=0.0).train()
+    network = ready(attention, extra, dropout=0.5, fast=fast)
+    undropped = ready(attention, extra, dropout=0.0, fast=fast).train()
     assert torch.equal(network(X).logits, network(X).logits)
     torch.testing.assert_close(network(X).logits, undropped(X).logits, rtol=0, atol=0)
 
@@ -390,10 +428,11 @@ def test_lstm_of_one_layer_is_built_without_torchs_warning(recwarn):
 # Input
 
 
+@BOTH_FORMS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("attention", "extra"), [("location", 0), ("content", 1)])
-def test_half_precision_features_equal_the_same_features_in_float(dtype, attention, extra):
-    network = randomise(soft(attention, extra)).eval()
+def test_half_precision_features_equal_the_same_features_in_float(dtype, attention, extra, fast):
+    network = randomise(soft(attention, extra, fast=fast)).eval()
     X = frames().to(dtype)
     half, full = network(X), network(X.float())
     assert half.logits.dtype == half.attention.dtype == torch.float32
@@ -401,9 +440,10 @@ def test_half_precision_features_equal_the_same_features_in_float(dtype, attenti
     torch.testing.assert_close(half.attention, full.attention, rtol=0, atol=1e-6)
 
 
-def test_mean_of_half_precision_features_does_not_overflow():
+@BOTH_FORMS
+def test_mean_of_half_precision_features_does_not_overflow(fast):
     X = torch.full((1, 30, 49, D), 1000.0, dtype=torch.float16)  # the sum, 1.5e6, is beyond half precision
-    network = randomise(soft(locations=49), std=1e-4).eval()
+    network = randomise(soft(locations=49, fast=fast), std=1e-4).eval()
     assert network(X).logits.isfinite().all()
     torch.testing.assert_close(network(X).logits, network(X.float()).logits, rtol=0, atol=1e-6)
 

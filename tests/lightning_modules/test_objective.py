@@ -25,6 +25,8 @@ NETWORKS = {
     "content-0": lambda: SoftAttentionLSTM(K, D, C, H, 1, "content", 0),
     "content-1": lambda: SoftAttentionLSTM(K, D, C, H, 2, "content", 1),
     "content-2": lambda: SoftAttentionLSTM(K, D, C, H, 1, "content", 2),
+    "location-3, readable": lambda: SoftAttentionLSTM(K, D, C, H, 3, fast=False),
+    "content-2, readable": lambda: SoftAttentionLSTM(K, D, C, H, 1, "content", 2, fast=False),
     "mean": lambda: PooledLSTM(D, C, "mean", H, 2),
     "max": lambda: PooledLSTM(D, C, "max", H, 2),
     "regression": lambda: SoftmaxRegression(K, D, C),

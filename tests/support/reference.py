@@ -101,19 +101,20 @@ def lstm_step(M: Affine, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
     return o * np.tanh(c), c
 
 
-def forward(p: Recurrent, X: Array, connected: bool = True) -> Result:
-    """Eqs. 1-6 without dropout; ``connected=False`` cuts every connection into an LSTM layer but the recurrent ones."""
+def forward(p: Recurrent, X: Array, masks: list[Array] | None = None, head_masks: tuple[Array, Array] | None = None) -> Result:
+    """Eqs. 1-6, with given dropout masks: (T, inputs) for each LSTM layer's input, two of (T, H) for the head."""
     mean = X.mean(axis=1).mean(axis=0)
     h = [np.tanh(U @ mean + b) for U, b in p.init_h]  # Eq. 6
     c = [np.tanh(U @ mean + b) for U, b in p.init_c]
     logits, attention, hidden = [], [], []
-    for X_t in X:
+    for t, X_t in enumerate(X):
         x, l_t = look(p.look, X_t, h[-1])
         for layer, M in enumerate(p.M):
-            h[layer], c[layer] = lstm_step(M, x if connected else 0 * x, h[layer], c[layer])
+            h[layer], c[layer] = lstm_step(M, x if masks is None else masks[layer][t] * x, h[layer], c[layer])
             x = h[layer]
         (W_1, b_1), (W_2, b_2) = p.head
-        logits.append(W_2 @ np.tanh(W_1 @ x + b_1) + b_2)
+        first, second = (1, 1) if head_masks is None else (mask[t] for mask in head_masks)
+        logits.append(W_2 @ (second * np.tanh(W_1 @ (first * x) + b_1)) + b_2)
         attention.append(l_t)
         hidden.append(x)
     return Result(np.array(logits), None if attention[0] is None else np.array(attention), np.array(hidden))

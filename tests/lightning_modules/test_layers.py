@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lightning_modules import attention as module
-from lightning_modules.attention import Dropout, dropout_mask
+from lightning_modules import layers as module
+from lightning_modules.layers import Dropout, dropout_mask
 
 LIKE = torch.zeros(1)
 

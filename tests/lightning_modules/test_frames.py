@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import readable
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +19,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 NETWORKS = {
     "location": lambda: SoftAttentionLSTM(K, D, C, H, 3),
     "content": lambda: SoftAttentionLSTM(K, D, C, H, 2, "content", 1),
+    "location, readable": lambda: SoftAttentionLSTM(K, D, C, H, 3, fast=False),
+    "content, readable": lambda: SoftAttentionLSTM(K, D, C, H, 2, "content", 1, fast=False),
     "mean": lambda: PooledLSTM(D, C, "mean", H, 2),
     "max": lambda: PooledLSTM(D, C, "max", H, 2),
     "regression": lambda: SoftmaxRegression(K, D, C),
@@ -40,6 +41,15 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 
 def values(*shape: int, dtype=torch.float64, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def stacked(frames: torch.Tensor, steps: int, skip: int = 1, stride: int = 1) -> torch.Tensor:
+    """Every block of a video's frames (F, …) as protocol §4 numbers them, copied frame by frame: (B, T, …)."""
+    if len(frames) < steps * skip:  # a short video's last frame is repeated
+        own = list(range(0, len(frames), skip))
+        return torch.stack([frames[own + [own[-1]] * (steps - len(own))]])
+    starts = range(0, len(frames) - steps * skip + 1, stride)
+    return torch.stack([torch.stack([frames[start + t * skip] for t in range(steps)]) for start in starts])
 
 
 def span(blocks: int, steps: int, skip: int, stride: int) -> int:
@@ -176,7 +186,7 @@ def dense(network: nn.Module, video: torch.Tensor, index: BlockIndex, first: int
 @torch.no_grad()
 def test_dense_testing_equals_stacked_blocks(kind, skip, stride, dtype):
     network, video = network_of(kind, dtype), values(T * skip + 25, K, D, dtype=dtype)
-    X = readable.stacked(video, T, skip, stride)
+    X = stacked(video, T, skip, stride)
     index = BlockIndex([len(video)], skip, stride, T)
     assert len(X) == len(index) == 25 // stride + 1
     assert_equal_outputs(dense(network, video, index), network(X), TOLERANCE[dtype])
@@ -188,7 +198,7 @@ def test_dense_testing_equals_stacked_blocks(kind, skip, stride, dtype):
 @torch.no_grad()
 def test_dense_testing_equals_the_stacked_block_of_a_short_video(kind, skip, length, dtype):
     network, video = network_of(kind, dtype), values(length, K, D, dtype=dtype)
-    X = readable.stacked(video, T, skip)
+    X = stacked(video, T, skip)
     assert X.shape == (1, T, K, D) and torch.equal(X[0, -1], video[(length - 1) // skip * skip])
     for stride in (1, 10):
         index = BlockIndex([length], skip, stride, T)
@@ -201,7 +211,7 @@ def test_dense_testing_equals_the_stacked_block_of_a_short_video(kind, skip, len
 def test_a_video_in_pieces_equals_the_whole(kind, skip, stride):
     network, video = network_of(kind), values(30 * skip + 40, K, D)
     index = BlockIndex([len(video)], skip, stride)  # 30 steps
-    X = readable.stacked(video, 30, skip, stride)
+    X = stacked(video, 30, skip, stride)
     for first in range(0, len(index), 4):
         count = min(4, len(index) - first)
         expected = network(X[first : first + count])
@@ -213,14 +223,14 @@ def test_half_precision_videos_are_tested_in_single_precision(kind):
     network, video = network_of(kind, torch.float32), values(T + 3, K, D).half()
     result = dense(network, video, BlockIndex([T + 3], length=T))
     assert result.logits.dtype == torch.float32
-    assert_equal_outputs(result, network(readable.stacked(video, T)), 1e-5)
+    assert_equal_outputs(result, network(stacked(video, T)), 1e-5)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_gradients_of_dense_blocks_equal_those_of_stacked_ones(kind):
     network, video = network_of(kind), values(T + 5, K, D)
     weights, found = values(6, T, C, seed=2), []
-    for output in (dense(network, video, BlockIndex([T + 5], length=T)), network(readable.stacked(video, T))):
+    for output in (dense(network, video, BlockIndex([T + 5], length=T)), network(stacked(video, T))):
         found.append(torch.autograd.grad((output.logits * weights).sum(), trainable(network), allow_unused=True))
     assert any(value is not None for value in found[0])
     for fast, plain in zip(*found, strict=True):
@@ -263,3 +273,22 @@ def test_cubes_by_reference_give_what_gathered_cubes_give(kind):
     slopes = [torch.autograd.grad(output.logits.sum(), trainable(network), allow_unused=True) for output in outputs]
     for one, other in zip(*slopes, strict=True):
         assert (one is None and other is None) or torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("kind", ["location", "content"])
+def test_fast_and_readable_agree_on_whole_videos_and_on_cubes_by_reference(kind, dtype):
+    fast, readable = (network_of(name, dtype) for name in (kind, f"{kind}, readable"))
+    pool, rows = values(2 * T + 9, K, D, dtype=dtype), torch.randint(0, T, (3, T), generator=torch.Generator().manual_seed(6))
+    index = BlockIndex([len(pool)], 2, 3, T)
+    referred = pool_frames(pool[rows], fast.inputs)._replace(cube=Rows(pool, rows))
+    for outputs in [[dense(network, pool, index) for network in (fast, readable)]] + [
+        [run_blocks(network, referred) for network in (fast, readable)]
+    ]:
+        assert_equal_outputs(*outputs, TOLERANCE[dtype])
+        slopes = [
+            torch.autograd.grad(output.logits.sum(), list(network.lstm.parameters())[:2])
+            for output, network in zip(outputs, (fast, readable), strict=True)
+        ]
+        for one, other in zip(*slopes, strict=True):
+            torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=10 * TOLERANCE[dtype])
