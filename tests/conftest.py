@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 settings.register_profile("suite", deadline=None)  # a busy machine is no failure
@@ -159,21 +161,39 @@ def draw_clips(root: Path, per_class: int = 6, classes: int = 3) -> None:
     (root / "videos.csv").write_text("\n".join(rows) + "\n")
 
 
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of pytest-xdist's workers makes and the others find; to be read, not written."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            part = folder.with_suffix(".part")
+            part.mkdir()
+            make(part)
+            part.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds ``clips/``, a videofolder of 18 drawn clips of 3 classes."""
-    root = tmp_path_factory.mktemp("data")
-    draw_clips(root / "clips")
-    return root
+    return once(tmp_path_factory, "clips", lambda folder: draw_clips(folder / "clips"))
 
 
 @pytest.fixture(scope="session")
 def trained(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which ``train.py`` has finished one soft attention run on the clips."""
-    folder = tmp_path_factory.mktemp("trained")
-    result = script("train.py", *TINY, f"paths.data={clips}", "row=soft_attention_1", cwd=folder)
-    (folder / "run").symlink_to(result.stdout.strip().splitlines()[-1])
-    (folder / "stdout").write_text(result.stdout)
+
+    def train(folder: Path) -> None:
+        result = script("train.py", *TINY, f"paths.data={clips}", "row=soft_attention_1", cwd=folder)
+        (folder / "stdout").write_text(result.stdout)
+
+    first, folder = once(tmp_path_factory, "first-trained", train), tmp_path_factory.mktemp("trained") / "here"
+    shutil.copytree(first, folder)  # tests run scripts in it
+    run = next(folder.glob("runs/clips/soft_attention_1-*"))
+    (folder / "run").symlink_to(run)
+    *printed, _ = (folder / "stdout").read_text().splitlines()
+    (folder / "stdout").write_text("\n".join([*printed, str(run.resolve())]) + "\n")
     return folder
 
 
