@@ -144,6 +144,7 @@ def read(root: Path, split: str = "1", skip_bad: bool = False) -> Annotation:
         tuple(videos["test"]),
         miniature=bool(marker),
         spare=tuple(videos[None]),
+        published_split=True,
     )
     per_side = {side: number // len(CLASSES) for side, number in COUNTS.items()}
     counts = marker["counts"] if marker else {**COUNTS, "classes": dict.fromkeys(CLASSES, sum(per_side.values()))}

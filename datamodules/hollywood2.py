@@ -73,7 +73,16 @@ def read(root: Path, split: str = "official", skip_bad: bool = False) -> Annotat
     marker = miniature_marker(root, ("counts", COUNTS))
     sides = {side: tuple(_read_side(sets, side)) for side in COUNTS}
     annotation = Annotation(
-        "hollywood2", split, root, folder, tuple(CLASSES), True, sides["train"], sides["test"], miniature=bool(marker)
+        "hollywood2",
+        split,
+        root,
+        folder,
+        tuple(CLASSES),
+        True,
+        sides["train"],
+        sides["test"],
+        miniature=bool(marker),
+        published_split=True,
     )
     return check(annotation, WHERE, marker["counts"] if marker else COUNTS, skip_bad)
 

@@ -12,10 +12,6 @@ from datamodules.videos import Annotation, DataError, Video
 MARK = "LEAKY"
 """Stands in the notes of every run whose test set is not apart from its training set; tables look for it."""
 
-PUBLISHED = ("hmdb51", "hollywood2")
-"""Data sets whose split is published as a list of clips: that clips of one source stand on both sides is the data set's own
-affair, and every published number on it has the same."""
-
 SHOWN = 3  # names in a note
 
 
@@ -90,7 +86,7 @@ def leak_notes(annotation: Annotation, leaks: Leaks) -> tuple[str, ...]:
         more = f" and {len(leaks.contents) - SHOWN} more" if len(leaks.contents) > SHOWN else ""
         notes.append(f"{annotation.data}: {MARK}, {_files(len(leaks.contents))} the content of a train file: {shown}{more}")
     known = any(MARK in note for note in annotation.notes)
-    if leaks.groups and annotation.data not in PUBLISHED and not known:
+    if leaks.groups and not annotation.published_split and not known:
         notes.append(
             f"{annotation.data}: {MARK} split, {leaks.grouped_test} of {len(annotation.test)} test videos are of a group that "
             "train has too"
@@ -110,7 +106,7 @@ def describe(annotation: Annotation, leaks: Leaks) -> list[str]:
     apart = ["no video", *([] if leaks.groups else ["no group"]), "no file content"]
     if not leaks.contents and not leaks.videos:
         said.append(f"train and test share {' and '.join([', '.join(apart[:-1]), apart[-1]])}")
-    if leaks.groups and annotation.data in PUBLISHED:
+    if leaks.groups and annotation.published_split:
         said.append(
             f"{leaks.grouped_test} of {len(annotation.test)} test videos come from a source that train has too "
             f"({len(leaks.groups)} sources): so is the published split"

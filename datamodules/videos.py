@@ -55,6 +55,8 @@ class Annotation:
         notes: what every table made from these data has to say about them.
         miniature: whether the data are generated stand-ins.
         spare: videos of the data set that this split has on neither side; others of its splits may.
+        published_split: whether the split is published as a list of clips; that clips of one source stand on both sides is
+            the data set's own affair then, and every published number on it has the same.
     """
 
     data: str
@@ -68,6 +70,7 @@ class Annotation:
     notes: tuple[str, ...] = ()
     miniature: bool = False
     spare: tuple[Video, ...] = ()
+    published_split: bool = False
 
     @property
     def videos(self) -> tuple[Video, ...]:

@@ -1,0 +1,60 @@
+"""Nothing but the catalogue chooses by a name: of a data set, a system, a row or a preset."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, PRESETS, ROWS, SYSTEMS, row_of
+from reproduce.common.settings import Settings, entries
+
+NAMES = {*DATASETS, *SYSTEMS, *ROWS, *COLUMNS}
+PACKAGES = ("lightning_modules", "datamodules", "reproduce")
+# Where a name stands, and what for.
+MAY = {
+    "reproduce/common/catalogue.py": "the catalogue",
+    "reproduce/common/settings.py": "defaults",
+    "reproduce/figures.py": "which data sets and rows the paper's figures show",
+    "reproduce/visual/paper_figures.py": "the name of a figure",
+    "reproduce/benchmark.py": "data sets of which a rehearsal knows the size",
+    "reproduce/benchmarking/scale.py": "the sizes of data sets",
+    "reproduce/benchmarking/workloads.py": "data sets of which a rehearsal knows the size",
+    "reproduce/systems/recurrent.py": "the networks of the system's own entries",
+    "datamodules/miniature.py": "what is drawn for which data set",
+    **{f"datamodules/{name}.py": "the reader" for name in DATASETS},
+}
+
+
+def names_in(path: Path) -> set[str]:
+    """Names of the catalogue that stand in a module as texts, docstrings apart."""
+    return {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)} & NAMES
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_decides_by_a_name(package):
+    found = {path.relative_to(REPOSITORY).as_posix(): names_in(path) for path in (REPOSITORY / package).rglob("*.py")}
+    assert {path: names for path, names in found.items() if names and path not in MAY} == {}
+    assert {path for path in MAY if path.startswith(package)} <= {path for path, names in found.items() if names}
+
+
+def test_every_entry_names_what_exists():
+    known = {entry.key for entry in entries(Settings)}
+    groups = {key.rpartition(".")[0] for key in known}
+    for system in SYSTEMS.values():
+        assert set(system.settings) <= known | groups and (not system.members or system.members in known)
+        assert (REPOSITORY / f"{system.module.replace('.', '/')}.py").is_file()
+    for row in ROWS.values():
+        assert row.sets["model.name"] in SYSTEMS and set(row.sets) <= known
+    for data in DATASETS.values():
+        assert data.has_split(data.default_split) and not data.has_split("no such split")
+    for name, column in COLUMNS.items():
+        assert column.data in DATASETS and set(column.parts(name)) <= set(COLUMNS)
+        assert column.split is None or DATASETS[column.data].has_split(column.split)
+    assert all(set(preset.on) <= set(DATASETS) for preset in PRESETS.values())
+    assert {BASELINE, DEFAULT_ATTENTION} <= set(ROWS) and ROWS[DEFAULT_ATTENTION].system.attends
+
+
+def test_a_row_is_known_by_what_it_sets():
+    assert all(row_of(dict(row.sets)) == name for name, row in ROWS.items())
+    assert row_of({"model.name": "soft_attention", "objective.attention_penalty": 0.5}) == "soft_attention_0.5"
