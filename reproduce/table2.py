@@ -6,9 +6,9 @@
 
 Runs what this suite can run, as ``table1.py`` does: checks that the data are in place, extracts features where they are
 missing, trains and tests each row on each column (finished runs are reused, interrupted ones go on). Every other number
-is quoted from reproduce/evaluation/published.csv, which names its publication. Rows of ours that the paper's table does not have stand
-at the end of their section. Writes results/table2.{md,csv,tex,html}, and which runs they
-were made from to results/table2.json, for verify.py. The grid is that of sweeps/table2.yaml.
+is quoted from reproduce/evaluation/published.csv, which names its publication. Rows of ours that the paper's table does
+not have stand at the end of their section. Writes results/table2.{md,csv,tex,html}, and which runs they were made from to
+results/table2.json, for verify.py. The grid is that of sweeps/table2.yaml.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ soft_attention_10"""
 OWN_KEYS = ("columns", "rows", "seeds", "workers", "source")
 TAKEN = {"column": "columns", "data.name": "columns", "data.split": "columns", "row": "rows", "model.name": "rows"}
 TAKEN |= {"seed": "seeds"}
+
 
 def main(argv: list[str] | None = None) -> Table:
     """Make Table 2; returns it."""

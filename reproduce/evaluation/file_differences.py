@@ -14,6 +14,7 @@ from reproduce.evaluation.writers import FORMATS, ROW_LINES, heads
 
 BETWEEN = {"md": re.compile(r"(?<!\\)\|"), "tex": re.compile(r"(?<!\\)&"), "html": re.compile(r"(?=<t[hd]\b)")}
 """By format, what stands between two parts of a row."""
+TEX_SIGNS = {"$-$": "−", "$^{*}$": "*", "$\\pm$": "±", "--": "–"}
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 ALIKE = 0.5  # of two lines, from which on one is taken for the other with something changed
 LONGEST = 120  # of what is shown of a line
@@ -155,4 +156,6 @@ def _shown(suffix: str, text: str) -> str:
     """A part of a row, for a reader."""
     if suffix == "html":
         text = unescape(re.sub("<[^>]+>", "", text))
+    for word, sign in TEX_SIGNS.items() if suffix == "tex" else ():
+        text = text.replace(word, sign)
     return (text.replace("\\", "") if suffix == "md" else text.removesuffix("\\\\")).strip()

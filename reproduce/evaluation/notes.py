@@ -68,7 +68,9 @@ def _of_seeds(table: Table) -> list[str]:
         )
     once = [row for row in table.rows if any(table.cells[row, column].deterministic for column in table.columns)]
     if once:
-        notes.append(f"Deterministic, the same under every seed, hence one run: {', '.join(table.labels[row] for row in once)}.")
+        notes.append(
+            f"Deterministic, the same under every seed, hence one run: {', '.join(table.labels[row] for row in once)}."
+        )
     return notes
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from datamodules.videos import Annotation
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, kind_of, row_of
 from reproduce.evaluation import paper_tables, published
 from reproduce.evaluation.file_differences import Difference, differences
+from reproduce.evaluation.notes import PREFIX
 from reproduce.evaluation.recompute import Check, check_run
 from reproduce.evaluation.results import Cell, FinishedRun, Table
 from reproduce.evaluation.significance import Comparison
@@ -91,16 +92,20 @@ def verify(stem: Path, runs: Path | None = None, data: Path | None = None) -> Ve
     counts = Counter(line.key for line in lines)
     wrong = [key for key in dict.fromkeys([*checks, *counts]) if counts[key] != 1]
     verified = Verified([], [f"{file}: has {counts[key]} lines of {key[1]} on {key[0]} instead of one" for key in wrong])
-    _compare_files(verified, stem, again, details)
+    unmeasured = {
+        (key[0], check.folder.attended): None
+        for key, of_cell in checks.items()
+        for check in of_cell.values()
+        if check.found is not None and check.attends is None and not check.differs
+    }
+    _compare_files(verified, stem, again, details, {data for data, _ in unmeasured})
     if not details and not wrong and not again.given and again.table is not None:
         _compare_bytes(verified, stem, again.table, record)
     verified.rows = [_row(line, checks, details.pop(line.key, []), again, stem) for line in lines]
     verified.problems += [problem for problems in details.values() for problem in problems]  # of cells that the CSV lacks
     verified.missing += [
-        f"{stem.with_suffix('.md')}: the note on attention on {key[0]}: {check.folder.attended} is missing or cannot be read"
-        for key, of_cell in checks.items()
-        for check in of_cell.values()
-        if check.found is not None and check.attends is None and not check.differs
+        f"{stem.with_suffix('.md')}: the note on attention on {data}: {attended} is missing or cannot be read"
+        for data, attended in unmeasured
     ]
     return verified
 
@@ -344,8 +349,18 @@ def _close(said: str, expected: str) -> bool:
     return bool(said and expected) and math.isclose(float(said), float(expected), rel_tol=P_ROUNDING)
 
 
-def _compare_files(verified: Verified, stem: Path, again: Again, details: dict[tuple[str, str], list[str]]) -> None:
-    """Markdown, LaTeX and HTML: differences in a cell go to its details, others to the table's."""
+def _compare_files(
+    verified: Verified, stem: Path, again: Again, details: dict[tuple[str, str], list[str]], unmeasured: Collection[str]
+) -> None:
+    """Markdown, LaTeX and HTML: differences in a cell go to its details, others to the table's.
+
+    Args:
+        verified: receives what differs outside the cells, and how many notes do not.
+        stem: path of the table's files without their suffix.
+        again: the table.
+        details: by data and row, receives what differs there.
+        unmeasured: columns whose note on attention is not verified.
+    """
     for suffix in ROW_LINES:
         path = stem.with_suffix(f".{suffix}")
         try:
@@ -359,13 +374,9 @@ def _compare_files(verified: Verified, stem: Path, again: Again, details: dict[t
             elif not ((one.cell[1], one.cell[0]) in again.given and one.close):
                 details.setdefault(one.cell, []).append(str(one))
         if suffix == "md" and again.table is not None:
-            wrong = {one.expected for one in found if one.cell is None}
-            verified.notes = sum(f"* {line}" not in wrong for line in _notes(path))
-
-
-def _notes(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [line.removeprefix("* ") for line in lines if line.startswith("* ")]
+            notes = [line for line in path.read_text(encoding="utf-8").split("\n") if line.startswith("* ")]
+            wrong, unknown = {one.said for one in found}, {f"* {again.table.column_name(data)}{PREFIX}" for data in unmeasured}
+            verified.notes = sum(note not in wrong and not note.startswith(tuple(unknown)) for note in notes)
 
 
 def _is_open(one: Difference, again: Again) -> bool:
