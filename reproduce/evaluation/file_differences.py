@@ -69,7 +69,9 @@ def _short(text: str, longest: int = LONGEST) -> str:
 
 
 def _around(said: str, expected: str) -> tuple[str, str]:
-    """Two lines without what they share far from where they differ."""
+    """Two lines without what they share far from where they differ, where they are long."""
+    if max(len(said), len(expected)) <= LONGEST:
+        return said, expected
     shared = min(len(said), len(expected))
     start = next((at for at in range(shared) if said[at] != expected[at]), shared)
     end = next((at for at in range(shared - start) if said[-1 - at] != expected[-1 - at]), shared - start)
@@ -124,6 +126,8 @@ def _pairs(
             pairs.append((i, labels[label]))
             ours.remove(i)
             theirs.remove(labels[label])
+    if len(ours) == len(theirs):
+        return [*pairs, *zip(ours, theirs, strict=True)]
     for i in ours:
         near = get_close_matches(wanted[i], [said[j] for j in theirs], n=1, cutoff=ALIKE)
         j = next((j for j in theirs if near and said[j] == near[0]), None)
@@ -146,9 +150,9 @@ def _in_row(path: Path, number: int, said: str, wanted: str, table: Table, row: 
     found = []
     for column, one, other in zip(columns, theirs, ours, strict=True):
         if one != other:
-            texts = [_shown(suffix, one), _shown(suffix, other)]
-            texts = texts if texts[0] != texts[1] else [one, other]
-            found.append(Difference(path, number, *texts, (column, row) if column else None))
+            shown, expected = _shown(suffix, one), _shown(suffix, other)
+            shown, expected = (shown, expected) if shown != expected else (one, other)  # the difference is one of markup
+            found.append(Difference(path, number, shown, expected, (column, row) if column else None))
     return found
 
 
