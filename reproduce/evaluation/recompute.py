@@ -181,8 +181,7 @@ def _against_metrics(check: Check, found: Predictions) -> list[str]:
             differs.append(f"{where}: {name} is {said:.6f}, {least:.6f} recomputed from predictions.csv")
         elif decides:
             differs.append(f"{where} has no {name}")
-        if said is not None or decides:
-            check.metrics[name] = least
+        check.metrics[name] = least
     return differs
 
 
