@@ -82,8 +82,11 @@ def read_record(path: Path) -> Record:
             return {}
         cells = parse_json(read_text(path))["cells"]
         found = {(cell["data"], cell["row"]): cell["runs"] for cell in cells}
-        for run in (run for runs in found.values() for run in runs):
-            _check_run(run)
+        for key, runs in found.items():
+            if not all(isinstance(name, str) for name in key):
+                raise ValueError(f"'data' and 'row' of a cell are {key!r}")
+            for run in runs:
+                _check_run(run)
     except (DataError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: damaged ({error!r}); make the table again") from error
     return found

@@ -286,6 +286,77 @@ def test_a_line_that_was_taken_out_of_the_csv_is_named(made, capsys):
     assert status == 1 and "table1.csv: has 0 lines of soft_attention_0 on hollywood2 instead of one" in text
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("md", "missing"), ("tex", "a folder"), ("html", "no text")])
+def test_a_format_that_cannot_be_read_is_named_and_the_others_are_compared(made, capsys, suffix, kind):
+    path = made.results / f"table1.{suffix}"
+    path.unlink()
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "no text":
+        path.write_bytes(b"\xff")
+    other = "tex" if suffix == "md" else "md"
+    replace(made.results / f"table1.{other}", r"43\.91", "43.92")
+    status, text = made.verify(capsys)
+    assert status == 1 and f"{verify.DIFFERS}: {path}: not readable (" in text
+    assert status_of(text, "hollywood2", "soft_attention_0") == verify.DIFFERS and "7 verified, 1 DIFFERS" in text
+
+
+def test_a_line_that_stands_twice_in_the_csv_is_named(made, capsys):
+    path = made.results / "table1.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[3]]))
+    status, text = made.verify(capsys)
+    assert status == 1 and "table1.csv: has 2 lines of soft_attention_0 on ucf11 instead of one" in text
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new"),
+    [
+        ("csv", "^Table 1,ucf11,soft_attention_1,", 'Table 1,"ucf11",soft_attention_1,'),
+        ("json", '"table": "Table 1"', '"table": "Table 3"'),
+        ("json", '"baseline": "avg_pool_lstm"', '"baseline": "max_pool_lstm"'),
+        ("json", r'"cells": \[', '"more": 1, "cells": ['),
+    ],
+)
+def test_what_nothing_reads_is_verified_too(made, capsys, suffix, old, new):
+    path = made.results / f"table1.{suffix}"
+    replace(path, old, new)
+    status, text = made.verify(capsys)
+    line = next(number for number, line in enumerate(path.read_text().splitlines(), 1) if new in line)
+    assert status == 1 and re.search(rf"{verify.DIFFERS}: {path}, line {line}.*: says .* expected", text), text
+
+
+@pytest.mark.parametrize("key", ["predictions_sha256", "videos", "features", "seed", "folder"])
+def test_a_digit_of_the_record_that_was_changed_is_named(made, capsys, key):
+    path = made.results / "table1.json"
+    record = json.loads(path.read_text())
+    run = next(cell for cell in record["cells"] if cell["row"] == "soft_attention_0")["runs"][0]
+    run[key] = 7 if key == "seed" else f"{run[key]}0"
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    status, text = made.verify(capsys)
+    said = {"seed": "the table's record has it at 7", "folder": "is missing"}.get(key, "the table's record says")
+    assert status == (3 if key == "folder" else 1) and said in text
+    assert status_of(text, "ucf11", "soft_attention_0") == (verify.UNVERIFIED if key == "folder" else verify.DIFFERS)
+
+
+def test_where_a_run_is_missing_what_does_not_depend_on_it_is_still_compared(made, capsys):
+    shutil.rmtree(made.run("soft_attention_1"))
+    status, text = made.verify(capsys)
+    assert status == 3 and verify.DIFFERS not in text and "7 verified, 1 not verified" in text
+    replace(made.results / "table1.md", "(Hollywood2: 15 train)", r"\g<1>ed")
+    status, text = made.verify(capsys)
+    assert status == 1 and re.search(rf"{verify.DIFFERS}: .*table1.md, line \d+: says .*15 trained", text)
+
+
+def test_where_a_run_is_missing_the_formats_are_compared_with_the_csv(made, capsys):
+    shutil.rmtree(made.run("soft_attention_1"))
+    line = next(line for line in csv.DictReader((made.results / "table1.csv").open()) if line["row"] == "soft_attention_1")
+    replace(made.results / "table1.md", rf"(λ = 1 \| ){float(line['mean']):.1f}", r"\g<1>99.9")
+    status, text = made.verify(capsys)
+    assert status == 1 and status_of(text, "ucf11", "soft_attention_1") == verify.DIFFERS
+    assert re.search(r"table1.md, line \d+: shows '99\.9 .*' expected", text)
+
+
 # What cannot be verified
 
 

@@ -181,6 +181,7 @@ def of_run(run) -> str:
         '{"cells": [{"data": "ucf11", "row": "a"}]}',
         '{"cells": [{"data": ["ucf11"], "row": "a", "runs": []}]}',
         '{"cells": [{"data": "ucf11", "row": "a", "runs": null}]}',
+        *(f'{{"cells": [{{"data": {data}, "row": {row}, "runs": []}}]}}' for data, row in (("1", '"a"'), ('"a"', "null"))),
         of_run("../runs/ucf11/a"),
         of_run({**RUN, "folder": 3}),
         of_run({**RUN, "seed": "one"}),
