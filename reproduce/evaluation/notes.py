@@ -144,7 +144,7 @@ def _of_columns(table: Table) -> list[str]:
     notes, seen = [], []
     for column in table.columns:
         cells = {table.labels[row].removeprefix("Soft attention model, "): table.cells[row, column] for row in table.rows}
-        rows = {label: cell.focus for label, cell in cells.items() if cell.focus}
+        rows = {label: cell.attention for label, cell in cells.items() if cell.attention}
         if rows:
             notes.append(of_attention(table.column_name(column), rows))
             seen += rows.values()

@@ -51,7 +51,7 @@ class Cell:
         interval: 95 % interval of their mean, or None without a finished run.
         paper: what the paper prints, or None.
         notes: what has to be said of the data and features.
-        focus: what its runs measured of their attention, as ``notes.means`` gives it.
+        attention: what its runs measured of their attention, as ``notes.means`` gives it.
         miniature: whether the data are generated stand-ins.
         data: the column's name, for a reader.
         comparison: with the average-pooled row, where both were measured on the same videos.
@@ -66,7 +66,7 @@ class Cell:
     interval: tuple[float, float] | None
     paper: float | None
     notes: tuple[str, ...] = ()
-    focus: Mapping[str, float] = field(default_factory=dict)
+    attention: Mapping[str, float] = field(default_factory=dict)
     miniature: bool = False
     data: str = ""
     comparison: Comparison | None = None
@@ -253,7 +253,7 @@ def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]
         interval=(100 * low, 100 * high),
         paper=printed,
         notes=tuple(dict.fromkeys(note for run in runs for note in notes.of_run(run.about))),
-        focus=notes.means(run.metrics for run in runs),
+        attention=notes.means(run.metrics for run in runs),
         miniature=any(run.about["miniature"] for run in runs),
         data=column.name or label_of(str(runs[0].about["data"])),
         grouped=column.grouped,

@@ -30,7 +30,7 @@ def table():
     cells = {
         ("avg_pool_lstm", "ucf11"): Cell("acc", (80.0, 82.0), (78.0, 84.0), 82.56, ("UCF-11: split 50 % & more",)),
         ("soft_attention_0", "ucf11"): Cell(
-            "acc", (85.0, 86.0), (82.5, 88.5), 84.96, focus={"mass": 1.5, "mass, uniform": 1.0}
+            "acc", (85.0, 86.0), (82.5, 88.5), 84.96, attention={"mass": 1.5, "mass, uniform": 1.0}
         ),
         ("avg_pool_lstm", "mine"): Cell("mAP", (), None, None),
         ("soft_attention_0", "mine"): Cell("mAP", (40.0, 41.0), (38.0, 43.0), None),

@@ -56,7 +56,7 @@ def test_the_legend_explains_what_was_measured_and_nothing_else():
 
 
 def cell(**figures: float) -> Cell:
-    return Cell("acc", (50.0,), (40.0, 60.0), 80.0, focus=notes.means([figures] if figures else []))
+    return Cell("acc", (50.0,), (40.0, 60.0), 80.0, attention=notes.means([figures] if figures else []))
 
 
 def test_a_table_has_a_line_a_column_with_attention_and_one_legend():
