@@ -21,10 +21,10 @@ from datamodules.videos import DataError
 from reproduce.common.catalogue import DATASETS, ROWS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.settings import Settings, SettingsError, ranged
-from reproduce.evaluation import published as paper
-from reproduce.evaluation.results import Column, Table, cells_of
+from reproduce.evaluation import paper_tables
+from reproduce.evaluation.results import Table
 from reproduce.evaluation.writers import write_table
-from reproduce.experiments.scheduler import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
+from reproduce.experiments.scheduler import check_grid, exit_if_failed, finish_grid, sweep_values
 
 
 @dataclass
@@ -67,27 +67,12 @@ def main(argv: list[str] | None = None) -> Table:
         settings, columns, settings.rows, settings.seeds, settings.workers, "table1.py", settings.source
     )
     try:
-        table = make_table(settings.datasets, settings.rows, points)
+        table = paper_tables.table1(settings.datasets, settings.rows, paper_tables.runs_of(points))
     except DataError as error:
         raise fail(error) from error
     write_table(table, Path(settings.paths.results))
     exit_if_failed(failures)
     return table
-
-
-def make_table(datasets: list[str], rows: list[str], points: list[Point]) -> Table:
-    """Table 1 from the finished runs among some points."""
-    cells = {}
-    for data in datasets:
-        column = Column(
-            figure=DATASETS[data].figure,
-            printed={row: paper.table1(data, row) for row in rows},
-            runs={row: finished(points, [data], row) for row in rows},
-            grouped=DATASETS[data].grouped,
-            name="" if DATASETS[data].of_user else DATASETS[data].label,
-        )
-        cells |= {(row, data): cell for row, cell in cells_of(column).items()}
-    return Table("Table 1", tuple(rows), tuple(datasets), cells)
 
 
 def _words_of(data: str, words: list[str], datasets: list[str]) -> list[str]:

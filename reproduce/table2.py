@@ -6,27 +6,26 @@
 
 Runs what this suite can run, as ``table1.py`` does: checks that the data are in place, extracts features where they are
 missing, trains and tests each row on each column (finished runs are reused, interrupted ones go on). Every other number
-is quoted from reproduce/quoted.csv, which names its publication. Rows of ours that the paper's table does not have stand
-at the end of their section. Writes results/table2.{md,csv,tex,html}, and which runs they
-were made from to results/table2.json, for verify.py. The grid is that of sweeps/table2.yaml.
+is quoted from reproduce/evaluation/published.csv, which names its publication. Rows of ours that the paper's table does
+not have stand at the end of their section. Writes results/table2.{md,csv,tex,html}, and which runs they were made from to
+results/table2.json, for verify.py. The grid is that of sweeps/table2.yaml.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, measured_columns
+from reproduce.common.catalogue import ROWS, TABLE2_COLUMNS, measured_columns
 from reproduce.common.cli import command_line, fail
 from reproduce.common.settings import Settings, SettingsError, ranged
-from reproduce.evaluation import published as paper
-from reproduce.evaluation.results import Cell, Column, Table, cells_of
+from reproduce.evaluation import paper_tables
+from reproduce.evaluation.results import Table
 from reproduce.evaluation.writers import write_table
-from reproduce.experiments.scheduler import Point, check_grid, exit_if_failed, finish_grid, finished, sweep_values
+from reproduce.experiments.scheduler import check_grid, exit_if_failed, finish_grid, sweep_values
 
 
 @dataclass
@@ -50,12 +49,6 @@ OWN_KEYS = ("columns", "rows", "seeds", "workers", "source")
 TAKEN = {"column": "columns", "data.name": "columns", "data.split": "columns", "row": "rows", "model.name": "rows"}
 TAKEN |= {"seed": "seeds"}
 
-REMARK = (
-    "Quoted numbers are those that Table 2 of Sharma et al. (2015) prints; the publications are the sources it names. "
-    "It does not say which HMDB-51 splits its own number is of; quoted numbers stand under the mean of the three, the data "
-    "set's usual protocol."
-)
-
 
 def main(argv: list[str] | None = None) -> Table:
     """Make Table 2; returns it."""
@@ -73,45 +66,12 @@ def main(argv: list[str] | None = None) -> Table:
         settings, columns, settings.rows, settings.seeds, settings.workers, "table2.py", settings.source
     )
     try:
-        table = make_table(settings.rows, points)
+        table = paper_tables.table2(settings.rows, paper_tables.runs_of(points))
     except DataError as error:
         raise fail(error) from error
     write_table(table, Path(settings.paths.results))
     exit_if_failed(failures)
     return table
-
-
-def make_table(rows: list[str], points: list[Point]) -> Table:
-    """Table 2 from quoted.csv and the finished runs among some points."""
-    quoted = {line.key: line for line in paper.table2()}
-    sections = {key: line.section for key, line in quoted.items()}
-    sections |= {row: ROWS[row].system.sees for row in rows if row not in quoted}
-    labels = {row: quoted[row].model if row in quoted else ROWS[row].label for row in sections}
-    order = [row for section in dict.fromkeys(sections.values()) for row in sections if sections[row] == section]
-    cells: dict[tuple[str, str], Cell] = {}
-    for key, column in ((key, COLUMNS[key]) for key in TABLE2_COLUMNS):
-        name, figure, data = column.label, DATASETS[column.data].figure, column.data if column.published else ""
-        printed = {row: quoted[row].printed.get(data) if row in quoted else None for row in order}
-        runs = {row: finished(points, column.parts(key), row) for row in rows}
-        found = cells_of(Column(figure, printed, runs, name=name))
-        for row in order:
-            unfinished = (f"{name}: {labels[row]} has no finished run here",) if row in rows else ()
-            cells[row, key] = found[row] if runs.get(row) else Cell(figure, (), None, printed[row], unfinished, data=name)
-    sources = {row: _source(quoted.get(row), {key: cells[row, key] for key in TABLE2_COLUMNS}) for row in order}
-    references = dict.fromkeys(f"{line.reference}." for line in quoted.values())
-    return Table("Table 2", tuple(order), TABLE2_COLUMNS, cells, labels, sections, sources, (REMARK, *references))
-
-
-def _source(quoted: paper.Quoted | None, cells: Mapping[str, Cell]) -> str:
-    """Where a row's numbers come from, in a few words."""
-    by_origin: dict[str, list[str]] = {"measured": [], "quoted": []}
-    for cell in cells.values():
-        by_origin.get(cell.origin, []).append(cell.data)
-    words = {"measured": "measured here", "quoted": f"quoted from {quoted.citation}" if quoted else ""}
-    said = [(words[origin], names) for origin, names in by_origin.items() if names]
-    if len(said) == 1:
-        return said[0][0]
-    return "; ".join(f"{' and '.join(names)} {word}" for word, names in said) or "no finished run"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from reproduce.common.cli import command_line, fail, unavailable
 from reproduce.common.dataset import read_annotation
 from reproduce.common.processes import leaving_on_sigterm
 from reproduce.common.settings import Settings, SettingsError
-from reproduce.evaluation import notes as focus
+from reproduce.evaluation import notes
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import run_folder
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> RunFolder:
     for name, value in metrics.items():
         if name.startswith(kinds):
             print(f"{name} {value:.4f}")
-    attention = focus.sentence(metrics)
+    attention = notes.sentence(metrics)
     if attention:
         print(attention)
     print(folder.path.resolve(), flush=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics as python_statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import numpy as np
 
 from datamodules.videos import DataError
 from reproduce.common.catalogue import DATASETS, PENALTY, ROWS, kind_of, label_of, row_label, row_of
-from reproduce.evaluation import published as paper
-from reproduce.evaluation.results import Cell, Column, cells_of
+from reproduce.evaluation import published
+from reproduce.evaluation.results import Cell, Column, FinishedRun, cells_of
 from reproduce.evaluation.significance import interval, mean_average_precision, resample
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
@@ -22,24 +22,19 @@ from reproduce.experiments.identity import named, run_folders
 from reproduce.experiments.predictions import Predictions
 
 LAYERS, FPS = "model.num_layers", "data.fps"
-ROW_KEYS = ("model.name", PENALTY)  # what tells the rows of Table 1 apart
+ROW_KEYS = tuple(dict.fromkeys(key for row in ROWS.values() for key in row.sets))  # what tells the rows of the tables apart
+THRESHOLD = 0.5  # of multi-label decisions, where run.json names none
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(FinishedRun):
     """A finished run.
 
     Args:
-        folder: where it lies.
-        about: ``run.json``.
-        metrics: ``metrics.json``.
         settings: what its result depends on, by dotted key.
     """
 
-    folder: RunFolder
-    about: dict[str, Any]
-    metrics: dict[str, Any]
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def multi_label(self) -> bool:
@@ -56,10 +51,10 @@ class Run:
         """Figures by epoch."""
         return History(self.folder.history)
 
-    @cached_property
-    def predictions(self) -> Predictions:
-        """Scores of the test videos."""
-        return self.folder.predictions()
+    @property
+    def threshold(self) -> float:
+        """From which probability on a class is among a video's several labels."""
+        return float(self.about.get("threshold", THRESHOLD))
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Configuration:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the results depend on besides the seed, by dotted key."""
-        return {key: value for key, value in self.runs[0].settings.items() if key != "seed"}
+        return _without_seeds(self.runs[0].settings)
 
     @property
     def multi_label(self) -> bool:
@@ -135,6 +130,14 @@ class Configuration:
             found = run.predictions
             np.add.at(counts, (found.target.argmax(axis=1), found.scores.argmax(axis=1)), 1)
         return counts
+
+
+def _without_seeds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the seed, and of a fusion without those of the runs that it is made from."""
+    found = {key: value for key, value in settings.items() if key != "seed"}
+    if "members" in found:
+        found["members"] = [{key: value for key, value in one.items() if key != "seed"} for one in found["members"]]
+    return found
 
 
 def _per_class(found: Predictions, multi_label: bool) -> np.ndarray:
@@ -209,7 +212,8 @@ class DataSet:
             attention = any(PENALTY in row.settings for row in rows.values())
             return known, on_first_split, attention, sum(len(row.runs) for row in rows.values())
 
-        best = max((self.like(base) for base in self.configurations), key=merit)
+        bases = [one for one in self.configurations if "members" not in one.settings] or self.configurations
+        best = max(map(self.like, bases), key=merit)
         return {row: best[row] for row in ROWS if row in best} or best
 
     def like(self, base: Configuration, split: str | None = None) -> dict[str, Configuration]:
@@ -220,7 +224,7 @@ class DataSet:
             split: another split of the data set than its own.
         """
         apart = (*ROW_KEYS, "data.split", "videos") if split else ROW_KEYS
-        alike = [other for other in self.configurations if not differences(other, base, apart)]
+        alike = [other for other in self.configurations if not any(differences(one, base, apart) for one in _made_of(other))]
         return {other.row: other for other in alike if split in (None, other.settings["data.split"])}
 
     @cached_property
@@ -229,19 +233,24 @@ class DataSet:
         return cells_of(
             Column(
                 figure="mAP" if self.multi_label else "acc",
-                printed={row: paper.table1(self.name, row) for row in self.rows},
-                runs={row: {run.settings["seed"]: [run.folder] for run in one.runs} for row, one in self.rows.items()},
+                printed={row: published.table1(self.name, row) for row in self.rows},
+                runs={row: {run.settings["seed"]: [run] for run in one.runs} for row, one in self.rows.items()},
                 grouped=DATASETS[next(iter(self.rows.values())).source].grouped,
                 name=self.title,
             )
         )
 
 
-def differences(one: Configuration, other: Configuration, apart_from: Sequence[str] = ()) -> dict[str, Any]:
+def _made_of(one: Configuration) -> list[Mapping[str, Any]]:
+    """The settings of a configuration; of a fusion, those of the runs that it is made from too."""
+    return [one.settings, *map(named, one.settings.get("members", ()))]
+
+
+def differences(one: Configuration | Mapping[str, Any], other: Configuration, apart_from: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of ``one`` that ``other`` has too, with another value."""
     return {
         key: value
-        for key, value in one.settings.items()
+        for key, value in (one.settings if isinstance(one, Configuration) else one).items()
         if key in other.settings and other.settings[key] != value and key not in apart_from
     }
 
@@ -281,7 +290,7 @@ def read(root: Path, datasets: Sequence[str] = ()) -> tuple[list[DataSet], list[
             unfinished.setdefault(data, []).append((folder, len(History(folder.history).epochs())))
             continue
         try:
-            run = Run(folder, about, metrics, named(about["identity"]))
+            run = Run(folder, about, metrics, settings=named(about["identity"]))
             if "test/mAP" in metrics:
                 _ = run.score, row_of(run.settings), run.settings["seed"]
                 runs.setdefault(data, []).append(run)
@@ -321,7 +330,7 @@ def _without_copies(runs: dict[str, list[Run]]) -> list[str]:
 def _configurations(runs: Iterable[Run]) -> tuple[Configuration, ...]:
     found: dict[str, list[Run]] = {}
     for run in runs:
-        found.setdefault(repr(sorted((key, value) for key, value in run.settings.items() if key != "seed")), []).append(run)
+        found.setdefault(repr(sorted(_without_seeds(run.settings).items())), []).append(run)
     return tuple(Configuration(tuple(sorted(group, key=lambda run: run.settings["seed"]))) for group in found.values())
 
 
@@ -350,25 +359,23 @@ def videos(configurations: Iterable[Configuration]) -> list[Video]:
     """Every labelled test video, the hardest first.
 
     A video with one label is recognised where its class has the largest score; one with several, where each of them has
-    a probability of at least one half.
+    a probability of at least the run's threshold.
     """
-    seen: dict[str, list[tuple[float, bool, str | None]]] = {}
-    target: dict[str, tuple[str, ...]] = {}
-    for configuration in configurations:
-        for run in configuration.runs:
-            found = run.predictions
-            for name, hot, scores in zip(found.videos, found.target, found.scores, strict=True):
-                if not hot.any():
-                    continue
-                target[name] = tuple(found.classes[label] for label in np.flatnonzero(hot))
-                hit = bool((scores[hot] >= 0.5).all()) if configuration.multi_label else bool(hot[scores.argmax()])
-                other = int(np.where(hot, -np.inf, scores).argmax())
-                mistaken = None if hit or hot.all() else found.classes[other]
-                seen.setdefault(name, []).append((float(scores[hot].mean()), hit, mistaken))
-    rows = []
-    for name, results in seen.items():
-        taken = [mistaken for _, _, mistaken in results if mistaken is not None]
-        often = max(sorted(set(taken)), key=taken.count) if taken else None
-        score = python_statistics.fmean(score for score, _, _ in results)
-        rows.append(Video(name, target[name], score, sum(hit for _, hit, _ in results), len(results), often))
+    import pandas
+
+    seen = []
+    for run in (run for configuration in configurations for run in configuration.runs):
+        found = run.predictions
+        for name, hot, scores in zip(found.videos, found.target, found.scores, strict=True):
+            if hot.any():
+                target = tuple(found.classes[label] for label in np.flatnonzero(hot))
+                hit = bool((scores[hot] >= run.threshold).all()) if run.multi_label else bool(hot[scores.argmax()])
+                mistaken = None if hit or hot.all() else found.classes[int(np.where(hot, -np.inf, scores).argmax())]
+                seen.append((name, target, float(scores[hot].mean()), hit, mistaken))
+    frame = pandas.DataFrame(seen, columns=["name", "target", "score", "hit", "mistaken"])
+    of_video = frame.groupby("name", sort=False)
+    table = of_video.agg(target=("target", "last"), score=("score", "mean"), hits=("hit", "sum"), runs=("hit", "size"))
+    often = frame.dropna(subset=["mistaken"]).groupby("name")["mistaken"].agg(lambda taken: taken.mode().iloc[0])
+    columns = [table.index.tolist(), *(table[name].tolist() for name in ("target", "score", "hits", "runs"))]
+    rows = [Video(*values, mistaken=often.get(values[0])) for values in zip(*columns, strict=True)]
     return sorted(rows, key=lambda video: (video.score, video.name))

@@ -1,14 +1,177 @@
-"""What runs measured of their attention, in a few words: the numbers under a table and at the end of a run.
+"""Everything that is said under a table, and of a run's attention at its end: what was measured, tested, guessed, left out.
 
-Their names in ``metrics.json`` and what they mean: ``lightning_modules.measures``.
+What the names in ``metrics.json`` mean: ``lightning_modules.measures``.
 """
 
 from __future__ import annotations
 
 import statistics as python_statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from reproduce.common.catalogue import BASELINE, BASELINE_NAME, label_of
+from reproduce.evaluation.significance import LEVEL, RESAMPLES, Comparison
+
+if TYPE_CHECKING:
+    from reproduce.evaluation.results import Cell, Table
+
+MINIATURE_TITLE = "on MINIATURE data: generated stand-ins, a demonstration and no benchmark"
+MARK = "*"
+UNFINISHED = "– marks cells without a finished run"
+UNIFORM = ", uniform"
+PREFIX = ", attention ("  # what follows a column's name in `of_attention`
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many digits; noise of arithmetic in its tenth does not turn the last one, on no machine."""
+    return f"{round(value, 9) + 0.0:.{digits}f}"
+
+
+def significant_digits(value: float, digits: int) -> str:
+    """As `fixed`, with so many significant digits."""
+    return f"{float(f'{value:.12g}'):.{digits}g}"
+
+
+def signed(points: float) -> str:
+    """``+0.4`` or ``−0.4``, with a true minus."""
+    return f"{round(round(points, 9), 1) + 0.0:+.1f}".replace("-", "−")  # no −0.0
+
+
+def p_in_words(value: float) -> str:
+    """``= 0.042``, or that it is small."""
+    return f"= {significant_digits(value, 2)}" if value >= 0.001 else "< 0.001"
+
+
+def under(table: Table) -> list[str]:
+    """What has to be said under a table, each once."""
+    said = dict.fromkeys(note for cell in table.cells.values() for note in cell.notes)
+    notes = [*_of_seeds(table), *of_tests(table), *(f"{note}." for note in said), *_of_columns(table), *table.remarks]
+    if table.miniature:
+        notes.append("The differences from the paper compare different data and mean nothing here.")
+    return notes
+
+
+def _of_seeds(table: Table) -> list[str]:
+    """How many seeds, and what stands in brackets."""
+    notes = []
+    seeds = sorted({len(cell.values) for cell in table.cells.values() if cell.values and not cell.deterministic})
+    counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}" if seeds else ""
+    grouped = _grouped(table)
+    over = f"mean over {counts} seed{'s' if seeds[-1] != 1 else ''}" if seeds else "one run"
+    if any(cell.values for cell in table.cells.values()):
+        notes.append(
+            f"{'Measured' if table.sources else 'Ours'}: {over}"
+            + (", ± their standard deviation" if seeds and seeds[-1] > 1 else "")
+            + "; in brackets the 95 % bootstrap interval over test videos"
+            + (f" (whole groups of them for {grouped})." if grouped else ".")
+        )
+    once = [row for row in table.rows if any(table.cells[row, column].deterministic for column in table.columns)]
+    if once:
+        notes.append(
+            f"Deterministic, the same under every seed, hence one run: {', '.join(table.labels[row] for row in once)}."
+        )
+    return notes
+
+
+def _grouped(table: Table) -> str:
+    """The columns whose videos were drawn and exchanged by groups."""
+    grouped = [column for column in table.columns if any(table.cells[row, column].grouped for row in table.rows)]
+    return " and ".join(map(table.column_name, grouped))
+
+
+def of_tests(table: Table) -> list[str]:
+    """The tests against the average-pooled row in words: which, at what level, with what result."""
+    measured = [cell for (row, _), cell in table.cells.items() if cell.values and row != BASELINE]
+    if not measured:
+        return []
+    if BASELINE not in table.rows:
+        return [f"No row was tested against {BASELINE_NAME}: it is not among the rows measured here."]
+    tested = [cell for cell in measured if cell.comparison]
+    notes = [_of_method(table, tested)] if tested else []
+    for column in table.columns:
+        name = table.column_name(column)
+        cells = {table.labels[row]: table.cells[row, column] for row in table.rows if row != BASELINE}
+        found = {label: cell.comparison for label, cell in cells.items() if cell.comparison}
+        differing = [f"{label} {_in_words(one)}" for label, one in found.items() if one.significant]
+        if differing:
+            notes.append(f"{name}, points from {BASELINE_NAME}: {'; '.join(differing)}.")
+        elif found:
+            least = min(one.corrected for one in found.values())
+            said = f"(smallest corrected p {p_in_words(least)})"
+            notes.append(f"{name}: no difference from {BASELINE_NAME} is significant {said}.")
+        reasons: dict[str, list[str]] = {}
+        for label, cell in cells.items():
+            if cell.untested:
+                reasons.setdefault(cell.untested, []).append(label)
+        notes += [f"{name}: no test of {', '.join(labels)}: {reason}." for reason, labels in reasons.items()]
+    return notes
+
+
+def _of_method(table: Table, tested: Sequence[Cell]) -> str:
+    names = []
+    kinds = {cell.comparison.test for cell in tested if cell.comparison}
+    grouped = _grouped(table)
+    if "McNemar" in kinds:
+        names.append(f"accuracies by McNemar's exact test{f' (whole groups of videos for {grouped})' if grouped else ''}")
+    if "bootstrap" in kinds:
+        names.append(f"mAP by a paired bootstrap of {RESAMPLES} resamples")
+    several = table.sources or any(len(cell.values) > 1 for cell in tested)
+    return (
+        f"{MARK} differs significantly from {BASELINE_NAME} on the same videos: {', '.join(names)}; two-sided, "
+        f"{100 * LEVEL:.0f} % level, Holm's correction over a column's rows."
+        + (" A video counts once, with all that was predicted of it under several seeds or splits." if several else "")
+    )
+
+
+def _in_words(one: Comparison) -> str:
+    low, high = (signed(100 * end) for end in one.interval)
+    return f"{signed(100 * one.difference)} [{low}, {high}], corrected p {p_in_words(one.corrected)}"
+
+
+def of_run(about: Mapping[str, Any]) -> list[str]:
+    """What has to be said of a run's data and features, from ``run.json``."""
+    name = label_of(str(about["data"]))
+    sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
+    notes = [f"{name}: {sizes}, split {about['split']}", *about["notes"]]
+    if about.get("stride", 1) != 1:
+        notes.append(f"{name}: blocks at stride {about['stride']}, the paper's is 1")
+    return notes
+
+
+def _of_columns(table: Table) -> list[str]:
+    """What was measured of the attention of the rows that have one: a line a column, and what its numbers mean."""
+    notes, seen = [], []
+    for column in table.columns:
+        cells = {table.labels[row].removeprefix("Soft attention model, "): table.cells[row, column] for row in table.rows}
+        rows = {label: cell.attention for label, cell in cells.items() if cell.attention}
+        if rows:
+            notes.append(of_attention(table.column_name(column), rows))
+            seen += rows.values()
+    return [legend(seen), *notes] if notes else []
+
+
+def of_attention(column: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """One line on a column: what each row's attention measured, in the order of the measures.
+
+    Args:
+        column: the data set, for a reader.
+        rows: name of each row with attention -> its ``means``.
+    """
+    measured = [measure for measure in MEASURES if any(measure.name in row for row in rows.values())]
+
+    def numbers(row: Mapping[str, float], of: str = "") -> str:
+        return " / ".join(m.text(row[m.name + of]) if m.name + of in row else "–" for m in measured)
+
+    uniform = {key: value for row in rows.values() for key, value in row.items()}
+    said = [*(f"{name}: {numbers(row)}" for name, row in rows.items()), f"uniform attention: {numbers(uniform, UNIFORM)}"]
+    return f"{column}{PREFIX}{' / '.join(m.name for m in measured)}): {'; '.join(said)}."
+
+
+def legend(rows: Iterable[Mapping[str, float]]) -> str:
+    """What the numbers of `of_attention` mean, for those that some row has."""
+    names = {name for row in rows for name in row}
+    return "Attention, means over test steps: " + "; ".join(f"{m.name}: {m.meaning}" for m in MEASURES if m.name in names) + "."
 
 
 @dataclass(frozen=True)
@@ -45,8 +208,6 @@ class Measure:
         return f"{100 * value:.0f} %" if self.share else f"{value:.2f}"
 
 
-UNIFORM = ", uniform"
-PREFIX = ", attention ("  # what follows a column's name in `note`
 MEASURES = (
     Measure(
         "mass",
@@ -89,29 +250,6 @@ def means(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
             found[measure.name] = python_statistics.fmean(value for value, _ in pairs)
             found[measure.name + UNIFORM] = python_statistics.fmean(value for _, value in pairs)
     return found
-
-
-def note(column: str, rows: Mapping[str, Mapping[str, float]]) -> str:
-    """One line on a column: what each row's attention measured, in the order of the measures.
-
-    Args:
-        column: the data set, for a reader.
-        rows: name of each row with attention -> its ``means``.
-    """
-    measured = [measure for measure in MEASURES if any(measure.name in row for row in rows.values())]
-
-    def numbers(row: Mapping[str, float], of: str = "") -> str:
-        return " / ".join(m.text(row[m.name + of]) if m.name + of in row else "–" for m in measured)
-
-    uniform = {key: value for row in rows.values() for key, value in row.items()}
-    said = [*(f"{name}: {numbers(row)}" for name, row in rows.items()), f"uniform attention: {numbers(uniform, UNIFORM)}"]
-    return f"{column}{PREFIX}{' / '.join(m.name for m in measured)}): {'; '.join(said)}."
-
-
-def legend(rows: Iterable[Mapping[str, float]]) -> str:
-    """What the numbers of ``note`` mean, for those that some row has."""
-    names = {name for row in rows for name in row}
-    return "Attention, means over test steps: " + "; ".join(f"{m.name}: {m.meaning}" for m in MEASURES if m.name in names) + "."
 
 
 def sentence(figures: Mapping[str, Any]) -> str:

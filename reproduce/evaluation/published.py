@@ -1,38 +1,27 @@
-"""What the paper prints: Tables 1 and 2 (protocol §7), in percent."""
+"""``published.csv``: what the paper's Tables 1 and 2 print, one number a line with its publication, in percent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from datamodules.reading import DataError, number, read_rows, whole_number
-from reproduce.common.catalogue import ROWS
 
-TABLE1_ROWS = tuple(ROWS)[:6]
-TABLE1 = {
-    "ucf11": (82.37, 82.56, 81.60, 84.96, 83.52, 81.44),
-    "hmdb51": (33.46, 40.52, 37.58, 41.31, 40.98, 39.87),
-    "hollywood2": (34.62, 43.19, 43.22, 43.91, 43.18, 42.92),
-}
-QUOTED = Path(__file__).resolve().parent / "quoted.csv"
-QUOTED_COLUMNS = ("section", "row", "model", "hmdb51", "hollywood2", "authors", "title", "venue", "year")
-
-
-def table1(data: str, row: str) -> float | None:
-    """The paper's number for a data set and a row, or None where it has none."""
-    return dict(zip(TABLE1_ROWS, TABLE1.get(data, ()), strict=False)).get(row)
+PUBLISHED = Path(__file__).resolve().parent / "published.csv"
+COLUMNS = ("table", "section", "row", "model", "data", "figure", "value", "authors", "title", "venue", "year")
 
 
 @dataclass(frozen=True)
-class Quoted:
-    """A row of the paper's Table 2.
+class Published:
+    """A row of a table of the paper.
 
     Args:
-        section: the data that the system sees, which is the table's part that it stands in.
+        section: what the system sees, which is the part of Table 2 that it stands in; empty in Table 1.
         row: the suite's name of the system, as in ``row=``; empty where the suite cannot run it.
-        model: the paper's name of it.
-        printed: by data set, the number as the paper's Table 2 prints it.
-        authors, title, venue, year: the publication that the paper names as the number's source.
+        model: a reader's name of it.
+        printed: by data set, the number as the paper's table prints it.
+        authors, title, venue, year: the publication that the paper names as the numbers' source.
     """
 
     section: str
@@ -64,19 +53,30 @@ class Quoted:
         return f"{self.authors}: {self.title}{'' if self.title.endswith('?') else '.'} {self.venue}, {self.year}"
 
 
-def table2() -> list[Quoted]:
-    """The rows of the paper's Table 2, from ``quoted.csv``.
+def table1(data: str, row: str) -> float | None:
+    """The paper's number for a data set and a row, or None where it has none."""
+    return next((one.printed.get(data) for one in _rows("1") if one.row == row), None)
+
+
+def table2() -> list[Published]:
+    """The rows of the paper's Table 2.
 
     Raises:
-        DataError: the file is damaged; names the line.
+        DataError: ``published.csv`` is damaged; names the line.
     """
-    rows = []
-    for line, row in read_rows(QUOTED, QUOTED_COLUMNS, QUOTED_COLUMNS):
-        printed = {data: number(row[data]) for data in ("hmdb51", "hollywood2") if row[data]}
-        year = whole_number(row["year"], 9999)
-        numbers = {data: value for data, value in printed.items() if value is not None and 0 <= value <= 100}
-        if year is None or len(numbers) < len(printed):
-            raise DataError(f"{QUOTED}, line {line}: the year or a percentage is no number")
-        system = row["section"], row["row"], row["model"]
-        rows.append(Quoted(*system, numbers, row["authors"], row["title"], row["venue"], year))
-    return rows
+    return list(_rows("2"))
+
+
+@cache
+def _rows(table: str) -> tuple[Published, ...]:
+    """The rows of a table, each with the numbers of all its lines."""
+    found: dict[tuple[str, ...], Published] = {}
+    for line, row in read_rows(PUBLISHED, COLUMNS, COLUMNS):
+        value, year = number(row["value"]), whole_number(row["year"], 9999)
+        if year is None or value is None or not 0 <= value <= 100:
+            raise DataError(f"{PUBLISHED}, line {line}: the year or the percentage is no number")
+        if row["table"] == table:
+            system, source = (row["section"], row["row"], row["model"]), (row["authors"], row["title"], row["venue"])
+            one = found.setdefault((*system, *source, row["year"]), Published(*system, {}, *source, year))
+            one.printed[row["data"]] = value
+    return tuple(found.values())

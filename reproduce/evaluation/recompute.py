@@ -1,4 +1,4 @@
-"""A run's figures from its predictions alone, by arithmetic of their own: nothing here is shared with what made a table."""
+"""A run's figures from its predictions alone, by arithmetic of its own: nothing here is shared with what made a table."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from reproduce.experiments.predictions import Predictions
 
 EXACT = 1e-9  # counts of videos, divided
 SINGLE = 2e-6  # training computes average precision in single precision
+THRESHOLD = 0.5  # of multi-label decisions, where run.json names none
 TOP = 5  # of ``test/accuracy_top5``
 ATTENTION = ("test/attention_", "test/box_", "test/pointing_")  # how the names of what is measured of it begin
 
@@ -67,22 +68,21 @@ class Check:
         folder: the run's.
         about: ``run.json``.
         found: the predictions; None where they cannot be read.
-        figure: accuracy, or mAP for multi-label, recomputed; a fraction.
+        metrics: ``metrics.json``, with the recomputed figure in place of each that differs.
         missing: why the run cannot be verified.
         differs: what is not as another file says.
         notes: what a reader should know besides.
-        attention: what was measured of its attention, recomputed from the videos', by the names of ``metrics.json``; None
-            where that cannot be done.
+        attends: whether what was measured of its attention is recomputed from the videos'; None where that cannot be done.
     """
 
     folder: RunFolder
     about: dict[str, Any] = field(default_factory=dict)
     found: Predictions | None = None
-    figure: float = math.nan
+    metrics: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    attention: dict[str, float] | None = None
+    attends: bool | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -121,12 +121,11 @@ def check_run(folder: RunFolder, record: Mapping[str, Any], official: Callable[[
         line = found.lines[int(np.argmin(np.isfinite(found.scores).all(axis=1)))]
         check.differs.append(f"{path}, line {line}: a score is not finite")
         return check
-    check.found = found
-    check.figure = mean_average_precision(found) if check.multi_label else accuracy(found)
+    check.found, check.metrics = found, dict(metrics or {})
     check.differs += _against_record(folder, check.about, record)
-    check.differs += _within(path, found, check.multi_label)
-    check.differs += _against_metrics(folder, found, metrics or {}, check.multi_label)
-    _check_attention(check, metrics or {})
+    check.differs += _within(path, found, check.about)
+    check.differs += _against_metrics(check, found)
+    _check_attention(check, found)
     annotation = official(check.about)
     if annotation is not None:
         check.differs += _against_list(path, found, check.about, annotation)
@@ -149,15 +148,16 @@ def _against_record(folder: RunFolder, about: Mapping[str, Any], record: Mapping
     return differs
 
 
-def _within(path: Path, found: Predictions, multi_label: bool) -> list[str]:
+def _within(path: Path, found: Predictions, about: Mapping[str, Any]) -> list[str]:
     """Contradictions inside a file of predictions."""
     differs, seen = [], {}
+    multi_label, threshold = about["multi_label"], about.get("threshold", THRESHOLD)
     for number, (video, line) in enumerate(zip(found.videos, found.lines, strict=True)):
         if video in seen:
             differs.append(f"{path}, line {line}: {video!r} stands in line {seen[video]} already")
         seen.setdefault(video, line)
         scores = found.scores[number]
-        chosen = np.flatnonzero(scores >= 0.5) if multi_label else [int(scores.argmax())]
+        chosen = np.flatnonzero(scores >= threshold) if multi_label else [int(scores.argmax())]
         implied = "|".join(found.classes[label] for label in chosen)
         if found.predicted[number] != implied:
             said = found.predicted[number]
@@ -167,48 +167,53 @@ def _within(path: Path, found: Predictions, multi_label: bool) -> list[str]:
     return differs
 
 
-def _against_metrics(folder: RunFolder, found: Predictions, metrics: Mapping[str, Any], multi_label: bool) -> list[str]:
+def _against_metrics(check: Check, found: Predictions) -> list[str]:
     expected = {"test/mAP": (mean_average_precision(found),) * 2}
-    if not multi_label:
+    if not check.multi_label:
         expected |= {"test/accuracy": (accuracy(found),) * 2, "test/accuracy_top5": top(found)}
-    differs = []
+    differs, where = [], check.folder.path / "metrics.json"
     for name, (least, most) in expected.items():
-        said, slack = metrics.get(name), SINGLE if name == "test/mAP" else EXACT
-        if isinstance(said, (int, float)) and not least - slack <= said <= most + slack:
-            where = folder.path / "metrics.json"
+        said, slack = check.metrics.get(name), SINGLE if name == "test/mAP" else EXACT
+        if said is not None and least - slack <= said <= most + slack:
+            continue
+        decides = name == ("test/mAP" if check.multi_label else "test/accuracy")
+        if said is not None:
             differs.append(f"{where}: {name} is {said:.6f}, {least:.6f} recomputed from predictions.csv")
-        elif said is None and name == ("test/mAP" if multi_label else "test/accuracy"):
-            differs.append(f"{folder.path / 'metrics.json'} has no {name}")
+        elif decides:
+            differs.append(f"{where} has no {name}")
+        check.metrics[name] = least
     return differs
 
 
-def _check_attention(check: Check, metrics: Mapping[str, Any]) -> None:
+def _check_attention(check: Check, found: Predictions) -> None:
     """Compare what ``metrics.json`` says of the attention with the videos' own lines."""
     path = check.folder.attended
-    said = {name: value for name, value in metrics.items() if name.startswith(ATTENTION)}
+    said = {name: value for name, value in check.metrics.items() if name.startswith(ATTENTION)}
     if not path.is_file():
         if said:
             check.notes.append(f"what it measured of its attention is not verified, {path.name} is missing")
         else:
-            check.attention = {}
+            check.attends = False
         return
     try:
         videos, means = read_attended(path)
     except DataError as error:
         check.differs.append(str(error))
         return
-    assert check.found is not None
-    if set(videos) != set(check.found.videos):
-        name = sorted(set(videos) ^ set(check.found.videos))[0]
+    if set(videos) != set(found.videos):
+        name = sorted(set(videos) ^ set(found.videos))[0]
         where = f"line {videos[name]}: {name!r} is not" if name in videos else f"{name!r} is"
         check.differs.append(f"{path}: {where} in predictions.csv")
-    check.attention = {f"test/{name}": mean for name, mean in means.items()}
-    for name in sorted(said.keys() | check.attention.keys()):
-        here, there = check.attention.get(name), said.get(name)
+    check.attends = True
+    recomputed = {f"test/{name}": mean for name, mean in means.items()}
+    for name in sorted(said.keys() | recomputed.keys()):
+        here, there = recomputed.get(name), said.get(name)
         if here is None or there is None or not math.isclose(here, there, rel_tol=EXACT, abs_tol=EXACT):
-            recomputed, written = ("nothing" if value is None else f"{value:.6f}" for value in (here, there))
+            value, written = ("nothing" if one is None else f"{one:.6f}" for one in (here, there))
             where = check.folder.path / "metrics.json"
-            check.differs.append(f"{where}: {name} is {written}, {recomputed} recomputed from {path.name}")
+            check.differs.append(f"{where}: {name} is {written}, {value} recomputed from {path.name}")
+            check.metrics.pop(name, None)
+            check.metrics |= {} if here is None else {name: here}
 
 
 def _against_list(path: Path, found: Predictions, about: Mapping[str, Any], annotation: Annotation) -> list[str]:

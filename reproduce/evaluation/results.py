@@ -1,22 +1,44 @@
-"""A table's numbers: cells from run folders, rows against the average-pooled one, and what is said under the table."""
+"""A table's numbers: cells made from finished runs, with intervals, and rows compared with the average-pooled one."""
 
 from __future__ import annotations
 
 import statistics as python_statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
+from typing import Any
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.videos import DataError
 from reproduce.common.catalogue import BASELINE, BASELINE_NAME, ROWS, label_of
-from reproduce.evaluation import notes as focus
-from reproduce.evaluation.significance import LEVEL, RESAMPLES, Comparison, compare, interval, resample, same_videos
+from reproduce.evaluation import notes
+from reproduce.evaluation.notes import MARK, MINIATURE_TITLE, fixed, signed
+from reproduce.evaluation.significance import Comparison, compare, interval, resample, same_videos
 from reproduce.experiments.folder import AGAIN, RunFolder
+from reproduce.experiments.predictions import Predictions
 
-MINIATURE_TITLE = "on MINIATURE data: generated stand-ins, a demonstration and no benchmark"
-MARK = "*"
-UNFINISHED = "– marks cells without a finished run"
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, as a table takes it.
+
+    Args:
+        folder: where it lies.
+        about: ``run.json``.
+        metrics: ``metrics.json``.
+        found: scores of the test videos; None for what ``predictions.csv`` says.
+    """
+
+    folder: RunFolder
+    about: dict[str, Any]
+    metrics: dict[str, Any]
+    found: Predictions | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Scores of the test videos."""
+        return self.folder.predictions() if self.found is None else self.found
 
 
 @dataclass(frozen=True)
@@ -29,12 +51,13 @@ class Cell:
         interval: 95 % interval of their mean, or None without a finished run.
         paper: what the paper prints, or None.
         notes: what has to be said of the data and features.
-        focus: what its runs measured of their attention, as ``focus.means`` gives it.
+        attention: what its runs measured of their attention, as ``notes.means`` gives it.
         miniature: whether the data are generated stand-ins.
         data: the column's name, for a reader.
         comparison: with the average-pooled row, where both were measured on the same videos.
         untested: why there is no comparison though the row was measured.
         grouped: whether the videos were resampled and exchanged by groups.
+        deterministic: whether the system gives the same under every seed, so that one run is all.
         runs: the runs it was made from, each with its seed.
     """
 
@@ -43,12 +66,13 @@ class Cell:
     interval: tuple[float, float] | None
     paper: float | None
     notes: tuple[str, ...] = ()
-    focus: Mapping[str, float] = field(default_factory=dict)
+    attention: Mapping[str, float] = field(default_factory=dict)
     miniature: bool = False
     data: str = ""
     comparison: Comparison | None = None
     untested: str = ""
     grouped: bool = False
+    deterministic: bool = False
     runs: tuple[tuple[int, RunFolder], ...] = ()
 
     @property
@@ -87,24 +111,20 @@ class Cell:
         """``84.9 ± 0.4``, or ``84.9`` for one seed, or ``–`` without a finished run; then ``*`` where it is significant."""
         if self.mean is None:
             return "–"
-        return f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "") + (MARK if self.significant else "")
+        spread = f" ± {fixed(self.std, 1)}" if self.std is not None else ""
+        return fixed(self.mean, 1) + spread + (MARK if self.significant else "")
 
     def bounds(self) -> str:
         """``[82.1, 87.3]``."""
-        return f"[{self.interval[0]:.1f}, {self.interval[1]:.1f}]" if self.interval else "–"
+        return f"[{fixed(self.interval[0], 1)}, {fixed(self.interval[1], 1)}]" if self.interval else "–"
 
     def printed(self, digits: int = 2) -> str:
         """The paper's number."""
-        return "–" if self.paper is None else f"{self.paper:.{digits}f}"
+        return "–" if self.paper is None else fixed(self.paper, digits)
 
     def against_paper(self) -> str:
         """``+0.4`` or ``−0.4``."""
         return "–" if self.difference is None else signed(self.difference)
-
-
-def signed(points: float) -> str:
-    """``+0.4`` or ``−0.4``, with a true minus."""
-    return f"{round(points, 1) + 0.0:+.1f}".replace("-", "−")  # no −0.0
 
 
 @dataclass(frozen=True)
@@ -160,96 +180,7 @@ class Table:
 
     def notes(self) -> list[str]:
         """What has to be said under the table, each once."""
-        said = dict.fromkeys(note for cell in self.cells.values() for note in cell.notes)
-        notes = [*self._seeds(), *self.significance(), *(f"{note}." for note in said)]
-        notes += self._attention()
-        notes += self.remarks
-        if self.miniature:
-            notes.append("The differences from the paper compare different data and mean nothing here.")
-        return notes
-
-    def _attention(self) -> list[str]:
-        """What was measured of the attention of the rows that have one: a line a column, and what its numbers mean."""
-        notes, seen = [], []
-        for column in self.columns:
-            cells = {self.labels[row].removeprefix("Soft attention model, "): self.cells[row, column] for row in self.rows}
-            rows = {label: cell.focus for label, cell in cells.items() if cell.focus}
-            if rows:
-                notes.append(focus.note(self.column_name(column), rows))
-                seen += rows.values()
-        return [focus.legend(seen), *notes] if notes else []
-
-    def _seeds(self) -> list[str]:
-        seeds = sorted({len(cell.values) for cell in self.cells.values() if cell.values})
-        if not seeds:
-            return []
-        counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        grouped = self._grouped()
-        return [
-            f"{'Measured' if self.sources else 'Ours'}: mean over {counts} seed{'s' if seeds[-1] != 1 else ''}"
-            + (", ± their standard deviation" if seeds[-1] > 1 else "")
-            + "; in brackets the 95 % bootstrap interval over test videos"
-            + (f" (whole groups of them for {grouped})." if grouped else ".")
-        ]
-
-    def _grouped(self) -> str:
-        """The columns whose videos were drawn and exchanged by groups."""
-        grouped = [column for column in self.columns if any(self.cells[row, column].grouped for row in self.rows)]
-        return " and ".join(map(self.column_name, grouped))
-
-    def significance(self) -> list[str]:
-        """The tests against the average-pooled row in words: which, at what level, with what result."""
-        measured = [cell for (row, _), cell in self.cells.items() if cell.values and row != BASELINE]
-        if not measured:
-            return []
-        if BASELINE not in self.rows:
-            return [f"No row was tested against {BASELINE_NAME}: it is not among the rows measured here."]
-        tested = [cell for cell in measured if cell.comparison]
-        notes = [self._method(tested)] if tested else []
-        for column in self.columns:
-            cells = {self.labels[row]: self.cells[row, column] for row in self.rows if row != BASELINE}
-            found = {label: cell.comparison for label, cell in cells.items() if cell.comparison}
-            differing = [f"{label} {_in_words(one)}" for label, one in found.items() if one.significant]
-            if differing:
-                notes.append(f"{self.column_name(column)}, points from {BASELINE_NAME}: {'; '.join(differing)}.")
-            elif found:
-                least = min(one.corrected for one in found.values())
-                notes.append(
-                    f"{self.column_name(column)}: no difference from {BASELINE_NAME} is significant "
-                    f"(smallest corrected p {p_in_words(least)})."
-                )
-            reasons: dict[str, list[str]] = {}
-            for label, cell in cells.items():
-                if cell.untested:
-                    reasons.setdefault(cell.untested, []).append(label)
-            for reason, labels in reasons.items():
-                notes.append(f"{self.column_name(column)}: no test of {', '.join(labels)}: {reason}.")
-        return notes
-
-    def _method(self, tested: Sequence[Cell]) -> str:
-        names = []
-        kinds = {cell.comparison.test for cell in tested if cell.comparison}
-        grouped = self._grouped()
-        if "McNemar" in kinds:
-            names.append(f"accuracies by McNemar's exact test{f' (whole groups of videos for {grouped})' if grouped else ''}")
-        if "bootstrap" in kinds:
-            names.append(f"mAP by a paired bootstrap of {RESAMPLES} resamples")
-        several = self.sources or any(len(cell.values) > 1 for cell in tested)
-        return (
-            f"{MARK} differs significantly from {BASELINE_NAME} on the same videos: {', '.join(names)}; two-sided, "
-            f"{100 * LEVEL:.0f} % level, Holm's correction over a column's rows."
-            + (" A video counts once, with all that was predicted of it under several seeds or splits." if several else "")
-        )
-
-
-def _in_words(one: Comparison) -> str:
-    low, high = (signed(100 * end) for end in one.interval)
-    return f"{signed(100 * one.difference)} [{low}, {high}], corrected p {p_in_words(one.corrected)}"
-
-
-def p_in_words(value: float) -> str:
-    """``= 0.042``, or that it is small."""
-    return f"= {value:.2g}" if value >= 0.001 else "< 0.001"
+        return notes.under(self)
 
 
 @dataclass(frozen=True)
@@ -262,75 +193,75 @@ class Column:
         runs: by row and seed, the finished runs, one for each split.
         grouped: whether videos are resampled by their groups.
         name: for a reader; empty for the name that the runs give.
+        given: by row, a cell that stands in place of one made from runs.
     """
 
     figure: str
     printed: Mapping[str, float | None]
-    runs: Mapping[str, Mapping[int, Sequence[RunFolder]]]
+    runs: Mapping[str, Mapping[int, Sequence[FinishedRun]]]
     grouped: bool = False
     name: str = ""
+    given: Mapping[str, Cell] = field(default_factory=dict)
 
 
 def cells_of(column: Column) -> dict[str, Cell]:
     """A column's cells by row: figures, intervals, and the rows' comparisons with the average-pooled one."""
-    predictions = {
-        row: {seed: [folder.predictions() for folder in folders] for seed, folders in seeds.items()}
-        for row, seeds in column.runs.items()
+    runs = [run for seeds in column.runs.values() for of_seed in seeds.values() for run in of_seed]
+    multi_label = any(run.about["multi_label"] for run in runs)
+    groups = {video: group for run in runs for video, group in run.about["groups"].items()} if column.grouped else {}
+    cells = {
+        row: column.given[row] if row in column.given else _cell(column, row, multi_label, groups)
+        for row in dict.fromkeys([*column.runs, *column.given])
     }
-    folders = [folder for seeds in column.runs.values() for of_seed in seeds.values() for folder in of_seed]
-    abouts = {folder: folder.about() for folder in folders}
-    multi_label = any(about["multi_label"] for about in abouts.values())
-    groups = {video: group for about in abouts.values() for video, group in about["groups"].items()} if column.grouped else {}
-
-    cells = {}
-    for row, seeds in column.runs.items():
-        cells[row] = Cell(column.figure, (), None, column.printed.get(row), (UNFINISHED,), data=column.name)
-        if not seeds:
-            continue
-        metrics = {folder: folder.metrics() or {} for of_seed in seeds.values() for folder in of_seed}
-        key = "test/mAP" if multi_label else "test/accuracy"
-        for folder, found in metrics.items():
-            if key not in found:
-                raise DataError(f"{folder.path / 'metrics.json'}: lacks {key}; {AGAIN}")
-        values = [python_statistics.fmean(metrics[folder][key] for folder in of_seed) for of_seed in seeds.values()]
-        low, high = interval(resample(list(chain(*predictions[row].values())), multi_label, groups))
-        cells[row] = replace(
-            cells[row],
-            figure="mAP" if multi_label else "acc",
-            values=tuple(100 * value for value in values),
-            interval=(100 * low, 100 * high),
-            notes=tuple(dict.fromkeys(note for folder in metrics for note in _notes(abouts[folder]))),
-            focus=focus.means(metrics.values()),
-            miniature=any(abouts[folder]["miniature"] for folder in metrics),
-            data=column.name or _name(abouts[next(iter(metrics))]),
-            grouped=column.grouped,
-            runs=tuple((seed, folder) for seed, of_seed in seeds.items() for folder in of_seed),
-        )
-
     pairs, reasons = {}, {}
-    baseline = predictions.get(BASELINE, {})
-    for row, seeds in predictions.items():
-        if not seeds or row == BASELINE or BASELINE not in predictions:
+    for row, seeds in column.runs.items():
+        if not seeds or row in (BASELINE, *column.given) or BASELINE not in column.runs or BASELINE in column.given:
             continue
+        baseline = column.runs[BASELINE]
+        if is_deterministic(row):  # its one run stands beside each seed of the other
+            seeds = dict.fromkeys(baseline, next(iter(seeds.values())))
         common = [seed for seed in seeds if seed in baseline]
-        ours, theirs = (list(chain(*(runs[seed] for seed in common))) for runs in (seeds, baseline))
+        ours, theirs = ([run.predictions for seed in common for run in of_row[seed]] for of_row in (seeds, baseline))
         if not common:
             reasons[row] = f"{BASELINE_NAME} has no finished run of the same seed"
         elif not same_videos(ours, theirs):
             reasons[row] = f"its videos are not those of {BASELINE_NAME}"
         else:
             pairs[row] = (ours, theirs)
-    compared = compare(pairs, multi_label, groups)
-    return {row: replace(cell, comparison=compared.get(row), untested=reasons.get(row, "")) for row, cell in cells.items()}
+    further = [cell.comparison.p for cell in column.given.values() if cell.comparison]
+    compared = compare(pairs, multi_label, groups, further)
+    return {
+        row: cell if row in column.given else replace(cell, comparison=compared.get(row), untested=reasons.get(row, ""))
+        for row, cell in cells.items()
+    }
 
 
-def _name(about: dict) -> str:
-    return label_of(str(about["data"]))
+def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]) -> Cell:
+    """A row's cell, not compared yet."""
+    seeds, printed = column.runs[row], column.printed.get(row)
+    if not seeds:
+        return Cell(column.figure, (), None, printed, (notes.UNFINISHED,), data=column.name)
+    runs = list(chain(*seeds.values()))
+    key = "test/mAP" if multi_label else "test/accuracy"
+    for run in runs:
+        if key not in run.metrics:
+            raise DataError(f"{run.folder.path / 'metrics.json'}: lacks {key}; {AGAIN}")
+    low, high = interval(resample([run.predictions for run in runs], multi_label, groups))
+    return Cell(
+        figure="mAP" if multi_label else "acc",
+        values=tuple(100 * python_statistics.fmean(run.metrics[key] for run in of_seed) for of_seed in seeds.values()),
+        interval=(100 * low, 100 * high),
+        paper=printed,
+        notes=tuple(dict.fromkeys(note for run in runs for note in notes.of_run(run.about))),
+        attention=notes.means(run.metrics for run in runs),
+        miniature=any(run.about["miniature"] for run in runs),
+        data=column.name or label_of(str(runs[0].about["data"])),
+        grouped=column.grouped,
+        deterministic=is_deterministic(row),
+        runs=tuple((seed, run.folder) for seed, of_seed in seeds.items() for run in of_seed),
+    )
 
 
-def _notes(about: dict) -> list[str]:
-    sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
-    notes = [f"{_name(about)}: {sizes}, split {about['split']}", *about["notes"]]
-    if about["stride"] != 1:
-        notes.append(f"{_name(about)}: blocks at stride {about['stride']}, the paper's is 1")
-    return notes
+def is_deterministic(row: str) -> bool:
+    """Whether a row's system gives the same under every seed."""
+    return row in ROWS and ROWS[row].system.deterministic

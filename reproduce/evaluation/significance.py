@@ -222,7 +222,10 @@ def same_videos(ours: Sequence[Predictions], baseline: Sequence[Predictions]) ->
 
 
 def compare(
-    rows: Mapping[str, tuple[Sequence[Predictions], Sequence[Predictions]]], multi_label: bool, groups: Mapping[str, str]
+    rows: Mapping[str, tuple[Sequence[Predictions], Sequence[Predictions]]],
+    multi_label: bool,
+    groups: Mapping[str, str],
+    further: Sequence[float] = (),
 ) -> dict[str, Comparison]:
     """A column's rows, each against the baseline row; the p values are corrected for their number.
 
@@ -230,6 +233,7 @@ def compare(
         rows: by row, its predictions and the baseline's, on the same videos in the same order.
         multi_label: mAP instead of accuracy.
         groups: group of each video; a video that is not named stands for itself.
+        further: p values of the column's other tests, which are corrected for too.
     """
     found = {}
     for row, (ours, baseline) in rows.items():
@@ -237,7 +241,7 @@ def compare(
         by_bootstrap = bootstrap_p(differences)
         p = by_bootstrap if multi_label else mcnemar(ours, baseline, groups)
         found[row] = (float(differences[0]), interval(differences, least=-1.0), p, by_bootstrap)
-    corrected = dict(zip(found, holm([p for *_, p, _ in found.values()]), strict=True))
+    corrected = dict(zip(found, holm([*(p for *_, p, _ in found.values()), *further]), strict=False))
     test = "bootstrap" if multi_label else "McNemar"
     return {
         row: Comparison(difference, bounds, test, p, corrected[row], by_bootstrap)

@@ -1,8 +1,11 @@
-"""A table as terminal text, Markdown, CSV, LaTeX and HTML."""
+"""A table as terminal text, Markdown, CSV, LaTeX and HTML, and the record of the runs that it was made from.
+
+pandas writes the CSV. It cannot write this LaTeX: sections that span the table, a rule under each data set's columns, notes
+below, names escaped with their signs as mathematics; nor the HTML, whose rows become cards on a phone.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -10,35 +13,25 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
-from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from datamodules.files import write_atomically
 from datamodules.videos import DataError
+from reproduce.common.catalogue import BASELINE
 from reproduce.common.cli import fail
-from reproduce.evaluation.results import BASELINE, Cell, Table
+from reproduce.evaluation.notes import fixed, significant_digits
+from reproduce.evaluation.results import Cell, Table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what is no character to be seen
 TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # directions of writing
 BOLD, DIM, GREEN = "1", "2", "32"  # of a terminal
-
-
-def _heads(table: Table, column: str) -> list[str]:
-    """What stands above a column's parts, in the formats that put all columns beside each other."""
-    return ["number"] if table.sources else ["ours [95 % interval]", "paper (difference)"]
-
-
-def _texts(table: Table, cell: Cell) -> list[str]:
-    """The parts of a cell that `_heads` names."""
-    ours = f"{cell.ours()} {cell.bounds()}" if cell.values else "–"
-    if not table.sources:
-        return [ours, cell.printed() + (f" ({cell.against_paper()})" if cell.difference is not None else "")]
-    if not cell.values:
-        return [f"{cell.printed(1)} quoted" if cell.paper is not None else "–"]
-    printed = f" (paper {cell.printed(1)}, {cell.against_paper()})" if cell.paper is not None else ""
-    return [f"{ours} measured{printed}"]
 
 
 def to_text(table: Table, terminal: bool = False) -> str:
@@ -107,18 +100,47 @@ def to_markdown(table: Table) -> str:
     """For a repository page."""
     head = ["Model"]
     for column in table.columns:
-        heads = _heads(table, column)
-        heading = table.heading(column)
-        head += [f"{heading}: {heads[0]}", *heads[1:]] if len(heads) > 1 else [heading]
+        head += _names(table, column)
     head += ["Source"] if table.sources else []
     rule = ["---"] + ["---:"] * (len(head) - 1 - bool(table.sources)) + ["---"] * bool(table.sources)
     lines = [f"## {table.title}", "", _bars(head), "| " + " | ".join(rule) + " |"]
     for section, rows in table.parts():
         lines += [_bars([f"**{section}**", *[""] * (len(head) - 1)], escaped=False)] if section else []
-        for row in rows:
-            parts = [part for column in table.columns for part in _texts(table, table.cells[row, column])]
-            lines.append(_bars([table.labels[row], *parts, *([table.sources[row]] if table.sources else [])]))
+        lines += [markdown_row(table, row) for row in rows]
     return "\n".join([*lines, "", *(f"* {_markdown(note)}" for note in table.notes())]) + "\n"
+
+
+def heads(table: Table, column: str) -> list[str]:
+    """What stands above a column's parts, in the formats that put all columns beside each other."""
+    return ["number"] if table.sources else ["ours [95 % interval]", "paper (difference)"]
+
+
+def _names(table: Table, column: str) -> list[str]:
+    """The same where nothing stands above them."""
+    first, *others = heads(table, column)
+    return [f"{table.heading(column)}: {first}", *others] if others else [table.heading(column)]
+
+
+def _texts(table: Table, cell: Cell) -> list[str]:
+    """The parts of a cell that `heads` names."""
+    ours = f"{cell.ours()} {cell.bounds()}" if cell.values else "–"
+    if not table.sources:
+        return [ours, cell.printed() + (f" ({cell.against_paper()})" if cell.difference is not None else "")]
+    if not cell.values:
+        return [f"{cell.printed(1)} quoted" if cell.paper is not None else "–"]
+    printed = f" (paper {cell.printed(1)}, {cell.against_paper()})" if cell.paper is not None else ""
+    return [f"{ours} measured{printed}"]
+
+
+def markdown_row(table: Table, row: str) -> str:
+    """A row's line."""
+    return _bars(_words(table, row))
+
+
+def _words(table: Table, row: str) -> list[str]:
+    """What stands in a row: its label, the parts of its cells, and its source."""
+    parts = [part for column in table.columns for part in _texts(table, table.cells[row, column])]
+    return [table.labels[row], *parts, *([table.sources[row]] if table.sources else [])]
 
 
 def _bars(words: Sequence[str], escaped: bool = True) -> str:
@@ -145,38 +167,62 @@ CSV_HEAD += ["miniature", "leaky", "origin", "source", "section", "from_baseline
 CSV_HEAD += ["test", "p", "p_corrected", "p_bootstrap", "significant"]
 
 
+POINTS = ("mean", "std", "low", "high", "paper", "difference", "from_baseline", "from_baseline_low", "from_baseline_high")
+P_VALUES = ("p", "p_corrected", "p_bootstrap")
+
+
 def to_csv(table: Table) -> str:
     """For a program: a line for each cell."""
-    text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
-    for column in table.columns:
-        for row in table.rows:
-            cell, one = table.cells[row, column], table.cells[row, column].comparison
-            low, high = cell.interval or (None, None)
-            numbers = _numbers([cell.mean, cell.std, low, high, cell.paper, cell.difference])
-            tested = [""] * 8
-            if one:
-                points = [100 * value for value in (one.difference, *one.interval)]
-                tested = [*_numbers(points), one.test, *(f"{p:.6g}" for p in (one.p, one.corrected, one.bootstrap_p))]
-                tested.append(str(one.significant))
-            origin = ["" if cell.origin == "–" else cell.origin] if table.sources else ["measured" if cell.values else ""]
-            origin += [table.sources.get(row, ""), table.sections.get(row, "")]
-            start = [table.name, column, row, cell.figure, *numbers, len(cell.values), cell.miniature, cell.leaky]
-            writer.writerow([*start, *origin, *tested])
-    return text.getvalue()
+    frame = to_frame(table)
+    for names, shown in ((POINTS, partial(fixed, digits=4)), (P_VALUES, partial(significant_digits, digits=6))):
+        for name in names:
+            frame[name] = [shown(value) if value == value and value is not None else "" for value in frame[name]]
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def _numbers(values: Sequence[float | None]) -> list[str]:
-    return ["" if value is None else f"{value:.4f}" for value in values]
+def to_frame(table: Table) -> DataFrame:
+    """For a notebook: a line for each cell, with the columns of the CSV."""
+    import pandas
+
+    return pandas.DataFrame([_record(table, column, row) for column in table.columns for row in table.rows], columns=CSV_HEAD)
+
+
+def _record(table: Table, column: str, row: str) -> dict[str, Any]:
+    cell, one = table.cells[row, column], table.cells[row, column].comparison
+    low, high = cell.interval or (None, None)
+    measured = "measured" if cell.values else ""
+    record = {
+        "table": table.name,
+        "data": column,
+        "row": row,
+        "figure": cell.figure,
+        "mean": cell.mean,
+        "std": cell.std,
+        "low": low,
+        "high": high,
+        "paper": cell.paper,
+        "difference": cell.difference,
+        "seeds": len(cell.values),
+        "miniature": cell.miniature,
+        "leaky": cell.leaky,
+        "origin": cell.origin.removeprefix("–") if table.sources else measured,
+        "source": table.sources.get(row, ""),
+        "section": table.sections.get(row, ""),
+    }
+    if one:
+        points = [100 * value for value in (one.difference, *one.interval)]
+        record |= dict(zip(("from_baseline", "from_baseline_low", "from_baseline_high"), points, strict=True))
+        record |= {"test": one.test, "p": one.p, "p_corrected": one.corrected, "p_bootstrap": one.bootstrap_p}
+        record["significant"] = one.significant
+    return record
 
 
 def to_latex(table: Table) -> str:
     """For a paper: booktabs; scaled to the line's width where graphicx is loaded."""
-    heads = {column: _heads(table, column) for column in table.columns}
+    above = {column: heads(table, column) for column in table.columns}
     source = ["Source"] if table.sources else []
-    width = 1 + sum(map(len, heads.values())) + len(source)
-    above = [f"\\multicolumn{{{len(heads[column])}}}{{c}}{{{_tex(table.heading(column))}}}" for column in table.columns]
+    width = 1 + sum(map(len, above.values())) + len(source)
+    top = [f"\\multicolumn{{{len(above[column])}}}{{c}}{{{_tex(table.heading(column))}}}" for column in table.columns]
     lines = [
         "% needs \\usepackage{booktabs}; with \\usepackage{graphicx} it is scaled to the line's width",
         "\\providecommand{\\resizebox}[3]{#3}",
@@ -186,24 +232,26 @@ def to_latex(table: Table) -> str:
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{l{'r' * (width - 1 - len(source))}{'l' * len(source)}}}",
         "\\toprule",
-        " & ".join(["Model", *above, *source]) + " \\\\",
+        " & ".join(["Model", *top, *source]) + " \\\\",
     ]
     if not table.sources:
         start = 2
-        for parts in heads.values():
+        for parts in above.values():
             lines.append(f"\\cmidrule(lr){{{start}-{start + len(parts) - 1}}}")
             start += len(parts)
-        lines.append("".join(f" & {_tex(head)}" for parts in heads.values() for head in parts) + " \\\\")
+        lines.append("".join(f" & {_tex(part)}" for parts in above.values() for part in parts) + " \\\\")
     for section, rows in table.parts():
         lines.append("\\midrule")
         lines += [f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_tex(section)}}}}} \\\\"] if section else []
-        for row in rows:
-            parts = [part for column in table.columns for part in _texts(table, table.cells[row, column])]
-            words = [table.labels[row], *parts, *([table.sources[row]] if source else [])]
-            lines.append(" & ".join(map(_tex, words)) + " \\\\")
+        lines += [latex_row(table, row) for row in rows]
     notes = "\\\\\n".join(_tex(note) for note in table.notes())
     lines += ["\\bottomrule", "\\end{tabular}}", "", "\\smallskip", "\\begin{minipage}{\\linewidth}\\footnotesize", notes]
     return "\n".join([*lines, "\\end{minipage}", "\\end{table}"]) + "\n"
+
+
+def latex_row(table: Table, row: str) -> str:
+    """A row's line."""
+    return " & ".join(map(_tex, _words(table, row))) + " \\\\"
 
 
 def _tex(text: str) -> str:
@@ -265,40 +313,39 @@ def to_html(table: Table) -> str:
 
 def html_table(table: Table) -> str:
     """The table and its notes as elements, for a page of its own or for a larger one."""
-    many = len(_heads(table, table.columns[0])) > 1
+    many = len(heads(table, table.columns[0])) > 1
     span = ' rowspan="2"' if many else ""
     top = [f'<th scope="col"{span}>Model</th>']
     for column in table.columns:
-        count = len(_heads(table, column))
+        count = len(heads(table, column))
         top.append(f'<th scope="{"colgroup" if many else "col"}" colspan="{count}">{escape(table.heading(column))}</th>')
     top += ['<th scope="col" class="source">Source</th>'] if table.sources else []
     lines = ["<table>", f"<thead>\n<tr>{''.join(top)}</tr>"]
     if many:
-        heads = [head for column in table.columns for head in _heads(table, column)]
-        lines.append("<tr>" + "".join(f'<th scope="col">{escape(head)}</th>' for head in heads) + "</tr>")
+        below = [part for column in table.columns for part in heads(table, column)]
+        lines.append("<tr>" + "".join(f'<th scope="col">{escape(part)}</th>' for part in below) + "</tr>")
     lines.append("</thead>")
-    width = 1 + sum(len(_heads(table, column)) for column in table.columns) + bool(table.sources)
+    width = 1 + sum(len(heads(table, column)) for column in table.columns) + bool(table.sources)
     for section, rows in table.parts():
         lines.append("<tbody>")
         lines += [f'<tr><th scope="rowgroup" colspan="{width}">{escape(section)}</th></tr>'] if section else []
-        lines += [f"<tr>{_html_row(table, row)}</tr>" for row in rows]
+        lines += [html_row(table, row) for row in rows]
         lines.append("</tbody>")
     notes = [f"<li>{escape(note)}</li>" for note in table.notes()]
     return "\n".join([*lines, "</table>", '<ul class="notes">', *notes, "</ul>"])
 
 
-def _html_row(table: Table, row: str) -> str:
+def html_row(table: Table, row: str) -> str:
+    """A row's line."""
     words = [f'<th scope="row">{_html(table.labels[row])}</th>']
     for column in table.columns:
-        cell, heading = table.cells[row, column], table.heading(column)
-        heads = _heads(table, column)
-        names = [f"{heading}: {heads[0]}", *heads[1:]] if len(heads) > 1 else [heading]
-        marks = [' class="significant"' if cell.significant else "", *[""] * (len(heads) - 1)]
+        cell, names = table.cells[row, column], _names(table, column)
+        marks = [' class="significant"' if cell.significant else "", *[""] * (len(names) - 1)]
         for name, mark, text in zip(names, marks, _texts(table, cell), strict=True):
             words.append(f'<td data-label="{escape(name)}"{mark}><div>{_html(text)}</div></td>')
     if table.sources:
         words.append(f'<td class="source" data-label="Source"><div>{_html(table.sources[row])}</div></td>')
-    return "".join(words)
+    return f"<tr>{''.join(words)}</tr>"
 
 
 def _html(text: str) -> str:
@@ -306,6 +353,8 @@ def _html(text: str) -> str:
 
 
 FORMATS = {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html}
+ROW_LINES: dict[str, Callable[[Table, str], str]] = {"md": markdown_row, "tex": latex_row, "html": html_row}
+"""By format, a row's line in it."""
 
 
 def made_from(table: Table, folder: Path) -> str:
@@ -334,7 +383,12 @@ def made_from(table: Table, folder: Path) -> str:
         for row in table.rows
         if table.cells[row, column].runs
     ]
-    return json.dumps({"table": table.name, "baseline": BASELINE, "cells": cells}, indent=1, ensure_ascii=False) + "\n"
+    return record_text(table.name, cells)
+
+
+def record_text(name: str, cells: Iterable[dict[str, Any]]) -> str:
+    """The record of a table of that name, from what it says of each cell."""
+    return json.dumps({"table": name, "baseline": BASELINE, "cells": [*cells]}, indent=1, ensure_ascii=False) + "\n"
 
 
 def write_table(table: Table, folder: Path) -> None:

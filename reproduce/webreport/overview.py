@@ -10,9 +10,9 @@ from reproduce.common.catalogue import DATASETS, ROWS
 from reproduce.common.progress import duration
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import DataSet, Run
+from reproduce.evaluation.paper_tables import runs_of, table2
 from reproduce.evaluation.results import BASELINE, MINIATURE_TITLE, Cell, Table
 from reproduce.experiments.scheduler import Point
-from reproduce.table2 import make_table
 from reproduce.webreport import charts
 from reproduce.webreport.html import Markup, Section, join, missing, table, tag
 from reproduce.webreport.sections import SHORT, head_n, named, ours
@@ -107,7 +107,7 @@ def table_2(sets: Sequence[DataSet]) -> Section | None:
     measured = [row for row in ROWS if any(point.row == row for point in points)]
     if not measured:
         return None
-    whole = make_table(measured, points)
+    whole = table2(measured, runs_of(points))
     more = None
     if {"hmdb51_2", "hmdb51_3"} - {point.column for point in points}:
         more = missing("The mean needs all three splits of HMDB-51.", "python reproduce/table2.py")

@@ -90,7 +90,7 @@ def test_panels_show_keys_that_runs_log(wr, trained):
 
     run = trained / "run"
     known = (run / "history.csv").read_text() + (run / "metrics.json").read_text()
-    known += (REPOSITORY / "reproduce/tracking.py").read_text() + (run / "config.yaml").read_text()
+    known += (REPOSITORY / "reproduce/experiments/tracking.py").read_text() + (run / "config.yaml").read_text()
     for panel in dashboard._of_rows(wr, "ucf11"):
         keys = [*getattr(panel, "metrics", []), *getattr(panel, "y", []), *getattr(panel, "media_keys", [])]
         keys += [query["tableKey"] for query in getattr(panel, "query", {}).values() if isinstance(query, dict)]

@@ -15,8 +15,8 @@ from conftest import PATIENCE, REPOSITORY, TINY, script, wait_for
 from finished import finished_run
 
 from reproduce.common.settings import SettingsError
-from reproduce.evaluation import published as paper
-from reproduce.evaluation.results import Cell, Column, Table, cells_of, signed
+from reproduce.evaluation import notes, published
+from reproduce.evaluation.results import Cell, Column, FinishedRun, Table, cells_of, signed
 from reproduce.evaluation.significance import Comparison
 from reproduce.evaluation.writers import FORMATS, _width, to_csv, to_html, to_latex, to_markdown, to_text, write_table
 from reproduce.table1 import _words_of
@@ -30,7 +30,7 @@ def table():
     cells = {
         ("avg_pool_lstm", "ucf11"): Cell("acc", (80.0, 82.0), (78.0, 84.0), 82.56, ("UCF-11: split 50 % & more",)),
         ("soft_attention_0", "ucf11"): Cell(
-            "acc", (85.0, 86.0), (82.5, 88.5), 84.96, focus={"mass": 1.5, "mass, uniform": 1.0}
+            "acc", (85.0, 86.0), (82.5, 88.5), 84.96, attention={"mass": 1.5, "mass, uniform": 1.0}
         ),
         ("avg_pool_lstm", "mine"): Cell("mAP", (), None, None),
         ("soft_attention_0", "mine"): Cell("mAP", (40.0, 41.0), (38.0, 43.0), None),
@@ -183,24 +183,24 @@ def test_all_formats_are_written(table, tmp_path):
 
 
 def test_a_significant_difference_is_marked_and_explained(table):
-    notes = "\n".join(compared(table, 0.0002).notes())
+    said = "\n".join(compared(table, 0.0002).notes())
     for part in (
         "* differs significantly",
         "McNemar's exact test (whole groups of videos for ucf11)",
         "5 % level",
         "Holm's correction",
     ):
-        assert part in notes
-    assert "soft attention model, λ = 0 +4.5 [+1.2, +8.1], corrected p < 0.001" in notes.lower()
-    assert "no difference" not in notes
+        assert part in said
+    assert "soft attention model, λ = 0 +4.5 [+1.2, +8.1], corrected p < 0.001" in said.lower()
+    assert "no difference" not in said
     assert compared(table, 0.0002).cells["soft_attention_0", "ucf11"].ours() == "85.5 ± 0.7*"
     assert "85.5 ± 0.7\\*" in to_markdown(compared(table, 0.0002))
 
 
 def test_the_absence_of_significant_differences_is_said_in_words(table):
-    notes = "\n".join(compared(table, 0.061, "bootstrap").notes())
-    assert "ucf11: no difference from the average-pooled LSTM is significant (smallest corrected p = 0.061)." in notes
-    assert "paired bootstrap of 2000 resamples" in notes and "McNemar" not in notes
+    said = "\n".join(compared(table, 0.061, "bootstrap").notes())
+    assert "ucf11: no difference from the average-pooled LSTM is significant (smallest corrected p = 0.061)." in said
+    assert "paired bootstrap of 2000 resamples" in said and "McNemar" not in said
     assert compared(table, 0.061).cells["soft_attention_0", "ucf11"].ours() == "85.5 ± 0.7"
 
 
@@ -214,7 +214,14 @@ def test_without_the_baseline_a_note_says_that_nothing_was_tested(table):
 
 
 def column(runs, multi_label=False, grouped=False):
-    return Column("mAP" if multi_label else "acc", {"soft_attention_0": 50.0}, runs, grouped=grouped)
+    read = {
+        row: {seed: [as_read(folder) for folder in of_seed] for seed, of_seed in seeds.items()} for row, seeds in runs.items()
+    }
+    return Column("mAP" if multi_label else "acc", {"soft_attention_0": 50.0}, read, grouped=grouped)
+
+
+def as_read(folder):
+    return FinishedRun(folder, folder.about(), folder.metrics())
 
 
 def test_cells_come_from_run_folders_and_are_compared_with_the_baseline(tmp_path):
@@ -262,18 +269,17 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     cells = cells_of(column({"avg_pool_lstm": base, "soft_attention_0": other, "soft_attention_1": late}))
     assert cells["soft_attention_0"].comparison is None and cells["soft_attention_1"].comparison is None
     table = Table("Table 1", tuple(cells), ("hmdb51",), {(row, "hmdb51"): cell for row, cell in cells.items()})
-    notes = table.significance()
-    assert notes == [
+    assert notes.of_tests(table) == [
         "HMDB-51: no test of Soft attention model, λ = 0: its videos are not those of the average-pooled LSTM.",
         "HMDB-51: no test of Soft attention model, λ = 1: the average-pooled LSTM has no finished run of the same seed.",
     ]
 
 
 def test_the_papers_numbers_are_the_protocols():
-    assert paper.table1("ucf11", "soft_attention_0") == 84.96
-    assert paper.table1("hmdb51", "avg_pool_lstm") == 40.52
-    assert paper.table1("hollywood2", "soft_attention_10") == 42.92
-    assert paper.table1("videofolder", "avg_pool_lstm") is None
+    assert published.table1("ucf11", "soft_attention_0") == 84.96
+    assert published.table1("hmdb51", "avg_pool_lstm") == 40.52
+    assert published.table1("hollywood2", "soft_attention_10") == 42.92
+    assert published.table1("videofolder", "avg_pool_lstm") is None
 
 
 TABLE = [word for word in TINY if not word.startswith("data.name")]

@@ -11,13 +11,13 @@ import pytest
 from conftest import SHARED, script
 from finished import finished_run, tiny_hmdb51
 
-from reproduce.common.catalogue import ROWS
+from reproduce.common.catalogue import ROWS, TABLE2_COLUMNS
 from reproduce.common.cli import resolve
 from reproduce.common.settings import Settings, SettingsError
-from reproduce.evaluation import published as paper
+from reproduce.evaluation import published
+from reproduce.evaluation.paper_tables import runs_of, table2
 from reproduce.evaluation.writers import to_csv, to_html, to_latex, to_markdown, to_text
 from reproduce.experiments.scheduler import Point
-from reproduce.table2 import SHOWN, make_table
 
 PROTOCOL = {
     "Spatial stream ConvNet": (40.5, None),
@@ -48,8 +48,8 @@ def points(root, hits: dict[str, int], rows=("soft_attention_0",), seeds=(1,)) -
     return found
 
 
-def test_quoted_csv_holds_the_papers_rows_sections_and_publications():
-    rows = paper.table2()
+def test_published_csv_holds_the_papers_rows_sections_and_publications():
+    rows = published.table2()
     assert {row.model: (row.printed.get("hmdb51"), row.printed.get("hollywood2")) for row in rows} == PROTOCOL
     sections = [[row.model for row in rows if row.section == section] for section in dict.fromkeys(row.section for row in rows)]
     assert [len(section) for section in sections] == [4, 4, 1]
@@ -58,9 +58,9 @@ def test_quoted_csv_holds_the_papers_rows_sections_and_publications():
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the paper's text is not beside this checkout")
-def test_quoted_csv_says_what_the_papers_table_2_prints():
+def test_published_csv_says_what_the_papers_table_2_prints():
     text = (SHARED / "paper" / "paper.txt").read_text(encoding="utf-8")
-    for row in paper.table2():
+    for row in published.table2():
         numbers = "\t".join(f"{row.printed[data]:.1f}" if data in row.printed else "-" for data in ("hmdb51", "hollywood2"))
         cited = "Our model" if row.row else f".*{row.year}"
         assert re.search(rf"^{re.escape(row.model)}\t\({cited}\)\t{re.escape(numbers)}$", text, re.M)
@@ -76,11 +76,11 @@ def test_quoted_csv_says_what_the_papers_table_2_prints():
     ],
 )
 def test_a_citation_is_short(authors, venue, short):
-    assert replace(paper.table2()[0], authors=authors, venue=venue, year=2014).citation == short
+    assert replace(published.table2()[0], authors=authors, venue=venue, year=2014).citation == short
 
 
 def test_without_runs_every_number_is_quoted():
-    table = make_table(["soft_attention_0"], [])
+    table = table2(["soft_attention_0"], runs_of([]))
     rows = list(csv.DictReader(StringIO(to_csv(table))))
     assert len(rows) == 27 and {row["origin"] for row in rows} == {"quoted", ""}
     assert sum(row["origin"] == "quoted" for row in rows) == 13
@@ -92,7 +92,7 @@ def test_without_runs_every_number_is_quoted():
 
 @pytest.mark.parametrize("write", [to_text, to_markdown, to_latex, to_html])
 def test_every_format_has_sections_sources_and_both_words(write, tmp_path):
-    table = make_table(["soft_attention_0"], points(tmp_path, dict.fromkeys(SPLITS, 4)))
+    table = table2(["soft_attention_0"], runs_of(points(tmp_path, dict.fromkeys(SPLITS, 4))))
     text = re.sub("</?(span|div)>", "", write(table))
     order = [text.index(name) for name in dict.fromkeys(table.sections.values())]
     assert order == sorted(order) and len(order) == 3
@@ -105,8 +105,8 @@ def test_every_format_has_sections_sources_and_both_words(write, tmp_path):
 def test_the_attention_row_turns_from_quoted_to_measured(tmp_path):
     """All splits give their mean; split 1 alone gives only its own column; the other data set stays quoted."""
     hits = dict(zip(SPLITS, (6, 3, 3), strict=True))
-    table = make_table(["soft_attention_0"], points(tmp_path / "all", hits))
-    cells = {column: table.cells["soft_attention_0", column] for column in SHOWN}
+    table = table2(["soft_attention_0"], runs_of(points(tmp_path / "all", hits)))
+    cells = {column: table.cells["soft_attention_0", column] for column in TABLE2_COLUMNS}
     assert [cell.origin for cell in cells.values()] == ["measured", "measured", "quoted"]
     assert cells["hmdb51_mean"].mean == pytest.approx(40) and cells["hmdb51_1"].mean == pytest.approx(60)
     assert cells["hmdb51_mean"].difference == pytest.approx(-1.3) and cells["hmdb51_1"].paper is None
@@ -114,8 +114,8 @@ def test_the_attention_row_turns_from_quoted_to_measured(tmp_path):
     assert table.sources["soft_attention_0"] == f"{source}arXiv:1511.04119 (2015)"
     assert "40.0 [16.7, 63.3] measured (paper 41.3, −1.3)" in re.sub(r"\[\d.*?\]", "[16.7, 63.3]", to_markdown(table))
 
-    table = make_table(["soft_attention_0"], points(tmp_path / "one", {"hmdb51_1": 6, "hollywood2": 5}))
-    cells = [table.cells["soft_attention_0", column] for column in SHOWN]
+    table = table2(["soft_attention_0"], runs_of(points(tmp_path / "one", {"hmdb51_1": 6, "hollywood2": 5})))
+    cells = [table.cells["soft_attention_0", column] for column in TABLE2_COLUMNS]
     assert [cell.origin for cell in cells] == ["quoted", "measured", "measured"]
     assert [cell.figure for cell in cells] == ["acc", "acc", "mAP"]
 
@@ -123,7 +123,7 @@ def test_the_attention_row_turns_from_quoted_to_measured(tmp_path):
 def test_a_seed_counts_only_where_all_splits_are_finished(tmp_path):
     found = points(tmp_path, dict.fromkeys(SPLITS, 4), seeds=(1, 2))
     (found[-1].folder.path / "metrics.json").unlink()
-    table = make_table(["soft_attention_0"], found)
+    table = table2(["soft_attention_0"], runs_of(found))
     assert len(table.cells["soft_attention_0", "hmdb51_mean"].values) == 1
     assert len(table.cells["soft_attention_0", "hmdb51_1"].values) == 2
 
@@ -132,18 +132,18 @@ def test_other_rows_of_ours_join_the_first_section_and_are_the_baseline(tmp_path
     rows = ["avg_pool_lstm", "soft_attention_0"]
     baseline = points(tmp_path / "a", dict.fromkeys(SPLITS, 1), rows[:1])
     ours = points(tmp_path / "b", dict.fromkeys(SPLITS, 9), rows[1:])
-    table = make_table(rows, baseline + ours)
+    table = table2(rows, runs_of(baseline + ours))
     assert len(table.rows) == 10 and table.rows.index("avg_pool_lstm") == 4
     assert table.sections["avg_pool_lstm"] == table.sections["DL-SFA"] and table.labels["avg_pool_lstm"] == "Avg pooled LSTM"
     one = table.cells["soft_attention_0", "hmdb51_mean"].comparison
     assert one.p == pytest.approx(2 / 2**24) and one.significant  # the shared video is right in both rows
     assert "90.0*" in to_text(table) and any("McNemar" in note for note in table.notes())
-    alone = make_table(rows[1:], ours)
+    alone = table2(rows[1:], runs_of(ours))
     assert any("No row was tested" in note for note in alone.notes())
 
 
 def test_all_nine_rows_can_be_measured_and_the_table_still_compiles(tmp_path):
-    table = make_table(["soft_attention_0"], points(tmp_path, {**dict.fromkeys(SPLITS, 4), "hollywood2": 5}))
+    table = table2(["soft_attention_0"], runs_of(points(tmp_path, {**dict.fromkeys(SPLITS, 4), "hollywood2": 5})))
     cells = {(row, column): table.cells["soft_attention_0", column] for row in table.rows for column in table.columns}
     full = replace(table, cells=cells, sources=dict.fromkeys(table.rows, "measured here"))
     block = to_text(full).split("\n\n")[1].splitlines()

@@ -14,8 +14,9 @@ from runfolders import annotation, write_run
 from sklearn.metrics import average_precision_score
 
 from datamodules.features import FeatureStore
-from reproduce import table1, table2, verify
-from reproduce.evaluation import recompute as recount
+from reproduce import verify
+from reproduce.evaluation import recompute
+from reproduce.evaluation.paper_tables import runs_of, table1, table2
 from reproduce.evaluation.writers import write_table
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.predictions import Predictions
@@ -68,7 +69,7 @@ def original(tmp_path_factory):
                 words = [f"data.name={data.data}", f"row={row}", f"seed={seed}"]
                 path = write_run(root / "runs", data, words, SKILL[row], 3)
                 points.append(Point(data.data, row, seed, words, RunFolder(path)))
-    write_table(table1.make_table(["ucf11", "hollywood2"], list(ROWS), points), root / "results")
+    write_table(table1(["ucf11", "hollywood2"], ROWS, runs_of(points)), root / "results")
     points = []
     for split in "123":
         hmdb = annotation("hmdb51", [f"c{split}{number}" for number in range(3)], 6, miniature=MINIATURE)
@@ -76,7 +77,7 @@ def original(tmp_path_factory):
             words = ["data.name=hmdb51", f"data.split={split}", f"row={row}", "seed=1"]
             path = write_run(root / "runs", hmdb, words, SKILL[row], 3)
             points.append(Point(f"hmdb51_{split}", row, 1, words, RunFolder(path)))
-    write_table(table2.make_table(["avg_pool_lstm", "soft_attention_0"], points), root / "results")
+    write_table(table2(["avg_pool_lstm", "soft_attention_0"], runs_of(points)), root / "results")
     return Made(root)
 
 
@@ -131,16 +132,16 @@ def test_average_precision_is_scikit_learns_with_equal_scores_too():
     random = np.random.default_rng(3)
     for digits in (1, 2, 7):
         positive, scores = random.random(200) < 0.15, np.round(random.random(200), digits)
-        assert recount.average_precision(positive, scores) == pytest.approx(average_precision_score(positive, scores))
-    assert np.isnan(recount.average_precision(np.zeros(3, bool), np.ones(3)))
+        assert recompute.average_precision(positive, scores) == pytest.approx(average_precision_score(positive, scores))
+    assert np.isnan(recompute.average_precision(np.zeros(3, bool), np.ones(3)))
 
 
 def test_accuracy_takes_the_first_of_equal_scores_and_top_5_knows_its_bounds():
     scores = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
     target = np.array([[True, False, False], [False, True, False]])
     found = Predictions(("a", "b"), ("x", "y", "z"), target, scores)
-    assert recount.accuracy(found) == 0.5
-    assert recount.top(found, 1) == (0.0, 1.0) and recount.top(found, 2) == (1.0, 1.0)
+    assert recompute.accuracy(found) == 0.5
+    assert recompute.top(found, 1) == (0.0, 1.0) and recompute.top(found, 2) == (1.0, 1.0)
 
 
 # Tables that hold
@@ -206,19 +207,23 @@ def test_another_number_in_another_format_is_named(made, capsys, suffix):
     path.write_text(text[:start] + text[start:].replace(old, f"{float(old) + 0.2:.1f}", 1), encoding="utf-8")
     status, text = made.verify(capsys)
     assert status == 1 and status_of(text, "ucf11", "soft_attention_1") == verify.DIFFERS
-    assert re.search(rf"table1\.{suffix}: shows '{float(old) + 0.2:.1f}", text) and text.count(f"  {verify.DIFFERS}\n") == 1
+    new = f"{float(old) + 0.2:.1f}"
+    assert re.search(rf"table1\.{suffix}, line \d+: shows '{new}.*', '{old}.*' expected", text)
+    assert text.count(f"  {verify.DIFFERS}\n") == 1
 
 
 def test_a_star_too_many_is_named(made, capsys):
     replace(made.results / "table1.md", r"(λ = 1 \| \d+\.\d ± \d+\.\d)", r"\1\\*")
     status, text = made.verify(capsys)
-    assert status == 1 and "the row does not differ significantly" in text
+    assert status == 1 and status_of(text, "ucf11", "soft_attention_1") == verify.DIFFERS
+    assert re.search(r"table1.md, line \d+: shows '(\d+\.\d ± \d+\.\d)\* .*', '\1 .*' expected", text)
 
 
 def test_a_title_that_hides_the_miniature_is_named(made, capsys):
     replace(made.results / "table1.html", " on MINIATURE data: [^<]*", "", 2)
     status, text = made.verify(capsys)
-    assert status == 1 and "table1.html: lacks the words 'on MINIATURE data" in text
+    assert status == 1 and text.count("on MINIATURE data: generated stand-ins") == 2
+    assert len(re.findall(r"table1.html, line \d+: says '<(?:title|h1)>Table 1<", text)) == 2
 
 
 def test_a_row_of_predictions_that_was_improved_is_named_with_its_line(made, capsys):
@@ -271,13 +276,85 @@ def test_another_quoted_number_is_named(made, capsys):
     path = made.results / "table2.csv"
     replace(path, r"^(Table 2,hmdb51_mean,VideoDarwin.*),63\.7000,", r"\1,73.7000,")
     status, text = made.verify(capsys)
-    assert status == 1 and "paper is 73.7000, 63.7 expected" in text and "table2.md: shows '63.7 quoted'" in text
+    assert status == 1 and "paper is 73.7000, 63.7000 expected" in text
+    assert status_of(text, "hmdb51_mean", "VideoDarwin") == verify.DIFFERS and text.count(f"  {verify.DIFFERS}\n") == 1
 
 
 def test_a_line_that_was_taken_out_of_the_csv_is_named(made, capsys):
     replace(made.results / "table1.csv", r"^Table 1,hollywood2,soft_attention_0.*\n", "")
     status, text = made.verify(capsys)
     assert status == 1 and "table1.csv: has 0 lines of soft_attention_0 on hollywood2 instead of one" in text
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("md", "missing"), ("tex", "a folder"), ("html", "no text")])
+def test_a_format_that_cannot_be_read_is_named_and_the_others_are_compared(made, capsys, suffix, kind):
+    path = made.results / f"table1.{suffix}"
+    path.unlink()
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "no text":
+        path.write_bytes(b"\xff")
+    other = "tex" if suffix == "md" else "md"
+    replace(made.results / f"table1.{other}", r"43\.91", "43.92")
+    status, text = made.verify(capsys)
+    assert status == 1 and f"{verify.DIFFERS}: {path}: not readable (" in text
+    assert status_of(text, "hollywood2", "soft_attention_0") == verify.DIFFERS and "7 verified, 1 DIFFERS" in text
+
+
+def test_a_line_that_stands_twice_in_the_csv_is_named(made, capsys):
+    path = made.results / "table1.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[3]]))
+    status, text = made.verify(capsys)
+    assert status == 1 and "table1.csv: has 2 lines of soft_attention_0 on ucf11 instead of one" in text
+
+
+@pytest.mark.parametrize(
+    ("suffix", "old", "new"),
+    [
+        ("csv", "^Table 1,ucf11,soft_attention_1,", 'Table 1,"ucf11",soft_attention_1,'),
+        ("json", '"table": "Table 1"', '"table": "Table 3"'),
+        ("json", '"baseline": "avg_pool_lstm"', '"baseline": "max_pool_lstm"'),
+        ("json", r'"cells": \[', '"more": 1, "cells": ['),
+    ],
+)
+def test_what_nothing_reads_is_verified_too(made, capsys, suffix, old, new):
+    path = made.results / f"table1.{suffix}"
+    replace(path, old, new)
+    status, text = made.verify(capsys)
+    line = next(number for number, line in enumerate(path.read_text().splitlines(), 1) if new in line)
+    assert status == 1 and re.search(rf"{verify.DIFFERS}: {path}, line {line}.*: says .* expected", text), text
+
+
+@pytest.mark.parametrize("key", ["predictions_sha256", "videos", "features", "seed", "folder"])
+def test_a_digit_of_the_record_that_was_changed_is_named(made, capsys, key):
+    path = made.results / "table1.json"
+    record = json.loads(path.read_text())
+    run = next(cell for cell in record["cells"] if cell["row"] == "soft_attention_0")["runs"][0]
+    run[key] = 7 if key == "seed" else f"{run[key]}0"
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    status, text = made.verify(capsys)
+    said = {"seed": "the table's record has it at 7", "folder": "is missing"}.get(key, "the table's record says")
+    assert status == (3 if key == "folder" else 1) and said in text
+    assert status_of(text, "ucf11", "soft_attention_0") == (verify.UNVERIFIED if key == "folder" else verify.DIFFERS)
+
+
+def test_where_a_run_is_missing_what_does_not_depend_on_it_is_still_compared(made, capsys):
+    shutil.rmtree(made.run("soft_attention_1"))
+    status, text = made.verify(capsys)
+    assert status == 3 and verify.DIFFERS not in text and "7 verified, 1 not verified" in text
+    replace(made.results / "table1.md", "(Hollywood2: 15 train)", r"\g<1>ed")
+    status, text = made.verify(capsys)
+    assert status == 1 and re.search(rf"{verify.DIFFERS}: .*table1.md, line \d+: says .*15 trained", text)
+
+
+def test_where_a_run_is_missing_the_formats_are_compared_with_the_csv(made, capsys):
+    shutil.rmtree(made.run("soft_attention_1"))
+    line = next(line for line in csv.DictReader((made.results / "table1.csv").open()) if line["row"] == "soft_attention_1")
+    replace(made.results / "table1.md", rf"(λ = 1 \| ){float(line['mean']):.1f}", r"\g<1>99.9")
+    status, text = made.verify(capsys)
+    assert status == 1 and status_of(text, "ucf11", "soft_attention_1") == verify.DIFFERS
+    assert re.search(r"table1.md, line \d+: shows '99\.9 .*' expected", text)
 
 
 # What cannot be verified
@@ -344,7 +421,7 @@ def on_disk(trained, clips, tmp_path, count):
     shutil.copytree(folder.path, tmp_path / "runs/clips" / folder.path.name)
     shutil.copytree(clips / "clips", tmp_path / "data/clips")
     point = Point("videofolder", "soft_attention_1", 1, [], RunFolder(tmp_path / "runs/clips" / folder.path.name))
-    write_table(table1.make_table(["videofolder"], ["soft_attention_1"], [point]), tmp_path / "results")
+    write_table(table1(["videofolder"], ["soft_attention_1"], runs_of([point])), tmp_path / "results")
     yield (made := Made(tmp_path))
     count("refusals by verify.py", made.refused)
 
@@ -401,31 +478,44 @@ def test_a_damaged_record_is_named(made, capsys):
 # Notes
 
 
-def test_notes_on_tests_and_sizes_are_verified(made, capsys):
+def test_notes_are_verified(made, capsys):
     status, text = made.verify(capsys)
     assert status == 0
-    assert "8 verified; notes on tests and sizes: 4 verified" in text  # two columns, each tested, each of a size
-    assert "16 verified, 14 no number; notes on tests and sizes: 5 verified" in text  # two columns tested, three splits
+    for number, table in enumerate(("8 verified", "16 verified, 14 no number"), start=1):
+        notes = re.findall(r"^\* ", (made.results / f"table{number}.md").read_text(encoding="utf-8"), re.M)
+        assert f"{table}; notes: {len(notes)} verified" in text and len(notes) > 7
 
 
+@pytest.mark.parametrize("suffix", ["md", "tex", "html"])
 @pytest.mark.parametrize(
     ("table", "old", "new", "says"),
     [
-        (1, r"(UCF-11, points.*?)−14\.6", r"\g<1>−17.6", "says of softmax_regression on ucf11: -14.6 [-25.1, -4.3], corrected"),
-        (1, r"(UCF-11, points.*?−14\.6 \[)−25\.1", r"\g<1>−20.1", "says of softmax_regression on ucf11"),
-        (1, r"(UCF-11, points.*?p =) 0\.043", r"\g<1> 0.0043", "says of softmax_regression on ucf11"),
-        (1, r"(UCF-11, points.*?); Soft.*", r"\g<1>.", "says of soft_attention_0 on ucf11"),
-        (1, r"^\* Hollywood2, points.*\n", "", "says of soft_attention_0 on hollywood2"),
-        (1, r"(Hollywood2, points.*)\.$", r"\g<1>; More +9.0 [+8.0, +9.9], corrected p = 0.01.", "2 differences on hollywood2"),
-        (1, "18 train and 48 test", "18 train and 84 test", "no note says: UCF-11: 18 train and 48 test videos"),
-        (2, "test videos, split 2", "test videos, split 4", "HMDB-51: 9 train and 18 test videos, split 2"),
-        (2, r"(split 1, points.*p =) 0\.016", r"\g<1> 0.02", "says of soft_attention_0 on hmdb51_1"),
+        (1, r"(UCF-11, points.*?)−14\.6", r"\g<1>−17.6", "line {}.*−17.6 .*−14.6 .* expected"),
+        (1, r"(UCF-11, points.*?−14\.6 \[)−25\.1", r"\g<1>−20.1", r"line {}.*−20.1.*−25.1, −4.3\].* expected"),
+        (1, r"(UCF-11, points.*?p =) 0\.043", r"\g<1> 0.0043", "line {}.*p = 0.0043.*p = 0.043.* expected"),
+        (1, r"(UCF-11, points.*?); Soft.{40}", r"\g<1>", "line {}.*UCF-11, points .*; Soft attention.*expected"),
+        (1, r"^.*Hollywood2, points.*\n", "", "lacks the line '.*Hollywood2, points from the average-pooled LSTM: "),
+        (1, r"(Hollywood2, points.*?)\.(?=<|$|\\)", r"\g<1>; More +9.0 [+8.0, +9.9].", r"line {}.*; More \+9.0.* expected"),
+        (1, "18 train and 48 test", "18 train and 84 test", "line {}.*UCF-11: 18 train and 84.*18 train and 48 .*expected"),
+        (2, "test videos, split 2", "test videos, split 4", "line {}.*split 4.*HMDB-51: 9 train and 18 .*split 2.*expected"),
+        (2, r"(split 1, points.*p =) 0\.016", r"\g<1> 0.02", "line {}.*p = 0.02.*p = 0.016.*expected"),
+        (1, "two-sided", "one-sided", "line {}.*one-sided.*two-sided.*expected"),
+        (1, "Avg pooled LSTM", "Average of pools", "line {}.*'.*Average of pools.*'.*Avg pooled LSTM.*' expected"),
+        (1, "UCF-11 \\(acc", "UCF-101 (acc", "line {}.*UCF-101 \\(acc.*UCF-11 \\(acc.*expected"),
+        (2, "Source", "Place", "line {}.*Place.*Source.*expected"),
+        (2, "RGB data only", "RGB data", "line {}.*RGB data.*RGB data only.*expected"),
     ],
 )
-def test_a_number_in_a_note_that_was_changed_is_named(made, capsys, table, old, new, says):
-    replace(made.results / f"table{table}.md", old, new)
-    status, text = made.verify(capsys)
-    assert status == 1 and f"table{table}.md: " in text and says in text
+def test_what_was_changed_outside_the_cells_is_named_with_its_line(made, capsys, suffix, table, old, new, says):
+    path = made.results / f"table{table}.{suffix}"
+    text = path.read_text(encoding="utf-8").replace("$-$", "−").replace("\\%", "%") if suffix == "tex" else path.read_text()
+    changed = re.sub(old, new, text, count=1, flags=re.M)
+    assert changed != text
+    number = next(i for i, pair in enumerate(zip(changed.split("\n"), text.split("\n"), strict=False), 1) if len({*pair}) > 1)
+    path.write_text(changed.replace("−", "$-$").replace("%", "\\%") if suffix == "tex" else changed, encoding="utf-8")
+    status, said = made.verify(capsys)
+    said = said.replace("$-$", "−")
+    assert status == 1 and re.search(rf"table{table}\.{suffix}(, |: )" + says.format(number), said), said
 
 
 def test_the_smallest_p_value_of_a_column_without_differences_is_verified(tmp_path, capsys):
@@ -434,10 +524,11 @@ def test_the_smallest_p_value_of_a_column_without_differences_is_verified(tmp_pa
     for row in ("avg_pool_lstm", "soft_attention_0"):
         words = ["data.name=ucf11", f"row={row}", "seed=1"]
         points.append(Point("ucf11", row, 1, words, RunFolder(write_run(tmp_path / "runs", ucf, words, 1.0, 3))))
-    write_table(table1.make_table(["ucf11"], ["avg_pool_lstm", "soft_attention_0"], points), tmp_path / "results")
+    write_table(table1(["ucf11"], ["avg_pool_lstm", "soft_attention_0"], runs_of(points)), tmp_path / "results")
     made = Made(tmp_path)
     status, text = made.verify(capsys)
-    assert status == 0 and "2 verified; notes on tests and sizes: 2 verified" in text
+    assert status == 0 and "2 verified; notes: 6 verified" in text
     replace(made.results / "table1.md", r"smallest corrected p = [\d.]+", "smallest corrected p = 0.05")
     status, text = made.verify(capsys)
-    assert status == 1 and "table1.md: no note says of the tests on ucf11: (smallest corrected p = " in text
+    assert status == 1 and "2 verified; notes: 5 verified" in text
+    assert re.search(r"table1.md, line \d+.*UCF-11: no difference.*smallest corrected p = 0.05.*p = .* expected", text)

@@ -19,9 +19,9 @@ from runfolders import annotation, write_run
 
 from datamodules.reading import csv_text
 from lightning_modules.measures import NAMES
-from reproduce import table1
 from reproduce.common.files import write_rows
-from reproduce.evaluation.printed import NUMERIC, Line, read_csv, read_record
+from reproduce.evaluation.paper_tables import runs_of, table1
+from reproduce.evaluation.table_files import NUMERIC, Line, read_csv, read_record
 from reproduce.evaluation.writers import write_table
 from reproduce.experiments.attention_files import read_attended, write_attended
 from reproduce.experiments.folder import ABOUT, RunFolder
@@ -56,7 +56,7 @@ def results(tmp_path_factory) -> Results:
     for row in ROWS:
         words = ["data.name=ucf11", f"row={row}"]
         points.append(Point("ucf11", row, 1, words, RunFolder(write_run(root / "runs", DATA, words, 2.0, 3))))
-    write_table(table1.make_table(["ucf11"], list(ROWS), points), root)
+    write_table(table1(["ucf11"], ROWS, runs_of(points)), root)
     folder = points[1].folder
     ones = [[1] * len(NAMES)] * len(VIDEOS)
     write_attended(folder.attended, VIDEOS, NAMES, ones, ones)

@@ -11,7 +11,8 @@ from runfolders import annotation, write_run
 
 from datamodules.videos import DataError
 from lightning_modules.measures import NAMES
-from reproduce import table1, verify
+from reproduce import verify
+from reproduce.evaluation.paper_tables import runs_of, table1
 from reproduce.evaluation.writers import write_table
 from reproduce.experiments.attention_files import COUNTS, counted_in, read_attended, write_attended
 from reproduce.experiments.folder import RunFolder
@@ -117,7 +118,7 @@ def made(tmp_path, capsys):
                 if row != "avg_pool_lstm":
                     folder.finish({**(folder.metrics() or {}), **write(folder.attended, len(points))})
                 points.append(Point(data.data, row, seed, words, folder))
-    write_table(table1.make_table(["ucf11", "hmdb51"], list(ROWS), points), tmp_path)
+    write_table(table1(["ucf11", "hmdb51"], ROWS, runs_of(points)), tmp_path)
 
     def verified() -> tuple[int, str]:
         capsys.readouterr()
@@ -134,11 +135,7 @@ def made(tmp_path, capsys):
 def test_notes_that_follow_from_the_videos_are_verified(made):
     root, folder, verified = made
     status, text = verified()
-    assert (
-        status == 0
-        and "6 verified; notes on attention: 2 verified; notes on tests and sizes: " in text
-        and "not verified" not in text
-    )
+    assert status == 0 and "6 verified; notes: 10 verified" in text and "not verified" not in text
     means = [read_attended(run.attended)[1] for run in (folder, RunFolder(next(root.glob("runs/ucf11/soft_attention_0-*"))))]
     assert all(math.isfinite(mean["pointing_game"]) for mean in means)
     assert "UCF-11, attention (mass / pointing / entropy" in (root / "table1.md").read_text()
@@ -161,9 +158,9 @@ def test_notes_that_follow_from_the_videos_are_verified(made):
             "table1.md",
             r"(attention \(mass.*λ = 1: )\d+\.\d\d",
             r"\g<1>9.99",
-            "table1.md: no note in its place says of the attention on ucf11: ",
+            r"table1.md, line \d+ .*UCF-11, attention .*λ = 1: 9.99 .*λ = 1: .* expected",
         ),
-        ("table1.md", r"\* UCF-11, attention .*\n", "", "table1.md: 1 notes on attention, where 2 columns have some"),
+        ("table1.md", r"\* UCF-11, attention .*\n", "", r"table1.md: lacks the line '\* UCF-11, attention \(mass"),
     ],
 )
 def test_what_was_changed_by_hand_is_named(made, name, old, new, says):
@@ -177,7 +174,7 @@ def test_a_run_without_the_file_is_said_to_be_unverified_in_this(made):
     _, folder, verified = made
     folder.attended.unlink()
     status, text = verified()
-    assert status == 3 and "6 verified; notes on attention: 1 verified" in text
+    assert status == 3 and "6 verified; notes: 9 verified" in text
     assert f"what it measured of its attention is not verified, attention.csv is missing: ucf11/{folder.path.name}" in text
     assert f"not verified: {made[0] / 'table1.md'}: the note on attention on ucf11: {folder.attended} is missing" in text
 
@@ -188,4 +185,4 @@ def test_notes_that_changed_places_are_named(made):
     first, second = re.findall(r"attention \(mass.*", text)
     (root / "table1.md").write_text(text.replace(first, "…").replace(second, first).replace("…", second), encoding="utf-8")
     status, said = verified()
-    assert status == 1 and said.count("no note in its place says of the attention on") == 2
+    assert status == 1 and len(re.findall(r"table1.md, line \d+ \('\* (?:UCF-11|HMDB-51), attention .*expected", said)) == 2
