@@ -316,17 +316,6 @@ def _read_all(scheduler: Scheduler, columns: Mapping[str, Settings], script: str
         )
 
 
-def finished(points: Sequence[Point], columns: Sequence[str], row: str) -> dict[int, list[RunFolder]]:
-    """By seed, a row's finished runs, one for each column; seeds that lack one are left out."""
-    folders = {(point.column, point.seed): point.folder for point in points if point.row == row}
-    found = {}
-    for seed in dict.fromkeys(seed for _, seed in folders):
-        of_seed = [folders.get((column, seed)) for column in columns]
-        if all(folder is not None and folder.metrics() is not None for folder in of_seed):
-            found[seed] = of_seed
-    return found
-
-
 def exit_if_failed(failures: Sequence[Job]) -> None:
     """Name the runs that failed, with the ends of their logs, and exit with status 1 if there are any."""
     for job in failures:
