@@ -1,4 +1,4 @@
-"""What stands around the data sets' sections in the HTML report: its head, Table 1, and what ran where."""
+"""The HTML report as a whole: its head, Tables 1 and 2, the data sets' sections, and what ran where."""
 
 from __future__ import annotations
 
@@ -14,11 +14,27 @@ from reproduce.evaluation.results import BASELINE, MINIATURE_TITLE, Cell, Table
 from reproduce.experiments.scheduler import Point
 from reproduce.table2 import make_table
 from reproduce.webreport import charts
-from reproduce.webreport.html import Markup, Section, join, missing, table, tag
-from reproduce.webreport.sections import SHORT, head_n, named, ours
+from reproduce.webreport.html import Markup, Section, join, missing, page, table, tag
+from reproduce.webreport.sections import SHORT, Data, data_set, head_n, named, ours
 
 FIRST_NOTES = 2  # seeds and intervals, tests; the others are folded away
 TITLE = "Action recognition using visual attention"
+
+
+def report_page(sets: Sequence[DataSet], problems: Sequence[str]) -> str:
+    """Make the report, one HTML file.
+
+    Args:
+        sets: the data sets with finished runs.
+        problems: what could not be read, in words.
+    """
+    store: Data = {}
+    clips: Data = {}
+    tables = [section for section in (table_1(sets), table_2(sets)) if section]
+    sections = [*tables, *(data_set(data, store, clips) for data in sets), what_ran(sets)]
+    footer = tag("footer", tag("p", "Written by ", tag("code", "python reproduce/report.py"), "."))
+    top = join([charts.markers(), header(sets, problems)])
+    return page(f"Report: {TITLE}", top, sections, footer, store, clips)
 
 
 def header(sets: Sequence[DataSet], problems: Sequence[str]) -> Markup:
@@ -126,13 +142,14 @@ def _table(whole: Table) -> Markup:
         figure = whole.heading(column).rpartition("(")[2].rstrip(")").replace(" ", "\u00a0")
         head.append(head_n(name, tag("small", f"{rest}, {figure}" if rest else figure)))
     head += ["Source"] if whole.sources else []
+    drawn = [row for row in whole.rows if row in ROWS]
     body: list[object] = []
     for section, rows in whole.parts():
         if section:
             body.append(tag("tr", tag("th", section, colspan=len(head), scope="rowgroup", class_="part")))
         for row in rows:
             label = whole.labels[row]
-            name = named(row, label, whole.rows) if row in charts.STYLES else tag("th", label, scope="row")
+            name = named(row, label, drawn) if row in drawn else tag("th", label, scope="row")
             cells = [_cell(whole.cells[row, column], best[column], bool(whole.sources)) for column in whole.columns]
             source = [tag("td", tag("small", whole.sources[row]))] if whole.sources else []
             body.append([name, *cells, *source])

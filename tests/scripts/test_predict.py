@@ -28,13 +28,11 @@ from reproduce.common.dataset import feature_folder
 from reproduce.systems.loading import load_trained
 from reproduce.systems.streaming import Viewer, Viewing, load_backbone
 from reproduce.systems.tracks import watch
-from reproduce.visual import prediction_files as predicting
-from reproduce.visual import video_writer as overlay_video
-from reproduce.visual.frame_table import read_moments
-from reproduce.visual.prediction_files import FILES, SUMMARY, Look, predict_video, read_summary
+from reproduce.visual import prediction_files, video_writer
+from reproduce.visual.prediction_files import FILES, SUMMARY, Layout, predict_video, read_moments, read_summary
 from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder
 
-LOOK = Look(side=96, columns=4, top=2)
+LOOK = Layout(side=96, columns=4, top=2)
 CLIPS = SHARED / "data/clips"
 
 
@@ -96,7 +94,7 @@ def test_csv_and_json_say_the_same(run, predicted):
         assert sum(map(sum, record["attention"])) == pytest.approx(1, abs=1e-4)
 
 
-def test_the_overlay_video_is_what_browsers_play(run, clips, predicted):
+def test_the_video_writer_is_what_browsers_play(run, clips, predicted):
     name, folder, _, _ = predicted
     shown, source = facts(folder / "overlay.mp4"), list(read_timed(clips / "clips" / name))
     assert shown["kind"] == ("h264", "yuv420p") and len(shown["times"]) == len(source)
@@ -110,7 +108,7 @@ def test_the_overlay_video_is_what_browsers_play(run, clips, predicted):
         assert strip.width > 1000 and np.asarray(strip.convert("L")).std() > 10
 
 
-def test_the_overlay_video_shows_each_frame_beside_its_own_attention(run, clips, predicted):
+def test_the_video_writer_shows_each_frame_beside_its_own_attention(run, clips, predicted):
     loaded, _ = run
     name, folder, _, _ = predicted
     moments = list(read_moments(folder / "frames.csv", len(loaded.classes), loaded.grid))
@@ -119,7 +117,7 @@ def test_the_overlay_video_shows_each_frame_beside_its_own_attention(run, clips,
         painter = Painter(*source[0].shape[:2], 240, loaded.classes, True, len(source) / 30)
         wide, high = painter.picture
         left = drawn[number][:high, painter.left : painter.left + wide].astype(float)
-        right = drawn[number][:high, painter.left + wide + overlay_video.GAP :][:, :wide].astype(float)
+        right = drawn[number][:high, painter.left + wide + video_writer.GAP :][:, :wide].astype(float)
         fitted = painter.fitted(source[number])
         assert np.abs(left - fitted).mean() < 12  # what H.264 at half the colour resolution takes of textures
         grey = painter.overlaid(fitted, moments[number].attention).mean(axis=2)
@@ -279,9 +277,9 @@ def test_pixels_that_are_no_squares_are_stretched(tmp_path):
     path = draw(tmp_path / "wide.mp4", aspect=Fraction(2))
     info = probe(path)
     assert info.pixel_aspect == 2
-    assert predicting._shown_size(np.zeros((48, 64, 3)), info) == (48, 128)
-    assert predicting._shown_size(np.zeros((64, 48, 3)), info) == (128, 48)  # turned by a quarter
-    assert predicting._shown_size(np.zeros((48, 64, 3)), replace(info, pixel_aspect=1e6)) == (48, 64)
+    assert prediction_files._shown_size(np.zeros((48, 64, 3)), info) == (48, 128)
+    assert prediction_files._shown_size(np.zeros((64, 48, 3)), info) == (128, 48)  # turned by a quarter
+    assert prediction_files._shown_size(np.zeros((48, 64, 3)), replace(info, pixel_aspect=1e6)) == (48, 64)
 
 
 # other networks
@@ -398,12 +396,12 @@ def test_without_an_encoder_or_room_nothing_is_left_under_a_final_name(viewer, t
         with pytest.raises(DataError, match="No space left"):
             predict_video(viewer, path, tmp_path / "out/b", LOOK)
     with monkeypatch.context() as patch:
-        patch.setattr(overlay_video, "ENCODERS", ("no_such_encoder", "h264_v4l2m2m"))
+        patch.setattr(video_writer, "ENCODERS", ("no_such_encoder", "h264_v4l2m2m"))
         encoder.cache_clear()
         with pytest.raises(DataError, match="no H.264 encoder that works here"):
             predict_video(viewer, path, tmp_path / "out/b", LOOK)
     encoder.cache_clear()
-    assert encoder() in overlay_video.ENCODERS
+    assert encoder() in video_writer.ENCODERS
     (tmp_path / "out/.a.part").mkdir()  # as a process leaves it that was killed on the spot
     (tmp_path / "out/.a.part/overlay.mp4").write_bytes(b"half")
     predict_video(viewer, path, tmp_path / "out/a", LOOK, overwrite=True)
