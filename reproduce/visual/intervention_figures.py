@@ -84,7 +84,7 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
     if len(outcomes) < len(wrong) and rule:
         said.append(f"Only {len(outcomes)} of the {len(wrong)} were tried. {rule}")
     those = " that became correct after a step or more" if learned else ""
-    said.append(f"RunClips: the first of them{those}; {strips.relative_to(request.folder).as_posix()}/ has all.")
+    said.append(f"Shown: the first of them{those}; {strips.relative_to(request.folder).as_posix()}/ has all.")
     return [*save(request, "correction", page, title, [(needs[0], run)], " ".join(said)), file]
 
 

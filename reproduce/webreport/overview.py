@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from reproduce.common.catalogue import DATASETS, ROWS
+from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, measured_columns
 from reproduce.common.progress import duration
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import DataSet, Run
@@ -106,13 +106,13 @@ def _empty(data: DataSet, row: str) -> Cell:
 
 def table_2(sets: Sequence[DataSet]) -> Section | None:
     """HMDB-51 and Hollywood2 beside other systems, as ``table2.py`` makes them; None without a run on either."""
-    points = []
+    points, measured = [], measured_columns(TABLE2_COLUMNS)
     for data in sets:
         base = max(data.rows.values(), key=lambda one: len(one.settings))
-        splits = {f"hmdb51_{split}": split for split in ("1", "2", "3")} if data.name == "hmdb51" else {"hollywood2": None}
-        if data.name not in ("hmdb51", "hollywood2"):
-            continue
-        for column, split in splits.items():
+        for column in measured:
+            if COLUMNS[column].data != data.name:
+                continue
+            split = COLUMNS[column].split
             rows = data.like(base, split) if split else data.rows
             points += [
                 Point(column, row, run.settings["seed"], [], run.folder)
@@ -120,10 +120,10 @@ def table_2(sets: Sequence[DataSet]) -> Section | None:
                 if row in ROWS
                 for run in one.runs
             ]
-    measured = [row for row in ROWS if any(point.row == row for point in points)]
-    if not measured:
+    found = [row for row in ROWS if any(point.row == row for point in points)]
+    if not found:
         return None
-    whole = make_table(measured, points)
+    whole = make_table(found, points)
     more = None
     if {"hmdb51_2", "hmdb51_3"} - {point.column for point in points}:
         more = missing("The mean needs all three splits of HMDB-51.", "python reproduce/table2.py")

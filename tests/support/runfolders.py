@@ -87,8 +87,6 @@ def about(settings: Settings, data: Annotation) -> dict:
     system = SYSTEMS[settings.model.name]
     features = {"features": asdict(feature_spec(settings)), "weights_sha256": "0" * 64, "stride": settings.data.stride}
     return {
-        "system": settings.model.name,
-        "stores": list(system.stores),
         "data": data.data,
         "identity": json.loads(json.dumps(identity(settings, data))),
         "split": split_of(settings),
@@ -104,5 +102,7 @@ def about(settings: Settings, data: Annotation) -> dict:
         "processes": 1,
         "device": "NVIDIA H100 80GB HBM3",
         **provenance(),
+        "system": settings.model.name,
+        "stores": list(system.stores),
         "command": "python reproduce/train.py data.name=" + settings.data.name + " row=" + str(settings.row),
     }
