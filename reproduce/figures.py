@@ -1,4 +1,4 @@
-"""The paper's figures of where a network looks, from finished runs, as PNG and PDF.
+"""The paper's figures of attention, from finished runs, as PNG and PDF.
 
     python reproduce/figures.py preset=miniature
     python reproduce/figures.py figure=penalty paths.data=/data
@@ -12,15 +12,15 @@
     fps                Fig. 7: the same clips at 6 and at 30 fps, λ = 1
     hmdb51_hollywood2  Fig. 8: clips of HMDB-51 and Hollywood2, classified correctly and incorrectly
     gallery            Figs. 10 and 11: clips of all data sets, classified correctly and incorrectly
-    glimpse            Fig. 5: what the network predicts when it looks where it is told: glimpse=3,4
+    glimpse            Fig. 5: what the network predicts with attention given by hand: glimpse=3,4
     correction         Fig. 9: every misclassified clip (most=8 of them with preset=miniature), its location softmax optimised
                        until the prediction is correct
     mistakes           of each class its most confident mistake, or clips= of them
     tradeoff           λ against accuracy, focus and coverage, in numbers
 
 A row's run is that of its finished runs, which differ in the seed alone, with the best validation figure; seed= names
-another. With preset=miniature, or with train=true, what is missing is trained first, as the tables do it; otherwise the
-command that makes it is named.
+another. Only rows with attention can be drawn. With preset=miniature, or with train=true, what is missing is trained first,
+as the tables do it; otherwise the command that makes it is named.
 
 Writes results/figures/<figure>.{png,pdf}, further pages as <figure>.2.png and so on; glimpse, correction, mistakes and
 tradeoff write their numbers as CSV too. In the name stands, in this order, what else than usual is shown: a data set that
@@ -39,13 +39,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.videos import DataError
-from reproduce.common.cli import command_line
+from reproduce.common.cli import command_line, fail
 from reproduce.common.settings import SettingsError
-from reproduce.visual.clips import Rule, parse_rule
-from reproduce.visual.figure_runs import OWN_KEYS, FigureSettings, Need, Request
+from reproduce.visual.figure_runs import OWN_KEYS, FigureSettings, Need, Request, Rule, parse_rule
 
 PENALTIES = (Need(row="soft_attention_0"), Need(row="soft_attention_1"), Need(row="soft_attention_10"))
-# What each figure is drawn from; in `drawers` stands by what.
 NEEDS: dict[str, tuple[Need, ...]] = {
     "attention": (Need(),),
     "penalty": PENALTIES,
@@ -58,24 +56,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "mistakes": (Need(),),
     "tradeoff": PENALTIES,
 }
-
-
-def drawers() -> dict[str, Callable[[Request, Sequence[Need]], list[Path]]]:
-    """What draws each figure; imports torch and matplotlib."""
-    from reproduce.visual import failure_figures, paper_figures, tradeoff
-
-    return {
-        "attention": paper_figures.attention,
-        "penalty": paper_figures.penalty,
-        "background": paper_figures.background,
-        "fps": paper_figures.fps,
-        "hmdb51_hollywood2": paper_figures.hmdb51_hollywood2,
-        "gallery": paper_figures.gallery,
-        "glimpse": failure_figures.glimpse,
-        "correction": failure_figures.correction,
-        "mistakes": failure_figures.mistakes,
-        "tradeoff": tradeoff.tradeoff,
-    }
+"""The runs that each figure is drawn from; `drawers` says by what."""
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
@@ -86,12 +67,13 @@ def main(argv: list[str] | None = None) -> list[Path]:
     try:
         names = _names(settings)
         parse_rule(settings.choose, Rule("any", "first"))
+        for name in names:
+            request.check(name, NEEDS[name])
         lacking = _missing(request, names)
         if lacking and (settings.train or "miniature" in settings.preset):
             request.train(lacking)
     except (DataError, SettingsError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise fail(error) from None
     files, problems = [], []
     draw = drawers()
     for name in names:
@@ -133,6 +115,24 @@ def _missing(request: Request, names: list[str]) -> list[Need]:
     """What the figures need and what has no finished run, each once."""
     needs = {tuple(request.words_of(need)): need for name in names for need in NEEDS[name]}
     return [need for need in needs.values() if not request.runs(need)]
+
+
+def drawers() -> dict[str, Callable[[Request, Sequence[Need]], list[Path]]]:
+    """What draws each figure; imports torch and matplotlib."""
+    from reproduce.visual import intervention_figures, paper_figures, tradeoff
+
+    return {
+        "attention": paper_figures.attention,
+        "penalty": paper_figures.penalty,
+        "background": paper_figures.background,
+        "fps": paper_figures.fps,
+        "hmdb51_hollywood2": paper_figures.hmdb51_hollywood2,
+        "gallery": paper_figures.gallery,
+        "glimpse": intervention_figures.glimpse,
+        "correction": intervention_figures.correction,
+        "mistakes": paper_figures.mistakes,
+        "tradeoff": tradeoff.tradeoff,
+    }
 
 
 if __name__ == "__main__":

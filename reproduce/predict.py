@@ -1,4 +1,4 @@
-"""Show a trained network your own videos: what it says of them, and where it looks.
+"""A trained network's predictions of your own videos, and its attention in each frame.
 
     python reproduce/predict.py checkpoint=runs/ucf11/soft_attention_1-0ea1b2c3d4e5 video=clip.mp4
     python reproduce/predict.py checkpoint=runs/hmdb51/soft_attention_0-0ea1b2c3d4e5 video=recordings output=seen top=3
@@ -9,7 +9,7 @@ Writes, for each video, into <output>/<video's name>/:
 
     overlay.mp4      frame and overlay side by side, the likeliest classes and the time below; plays in a browser
     filmstrip.png    evenly spaced frames above their overlays
-    frames.csv       of every frame looked at: time, class probabilities, attention by row and column; frames.json is the same
+    frames.csv       of every step: frame, time, class probabilities, attention by row and column; frames.json is the same
     summary.json     the whole video's scores and those over time
 
 Films may be of any length, in any format that FFmpeg reads. A video that is finished is not made again. One that does not
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from datamodules.videos import SUFFIXES, DataError
+from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import feature_folder
 from reproduce.common.files import file_names
@@ -73,17 +74,17 @@ def main(argv: list[str] | None = None) -> list[Path]:
         raise fail(error) from None
     from datamodules.decoding import VideoError
     from reproduce.common.processes import leaving_on_sigterm
-    from reproduce.visual.prediction_files import Look, attends, predict_video
+    from reproduce.visual.prediction_files import Layout, predict_video
 
-    look = Look(settings.side, settings.columns, min(settings.top, len(viewer.trained.classes)))
-    if not attends(viewer):
+    layout = Layout(settings.side, settings.columns, min(settings.top, len(viewer.trained.classes)))
+    if not SYSTEMS[viewer.trained.settings.model.name].attends:
         print(f"{viewer.trained.settings.model.name} has no attention: the videos show the probabilities alone")
     written: list[Path] = []
     bad: list[VideoError] = []
     with leaving_on_sigterm():
         for path, name in zip(videos, names_of(videos, video), strict=True):
             try:
-                _show(predict_video(viewer, path, output / name, look, settings.overwrite), look.top)
+                _print(predict_video(viewer, path, output / name, layout, settings.overwrite), layout.top)
             except VideoError as error:
                 bad.append(error)
                 print(f"left out: {error}\n", flush=True)
@@ -154,7 +155,7 @@ def names_of(videos: list[Path], root: Path) -> list[str]:
 
 
 def _viewer(settings: PredictSettings, checkpoint: Path):
-    """The network, ready to look.
+    """The network with its backbone, on the device.
 
     Raises:
         DataError: the run, its checkpoint or its backbone is not there.
@@ -182,7 +183,7 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
     return viewer
 
 
-def _show(summary: dict[str, Any], top: int) -> None:
+def _print(summary: dict[str, Any], top: int) -> None:
     """Print a video's scores."""
     from reproduce.common.progress import duration
     from reproduce.visual.video_writer import clock

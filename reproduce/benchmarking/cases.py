@@ -22,20 +22,25 @@ from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.frames import Frames, pool_frames, run_blocks, run_dense, window_means, windows
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
-from reproduce.benchmark import BenchmarkSettings
-from reproduce.benchmarking import baselines as plain
-from reproduce.benchmarking.measure import Line, Work, exponent, in_bytes, medians, peak_memory
+from reproduce.benchmarking import baselines
+from reproduce.benchmarking.lines import Line
+from reproduce.benchmarking.settings import BenchmarkSettings
 from reproduce.benchmarking.workloads import (
     CLASSES,
+    Work,
     accelerator,
     attention_network,
     describe,
     encode_clip,
+    exponent,
     features,
     fit,
     flops_of,
     gathered,
+    in_bytes,
     matrix_rate,
+    medians,
+    peak_memory,
     quiet,
     random_data,
     step,
@@ -89,9 +94,9 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
     half = half_precision(device.type == "cuda")
 
     some = paths[: settings.plain_clips]
-    next(plain.extract(some, device))  # the first batch does not count
+    next(baselines.extract(some, device))  # the first batch does not count
     begun = time.perf_counter()
-    baseline = sum(len(cubes) for cubes in plain.extract(some, device)) / (time.perf_counter() - begun)
+    baseline = sum(len(cubes) for cubes in baselines.extract(some, device)) / (time.perf_counter() - begun)
 
     ran = dataclasses.replace(settings, trainer=dataclasses.replace(settings.trainer, accelerator=accelerator(device)))
     names = [path.name for path in paths]
@@ -166,13 +171,13 @@ def testing(settings: BenchmarkSettings, folder: Path, device: torch.device) -> 
     frames = pool_frames(X, ("cube", "mean", "max"))  # the store has them so
     blocks = len(X) - BLOCK_LENGTH + 1
     network = attention_network(settings).to(device).eval()
-    by_cell = plain.CellByCell(
+    by_cell = baselines.CellByCell(
         settings.locations, settings.channels, CLASSES, settings.model.hidden_dim, settings.model.num_layers
     )
     by_cell = by_cell.to(device).eval()
     works: dict[str, Work] = {
-        "plain": lambda: by_cell(plain.stacked_blocks(X)),
-        "stacked": lambda: network(plain.stacked_blocks(X)),
+        "plain": lambda: by_cell(baselines.stacked_blocks(X)),
+        "stacked": lambda: network(baselines.stacked_blocks(X)),
         "dense": lambda: run_dense(network, frames, blocks, BLOCK_LENGTH),
     }
     with torch.no_grad():
@@ -209,15 +214,18 @@ def testing(settings: BenchmarkSettings, folder: Path, device: torch.device) -> 
     softmax = SoftmaxRegression(settings.locations, settings.channels, CLASSES).to(device).eval()
     paths: dict[str, dict[str, Work]] = {
         "softmax regression": {
-            "plain": lambda: softmax.classes(plain.stacked_blocks(X).float().flatten(2)),
+            "plain": lambda: softmax.classes(baselines.stacked_blocks(X).float().flatten(2)),
             "ours": lambda: run_dense(softmax, Frames(X), blocks, BLOCK_LENGTH),
         },
         "average-pooled LSTM's inputs": {
-            "plain": lambda: plain.stacked_blocks(X).float().mean(dim=2).mean(dim=1),
+            "plain": lambda: baselines.stacked_blocks(X).float().mean(dim=2).mean(dim=1),
             "ours": lambda: dense_inputs(X, "mean", blocks),
         },
         "max-pooled LSTM's inputs": {
-            "plain": lambda: (plain.stacked_blocks(X).float().amax(dim=2), plain.stacked_blocks(X).float().mean(dim=(1, 2))),
+            "plain": lambda: (
+                baselines.stacked_blocks(X).float().amax(dim=2),
+                baselines.stacked_blocks(X).float().mean(dim=(1, 2)),
+            ),
             "ours": lambda: dense_inputs(X, "max", blocks),
         },
     }
@@ -249,7 +257,7 @@ def training(settings: BenchmarkSettings, folder: Path, device: torch.device) ->
     X = features(settings, B * BLOCK_LENGTH, device).unflatten(0, (B, BLOCK_LENGTH))
     frames = pool_frames(X, ("cube", "mean"))  # the store has them so
     sizes = (settings.locations, settings.channels, CLASSES, settings.model.hidden_dim, settings.model.num_layers)
-    by_cell = plain.CellByCell(*sizes).to(device)
+    by_cell = baselines.CellByCell(*sizes).to(device)
     attention = attention_network(settings).to(device)
     pooled = PooledLSTM(settings.channels, CLASSES, "mean", *sizes[3:]).to(device)
     works = {

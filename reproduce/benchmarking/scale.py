@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from datamodules.pool import GPU_SHARE
 from lightning_modules.backbone import build_backbone, folded
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
-from reproduce.benchmark import BenchmarkSettings
-from reproduce.benchmarking.measure import Line, medians
-from reproduce.benchmarking.workloads import step
+from reproduce.benchmarking.lines import Line
+from reproduce.benchmarking.settings import SCALES, BenchmarkSettings, Scale
+from reproduce.benchmarking.workloads import medians, step
 from reproduce.common.catalogue import ROWS
 from reproduce.systems.cnn_features import PACKET, half_precision
 from reproduce.systems.feature_writer import PRECISIONS
@@ -25,31 +24,6 @@ from reproduce.systems.recurrent import build_network
 
 HELD_OUT = 0.15  # of train, in the protocol's first stage
 HOST_BUDGET = 4.0  # GiB of main memory that stand for the data set where there is no GPU and no data.ram_budget
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A data set's true sizes (protocol §8).
-
-    Args:
-        train, test: videos.
-        mean, shortest, longest: frames of a video.
-        classes: C.
-    """
-
-    train: int
-    test: int
-    mean: float
-    shortest: int
-    longest: int
-    classes: int
-
-
-SCALES = {
-    # 32 to 59 GB of features are 319 000 to 588 000 frames of 1600 clips: the middle
-    "ucf11": Scale(975, 625, 283.0, 12, 900, 11),
-    "hmdb51": Scale(3570, 1530, 94.5, 19, 1063, 51),
-}
 
 
 def lengths(scale: Scale, videos: int, seed: int) -> np.ndarray:

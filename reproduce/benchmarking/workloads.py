@@ -1,11 +1,18 @@
-"""What the benchmark's cases work on: networks, random features, clips, training steps and Lightning's epochs."""
+"""What the benchmark's cases work on, and how that is timed.
+
+Networks, random features, clips, training steps and Lightning's epochs; medians of alternating repetitions, and the peak of
+memory.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
+import statistics as python_statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,11 +34,69 @@ from lightning_modules.frames import Rows
 from lightning_modules.objective import Objective
 from lightning_modules.optim import build_optimizer
 from lightning_modules.recognizer import Recognizer
-from reproduce.benchmark import BenchmarkSettings
-from reproduce.benchmarking.measure import Work, medians
+from reproduce.benchmarking.settings import BenchmarkSettings
 
 CLASSES = 11
 FRAME_RATE = 30
+Work = Callable[[], Any]
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def medians(works: dict[str, Work], device: torch.device, repeats: int) -> dict[str, float]:
+    """Median seconds of each, run in turn ``repeats`` times after one time that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(repeats + 1):
+        for name, work in works.items():
+            gc.collect()
+            _wait(device)
+            begun = time.perf_counter()
+            work()
+            _wait(device)
+            if repeat:
+                times[name].append(time.perf_counter() - begun)
+    return {name: python_statistics.median(taken) for name, taken in times.items()}
+
+
+def peak_memory(work: Work, device: torch.device) -> int | None:
+    """Bytes of memory that some work needs at its peak, beyond what was there before; None where nobody tells."""
+    gc.collect()
+    if device.type == "cuda":
+        _wait(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        _wait(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later must not count as there before
+        CLEAR.write_text("5")  # Linux: forget the peak so far
+        before = _status("VmRSS")
+        work()
+        return _status("VmHWM") - before
+    except (OSError, AttributeError, StopIteration):
+        return None
+
+
+def _status(name: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def in_bytes(number: int | None) -> str:
+    """``123 MiB``."""
+    return "–" if number is None else f"{number / 2**20:.0f} MiB"
+
+
+def exponent(sizes: list[float], seconds: list[float]) -> float:
+    """Slope of log time over log size by least squares: 1 where time grows linearly."""
+    x, y = torch.tensor(sizes).double().log(), torch.tensor(seconds).double().log()
+    return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
 
 
 def step(network: torch.nn.Module, forward: Work, B: int, device: torch.device, bf16: bool = False) -> Work:

@@ -8,9 +8,9 @@
     retrain/           last.ckpt of the second stage, with protocol=retrain
     predictions.csv    video, target, prediction, a column a class; of the test videos
     validation.csv     the same of the videos that the first stage held out of train, by its best checkpoint
-    attention.csv      of networks with attention: what was measured of each test video's, see attended.py
-    attention/         <number>-<video>.png, filmstrips of where a soft attention network looks; watched.npz and
-                       <number>-<video>.webp, what any network saw and said of some test videos, see watched.py
+    attention.csv      of networks with attention: what was measured of each test video's, see attention_files.py
+    attention/         <number>-<video>.png, filmstrips of networks with attention; watched.npz and <number>-<video>.webp,
+                       recordings of some test videos, of any network, see attention_files.py
     run.json           data, features, versions, notes, captions of the filmstrips
     wandb_id           of the W&B run
     metrics.json       the figures; written last, so that its presence means that the run is finished
@@ -126,12 +126,12 @@ class RunFolder:
         return second if second.is_file() else self.stage("holdout") / "best.ckpt"
 
     def filmstrip(self, name: str) -> Path:
-        """A picture of where the network looks."""
+        """A filmstrip of the network's attention."""
         return self.path / "attention" / f"{name}.png"
 
     @property
-    def watched(self) -> Path:
-        """What the network saw and said of some test videos."""
+    def recordings(self) -> Path:
+        """Recordings of some test videos."""
         return self.path / "attention" / "watched.npz"
 
     @property
@@ -145,7 +145,7 @@ class RunFolder:
         return self.path / "attention.csv"
 
     def sheet(self, name: str) -> Path:
-        """Frames of a test video that was watched, as tiles of one picture."""
+        """The pictures of a recording, as tiles of one."""
         return self.path / "attention" / f"{name}.webp"
 
     def files(self) -> list[Path]:

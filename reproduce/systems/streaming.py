@@ -22,12 +22,12 @@ from datamodules.frames import FramePacket
 from datamodules.videos import DataError
 from lightning_modules.backbone import Backbone, BackboneError, build_backbone
 from lightning_modules.frames import pool_frames
+from reproduce.experiments.attention_files import Moment
 from reproduce.systems.checkpoints import restore_backbone
 from reproduce.systems.cnn_features import PACKET, half_precision
 from reproduce.systems.feature_writer import FeatureExtractor, Stopwatch
 from reproduce.systems.loading import Trained
 from reproduce.systems.tracks import Seen
-from reproduce.visual.frame_table import Moment
 
 FRAMES = 64  # decoded, and watched, at a time
 T = TypeVar("T")

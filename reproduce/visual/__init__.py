@@ -1,1 +1,1 @@
-"""Where a network looks: overlays, strips, videos, the paper's figures, interventions."""
+"""Attention in pictures: overlays, filmstrips, videos, the paper's figures, interventions."""

@@ -1,55 +1,42 @@
-"""Which clips a figure shows: by rule, from what a run predicted and where it looked. The same clips each time.
+"""Which clips a figure shows: by rule, from what a run predicted and attended to, or by name. The same clips each time.
 
-A rule is a pool and an order. The clips of the pool are taken in the order, of each class one, then of each class a second
-one, and so on; ties go by name. A clip of several classes counts for its first. A clip is classified correctly where the
-class of the highest score is one of its own.
+The clips of a rule's pool are taken in its order, of each class one, then of each class a second one, and so on; ties go by
+name. A clip of several classes counts for its first. A clip is classified correctly where the class of the highest score is
+one of its own.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 
 import numpy as np
+import torch
+from torch.nn import Module
 
+from datamodules.base import VideoDataModule
+from datamodules.blocks import NATIVE_FPS
+from datamodules.decoding import probe
 from datamodules.videos import DataError
-from reproduce.common.settings import SettingsError
+from lightning_modules.measures import entropy
+from reproduce.common.catalogue import label_of
+from reproduce.common.dataset import data_folder
+from reproduce.common.files import file_names
+from reproduce.common.progress import Progress
+from reproduce.common.settings import Settings
+from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.predictions import Predictions
+from reproduce.systems.loading import Trained, load_trained
+from reproduce.systems.recurrent import build_data
+from reproduce.systems.tracks import Track, watch
+from reproduce.visual.figure_runs import BY_BOX, LARGEST_FIRST, Rule
+from reproduce.visual.recordings import frames_at
 
-POOLS = {
-    "correct": "classified correctly",
-    "incorrect": "classified incorrectly",
-    "any": "of the test set",
-}
-ORDERS = {
-    "first": "the first by name",
-    "confident": "those with the highest score",
-    "foreground": "those with the most attention in the actor's box over the box's area",
-    "background": "those with the least attention in the actor's box over the box's area",
-    "focused": "those with the least entropy of attention",
-    "spread": "those with the greatest entropy of attention",
-}
-BY_BOX = {"foreground": "focused", "background": "spread"}
-"""Orders that need boxes, and what takes their place on data without them."""
-LARGEST_FIRST = ("confident", "foreground", "spread")
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How clips are chosen.
-
-    Args:
-        pool: of ``POOLS``.
-        order: of ``ORDERS``.
-    """
-
-    pool: str
-    order: str
-
-    def __str__(self) -> str:
-        return f"of the clips {POOLS[self.pool]}, {ORDERS[self.order]}, one a class as long as there are classes"
+SEPARATOR = " · "
 
 
 @dataclass(frozen=True)
@@ -69,22 +56,160 @@ class Clip:
     score: float
 
 
-def parse_rule(words: Sequence[str], default: Rule) -> Rule:
-    """The rule that ``choose=`` says, a default's part where it says none.
+class RunClips:
+    """A run with attention and the clips of its data set: its network's track of each, and choices among them.
+
+    Args:
+        folder: of the run.
+        settings: say where data and features lie now.
 
     Raises:
-        SettingsError: a word is unknown, or there are two pools or two orders.
+        DataError: the run's files are damaged, or data or features are missing or others than it had.
     """
-    known = [*POOLS, *ORDERS]
-    for word in words:
-        if word not in known:
-            close = difflib.get_close_matches(word, known, n=1)
-            raise SettingsError(f"choose={word}: {f'did you mean {close[0]}? ' if close else ''}choose from {', '.join(known)}")
-    pools = [word for word in words if word in POOLS]
-    orders = [word for word in words if word in ORDERS]
-    if len(pools) > 1 or len(orders) > 1:
-        raise SettingsError(f"choose=[{','.join(words)}]: at most one of {', '.join(POOLS)} and one of {', '.join(ORDERS)}")
-    return Rule((pools or [default.pool])[0], (orders or [default.order])[0])
+
+    def __init__(self, folder: RunFolder, settings: Settings) -> None:
+        self.trained: Trained = load_trained(folder.path)
+        self.data: VideoDataModule = build_data(settings)
+        self.annotation = self.data.annotation
+        made_on = self.trained.about.get("data_fingerprint")
+        if made_on != self.annotation.fingerprint():
+            raise DataError(
+                f"{folder.path}: was made on other videos than lie in {data_folder(settings).resolve()} now; "
+                "say where its videos are with paths.data=<folder>, or run it again"
+            )
+        miniature = " (miniature)" if self.annotation.miniature else ""
+        self.name = label_of(self.annotation.data) + miniature
+        self.videos = {video.name: video for video in self.annotation.videos}
+        self._short = short_names([video.name for video in self.annotation.videos])
+        self._files = dict(zip(sorted(self.videos), file_names(sorted(self.videos)), strict=True))
+        self._tracks: dict[str, Track] = {}
+
+    @property
+    def network(self) -> Module:
+        """In evaluation mode."""
+        return self.trained.network
+
+    @property
+    def penalty(self) -> float:
+        """λ."""
+        return self.trained.settings.objective.attention_penalty
+
+    @property
+    def kind(self) -> str:
+        """For a title, what kind of attention it is where that is not the paper's."""
+        kind = self.trained.settings.model.attention
+        return "" if kind == "location" else f", {kind} attention"
+
+    @property
+    def model(self) -> str:
+        """What the network is, for a title."""
+        return f"{self.kind.removeprefix(', ')}, λ\u00a0=\u00a0{self.penalty:g}".removeprefix(", ")
+
+    @cached_property
+    def clips(self) -> list[Clip]:
+        """The test videos and what the run's test predicted."""
+        return clips_of(self.trained.folder.predictions())
+
+    def short(self, name: str) -> str:
+        """A video's name for a reader."""
+        return self._short[name]
+
+    def file_name(self, name: str) -> str:
+        """Of a video's own file, without suffix: the same whichever of the data set's videos are drawn, and no other's."""
+        return self._files[name]
+
+    def track(self, name: str) -> Track:
+        """The network's track of a video."""
+        if name not in self._tracks:
+            self._tracks[name] = watch(self.network, self.data.store, name, self.trained.watcher())
+        return self._tracks[name]
+
+    def frames(self, name: str, wanted: np.ndarray) -> np.ndarray:
+        """Some frames of a video, (n, H, W, 3) uint8, squashed as the backbone saw them."""
+        return frames_at(self.annotation.path(self.videos[name]), wanted)
+
+    def seconds(self, name: str, frames: np.ndarray) -> tuple[str, ...]:
+        """When frames are shown, by the film's own rate."""
+        rate = probe(self.annotation.path(self.videos[name])).fps or NATIVE_FPS
+        return tuple(f"{frame / rate:.1f} s" for frame in frames)
+
+    def true(self, name: str) -> str:
+        """A video's classes."""
+        return ", ".join(self.trained.classes[label] for label in self.videos[name].labels) or "none"
+
+    def prediction(self, name: str) -> tuple[str, float, bool | None]:
+        """The class of the highest score, that score, and whether the video has that class (None if it has none at all)."""
+        scores, labels = self.track(name).scores, self.videos[name].labels
+        best = int(scores.argmax())
+        return self.trained.classes[best], float(scores[best]), best in labels if labels else None
+
+    def caption(self, name: str, *more: str) -> str:
+        """``v_shooting_05_01 · true: basketball · predicted: diving (0.61)``, with more words before what was predicted."""
+        found, score, _ = self.prediction(name)
+        return SEPARATOR.join([self.short(name), f"true: {self.true(name)}", *more, f"predicted: {found} ({score:.2f})"])
+
+    def foreground(self, name: str) -> float | None:
+        """Mean attention inside the actor's box over the mean of the box's area; None for a video without box."""
+        cells = self.data.cells(self.videos[name])
+        track = self.track(name)
+        assert track.attention is not None
+        if cells is None:
+            return None
+        coverage = cells[0][track.frames]  # (n, K)
+        boxed = np.isfinite(coverage).all(axis=1)
+        inside = (track.attention.reshape(coverage.shape) * coverage)[boxed].sum(axis=1)
+        area = coverage[boxed].mean() if boxed.any() else 0.0
+        return float(inside.mean() / area) if area else None
+
+    def entropy(self, name: str) -> float:
+        """Mean entropy of a video's attention over that of uniform attention, from 0 to 1."""
+        attention = self.track(name).attention
+        assert attention is not None
+        maps = torch.from_numpy(attention).flatten(1)[None]  # (1, n, K)
+        return float(entropy(maps).mean()) / math.log(maps.shape[2]) if maps.shape[2] > 1 else 0.0
+
+    def choose(self, rule: Rule, count: int) -> tuple[list[str], str]:
+        """Clips by rule, and the rule in words; without boxes, entropy takes the place of attention in the box."""
+        note = ""
+        if rule.order in BY_BOX and not self.data.has_boxes:
+            rule = Rule(rule.pool, BY_BOX[rule.order])
+            note = " (the data set says not where the actor is)"
+        number: Callable[[str], float | None] = self.foreground if rule.order in BY_BOX else self.entropy
+        progress = Progress(f"attention on {self.name} clips", "clips")
+        done, pool = 0, sum(clip.correct == (rule.pool == "correct") or rule.pool == "any" for clip in self.clips)
+
+        def value(clip: Clip) -> float | None:
+            nonlocal done
+            done += 1
+            found = number(clip.name)
+            progress.update(done, pool)
+            return found
+
+        chosen = choose(self.clips, rule, count, value)
+        progress.close()
+        return chosen, f"{self.name}: {rule}{note}."
+
+    def about(self, seeds: int) -> str:
+        """Which run this is, for a note."""
+        metrics = self.trained.folder.metrics() or {}
+        figure = "val/mAP" if self.trained.multi_label else "val/accuracy"
+        of = f", of {seeds} seeds the best on validation" if seeds > 1 else ""
+        score = f" (validation {figure.removeprefix('val/')} {100 * metrics[figure]:.1f} %)" if figure in metrics else ""
+        return f"run {self.trained.folder.name}, seed {self.trained.settings.seed}{of}{score}"
+
+
+def named_videos(wanted: Sequence[str], runs: Sequence[RunClips]) -> list[list[str]]:
+    """The videos that a user named, by the data set that has them.
+
+    Raises:
+        DataError: no data set has a video of such a name, or a name means several.
+    """
+    found = [find_videos(wanted, list(one.videos)) for one in runs]
+    for word in wanted:
+        if all(names[word] is None for names in found):
+            every = [name for one in runs for name in one.videos]
+            raise unknown_video(word, every, " and ".join(dict.fromkeys(one.name for one in runs)))
+    return [[name for name in names.values() if name is not None] for names in found]
 
 
 def clips_of(found: Predictions) -> list[Clip]:

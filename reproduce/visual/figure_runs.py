@@ -1,7 +1,8 @@
-"""What figures.py is asked for: its settings, which runs a figure needs, and the best finished one of each. Free of torch."""
+"""What figures.py is asked for: its settings, the rule of its clips, and the best finished run of each need. Free of torch."""
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import DEFAULT_ATTENTION, PENALTY, ROWS, row_of
+from reproduce.common.catalogue import DEFAULT_ATTENTION, PENALTY, ROWS, SYSTEMS, row_of
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import dataset_of
 from reproduce.common.files import file_words
@@ -25,6 +26,22 @@ MOST_DIFFERENCES = 4  # that an error names
 SHOWS = {"glimpse": ("glimpse", "videos"), "correction": ("limit", "videos"), "mistakes": (), "tradeoff": ()}
 """Of each figure, the settings of its own that say what it shows; others have ``RULED``."""
 RULED = ("choose", "videos")
+POOLS = {
+    "correct": "classified correctly",
+    "incorrect": "classified incorrectly",
+    "any": "of the test set",
+}
+ORDERS = {
+    "first": "the first by name",
+    "confident": "those with the highest score",
+    "foreground": "those with the most attention in the actor's box over the box's area",
+    "background": "those with the least attention in the actor's box over the box's area",
+    "focused": "those with the least entropy of attention",
+    "spread": "those with the greatest entropy of attention",
+}
+BY_BOX = {"foreground": "focused", "background": "spread"}
+"""Orders that need boxes, and what takes their place on data without them."""
+LARGEST_FIRST = ("confident", "foreground", "spread")
 
 
 @dataclass
@@ -59,6 +76,40 @@ null for all, with preset=miniature for 8"""
 
 OWN_KEYS = ("figure", "videos", "choose", "clips", "columns", "glimpse", "limit", "most", "train", "workers")
 DEFAULTS = FigureSettings()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How clips are chosen.
+
+    Args:
+        pool: of ``POOLS``.
+        order: of ``ORDERS``.
+    """
+
+    pool: str
+    order: str
+
+    def __str__(self) -> str:
+        return f"of the clips {POOLS[self.pool]}, {ORDERS[self.order]}, one a class as long as there are classes"
+
+
+def parse_rule(words: Sequence[str], default: Rule) -> Rule:
+    """The rule that ``choose=`` says, a default's part where it says none.
+
+    Raises:
+        SettingsError: a word is unknown, or there are two pools or two orders.
+    """
+    known = [*POOLS, *ORDERS]
+    for word in words:
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1)
+            raise SettingsError(f"choose={word}: {f'did you mean {close[0]}? ' if close else ''}choose from {', '.join(known)}")
+    pools = [word for word in words if word in POOLS]
+    orders = [word for word in words if word in ORDERS]
+    if len(pools) > 1 or len(orders) > 1:
+        raise SettingsError(f"choose=[{','.join(words)}]: at most one of {', '.join(POOLS)} and one of {', '.join(ORDERS)}")
+    return Rule((pools or [default.pool])[0], (orders or [default.order])[0])
 
 
 @dataclass(frozen=True)
@@ -146,6 +197,18 @@ class Request:
     def settings_of(self, need: Need) -> Settings:
         """The settings of a run."""
         return resolve(Settings, self.words_of(need))
+
+    def check(self, figure: str, needs: Sequence[Need]) -> None:
+        """Refuse runs of systems that do not attend, before anything is trained.
+
+        Raises:
+            SettingsError: a need's row has no attention; names one that has.
+        """
+        for need in needs:
+            settings = self.settings_of(need)
+            if not SYSTEMS[settings.model.name].attends:
+                given = f"row={settings.row}" if settings.row else f"model.name={settings.model.name}"
+                raise SettingsError(f"figure={figure}: {given} has no attention to draw; row={DEFAULT_ATTENTION} has")
 
     def command(self, need: Need) -> str:
         """What to run for it."""

@@ -43,7 +43,7 @@ def expand(alpha: np.ndarray, height: int, width: int, sigma: float | tuple[floa
 
 
 def overlay(frame: np.ndarray, alpha: np.ndarray, sigma: float | tuple[float, float] = SIGMA) -> np.ndarray:
-    """``0.8 · map / max map + 0.2 · frame``, the map in grey: white where the network looks most.
+    """``0.8 · map / max map + 0.2 · frame``, the map in grey: white where attention is largest.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
@@ -76,6 +76,11 @@ def filmstrip(frames: np.ndarray, maps: np.ndarray) -> np.ndarray:
         strip[:height, left : left + width] = frame
         strip[height + GAP :, left : left + width] = overlay(frame, alpha)
     return strip
+
+
+def overlays(frames: np.ndarray, maps: np.ndarray) -> list[np.ndarray]:
+    """Lay attention (n, rows, columns) over frames (n, H, W, 3), each map over its own."""
+    return [overlay(frame, alpha) for frame, alpha in zip(frames, maps, strict=True)]
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""Pictures in rows under a caption, such as frames above their overlays, on pages for PNG and PDF.
+"""Pages of figures for print: rows of pictures under captions, wrapped text, and their PNG and PDF files.
 
 A page is as wide as a sheet of paper without its margins and at most as high; clips that do not fit go on another page.
 A clip is correct (✓), incorrect (✗) or neither, which its mark says in shape and colour.
@@ -6,31 +6,48 @@ A clip is correct (✓), incorrect (✗) or neither, which its mark says in shap
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 
-from reproduce.visual.ink import (
-    BLUE,
-    CAPTION,
-    INK,
-    LABEL,
-    NOTE,
-    SOFT,
-    STYLE,
-    TITLE,
-    VERMILION,
-    WIDTH,
-    line_height,
-    save_pages,
-    text_width,
-    wrap,
-)
+from datamodules.videos import DataError
+
+DPI = 200  # of PNG files, and of pictures in PDF files
+WIDTH = 7.0  # inches, a page of A4 or letter paper without its margins
+TITLE, CAPTION, LABEL, NOTE = 10.0, 8.0, 7.5, 7.0  # pt; 7 is what print still carries
+LEADING = 1.3  # line height over font size
+POINTS = 72.0  # in an inch
+SPARE = 1.015  # a drawn line's width over its measured one, at most as seen
+TEXT, MUTED = "#1c2026", "#5d6470"
+# Of Okabe and Ito's palette, which stays apart for the colour-blind; every use has a marker, dash or sign of its own too.
+BLUE, VERMILION = "#0072B2", "#D55E00"
+FONT = "DejaVu Sans"  # comes with matplotlib, and has λ, ✓ and ✗
+STYLE: dict[Any, Any] = {
+    **{key: value for key, value in rcParamsDefault.items() if key.startswith(("font.", "axes.", "text.", "lines.", "xtick."))},
+    "font.family": FONT,
+    "font.size": LABEL,
+    "text.color": TEXT,
+    "text.hinting": "none",  # so that lines are as wide as they were measured
+    "text.parse_math": False,  # a $ in a class's name is a dollar
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": TEXT,
+    "pdf.fonttype": 42,  # TrueType: text can be searched and copied
+    "image.composite_image": False,
+    "savefig.dpi": DPI,
+}
 
 HEIGHT = 9.6  # inches that a page has at most
 LARGEST = 1.3  # inches, side of a picture where there is room
@@ -120,14 +137,14 @@ def save_strips(strips: Sequence[Strip], path: Path, title: str, notes: Sequence
                 axes.text(EDGE, top, line, size=TITLE, weight="bold", va="top")
                 top += line_height(TITLE)
             if len(pages) > 1:
-                axes.text(WIDTH - EDGE, EDGE, f"{number} / {len(pages)}", size=NOTE, color=SOFT, ha="right", va="top")
+                axes.text(WIDTH - EDGE, EDGE, f"{number} / {len(pages)}", size=NOTE, color=MUTED, ha="right", va="top")
             top = above
             for layout in page:
                 layout.draw(axes, top)
                 top += layout.height + BETWEEN
             top -= BETWEEN / 2
             for line in below if last else ():
-                axes.text(EDGE, top, line, size=NOTE, color=SOFT, va="top")
+                axes.text(EDGE, top, line, size=NOTE, color=MUTED, va="top")
                 top += line_height(NOTE)
             figures.append(figure)
     return save_pages(figures, path)
@@ -181,14 +198,14 @@ class _Layout:
         top += GAP
         for lines, (_, pictures), height in zip(self.labels, strip.rows, self.cell_heights, strict=True):
             label = "\n".join(lines)
-            axes.text(self.left - 2 * GAP, top + height / 2, label, size=LABEL, color=INK, ha="right", va="center")
+            axes.text(self.left - 2 * GAP, top + height / 2, label, size=LABEL, color=TEXT, ha="right", va="center")
             for column, picture in enumerate(pictures):
                 self._place(axes, picture, self._x(column), top, height)
             top += height + GAP
         every = self._every()
         for column, label in enumerate(strip.columns):
             if column % every == 0:
-                axes.text(self._x(column) + self.cell_width / 2, top, label, size=LABEL, color=SOFT, ha="center", va="top")
+                axes.text(self._x(column) + self.cell_width / 2, top, label, size=LABEL, color=MUTED, ha="center", va="top")
 
     def _x(self, column: int) -> float:
         return self.left + column * (self.cell_width + GAP)
@@ -205,3 +222,81 @@ class _Layout:
         left += (self.cell_width - scale * width) / 2
         top += (room - scale * height) / 2
         axes.imshow(picture, extent=(left, left + scale * width, top + scale * height, top), aspect="auto")
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """Measure the width of one line in inches, with a little to spare."""
+    font = FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] * SPARE / POINTS
+
+
+def line_height(size: float) -> float:
+    """Inches that a line of text takes."""
+    return size * LEADING / POINTS
+
+
+def wrap(text: str, width: float, size: float, bold: bool = False) -> list[str]:
+    """Break a text into lines that fit: at spaces that may break, in words too long for a line after / _ - . or else anywhere.
+
+    Args:
+        text: the text.
+        width: of a line, in inches.
+        size: of the font, in pt.
+        bold: whether the font is.
+    """
+    lines = [""]
+    for piece in re.findall(r"[^ \n]+[ \n]*", text):
+        if text_width(lines[-1] + piece.rstrip(), size, bold) <= width:
+            lines[-1] += piece
+            continue
+        parts = [piece] if text_width(piece.rstrip(), size, bold) <= width else re.findall(r"[^/_.\-]*[/_.\-\s]*", piece)
+        if len(parts) == 1:
+            lines.append("")
+        for part in parts:
+            letters = [part] if text_width(part.rstrip(), size, bold) <= width else list(part)
+            for letter in letters:
+                if lines[-1] and text_width(lines[-1] + letter.rstrip(), size, bold) > width:
+                    lines.append("")
+                lines[-1] += letter
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def save_pages(pages: Sequence[Figure], path: Path) -> list[Path]:
+    """Write pages as ``<path>.pdf`` and, one file each, ``<path>.png``, ``<path>.2.png``, …; the same bytes each time.
+
+    Pictures of earlier, longer versions are removed.
+
+    Args:
+        pages: made under ``STYLE``.
+        path: without suffix.
+
+    Raises:
+        DataError: the folder cannot be written to.
+    """
+    files = [path.with_name(f"{path.name}{'' if page == 1 else f'.{page}'}.png") for page in range(1, len(pages) + 1)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with rc_context(STYLE):
+            for file, page in zip(files, pages, strict=True):
+                picture = BytesIO()
+                page.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
+                _write(file, picture.getvalue())
+            book = BytesIO()
+            with PdfPages(book, metadata={"CreationDate": None}) as pdf:
+                for page in pages:
+                    pdf.savefig(page, dpi=DPI)
+            _write(path.with_name(f"{path.name}.pdf"), book.getvalue())
+        for old in path.parent.iterdir():
+            if old not in files and re.fullmatch(rf"{re.escape(path.name)}\.\d+\.png", old.name):
+                old.unlink()
+    except OSError as error:
+        raise DataError(f"cannot write {path}.png ({error}); set paths.results") from error
+    return [*files, path.with_name(f"{path.name}.pdf")]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of a file or nothing."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_bytes(data)
+    draft.replace(path)

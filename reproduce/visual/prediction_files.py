@@ -1,15 +1,16 @@
-"""One video through a trained network, in two passages: first it is looked at, then it is drawn.
+"""The files of one predicted video, made in two passes: the first scores it frame by frame, the second draws it.
 
-The second passage knows the video's length and scores, and takes what the first one saw from the file it wrote, so that
+The second pass knows the video's length and scores, and takes the track of the first from the file that it wrote, so that
 nothing is kept of a frame. All files are made in a folder of their own and take their places when all are complete.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,26 @@ import numpy as np
 from datamodules.decoding import VideoError, VideoInfo, probe, read_timed
 from datamodules.files import write_atomically
 from datamodules.videos import DataError
+from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.processes import cores
 from reproduce.common.progress import Progress
+from reproduce.experiments.attention_files import Moment
 from reproduce.systems.streaming import Viewer, Viewing, ahead
-from reproduce.visual.frame_table import FrameTable, Timeline, ranked, read_moments
 from reproduce.visual.pages import Strip, evenly, save_strips
-from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder
+from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder, ranked
 
 FORMAT = 1  # of what is written; another one is written anew
 SUMMARY = "summary.json"  # written last: its presence says that the others are complete
 FILES = ("frames.csv", "frames.json", "overlay.mp4", "filmstrip.png")
 MOST_THREADS = 8  # of a decoder
 LEAST_ASPECT, MOST_ASPECT = 0.1, 10.0  # of a pixel; a header that claims others is wrong
+DIGITS = 7  # significant ones of a table; a float32 has no more
+MOST_INTERVALS = 24  # of a timeline
 
 
 @dataclass(frozen=True)
-class Look:
-    """How the files are to look.
+class Layout:
+    """What the files show, and how large.
 
     Args:
         side: of a picture's larger side in the overlay video, px.
@@ -49,14 +53,14 @@ class Look:
     top: int
 
 
-def predict_video(viewer: Viewer, path: Path, folder: Path, look: Look, overwrite: bool = False) -> dict[str, Any]:
+def predict_video(viewer: Viewer, path: Path, folder: Path, layout: Layout, overwrite: bool = False) -> dict[str, Any]:
     """Write one video's files, unless the same ones are there; returns its summary.
 
     Args:
-        viewer: who looks.
+        viewer: the trained network with its backbone.
         path: of the video.
         folder: that receives ``FILES`` and the summary.
-        look: how they look.
+        layout: what they show, and how large.
         overwrite: make them even where they are there.
 
     Raises:
@@ -67,7 +71,7 @@ def predict_video(viewer: Viewer, path: Path, folder: Path, look: Look, overwrit
         str(path).encode()
     except UnicodeEncodeError:
         raise VideoError(f"{ascii(str(path))}: the path is not UTF-8; rename the file") from None
-    made_from = _made_from(viewer, path, look)
+    made_from = _made_from(viewer, path, layout)
     before = None if overwrite else read_summary(folder)
     if before and before.get("made_from") == made_from:
         print(f"{path}: finished before; overwrite=true makes it anew")
@@ -82,8 +86,8 @@ def predict_video(viewer: Viewer, path: Path, folder: Path, look: Look, overwrit
         shutil.rmtree(draft, ignore_errors=True)  # of a killed process
         draft.mkdir(parents=True)
         encoder()
-        summary = {"video": str(path), **_look_at(viewer, path, draft, look), "made_from": made_from}
-        _draw(viewer, path, draft, look, summary)
+        summary = {"video": str(path), **_score(viewer, path, draft, layout), "made_from": made_from}
+        _draw(viewer, path, draft, layout, summary)
         folder.mkdir(exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
         for name in FILES:
@@ -107,7 +111,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if whole and all((folder / name).is_file() for name in FILES) else None
 
 
-def _made_from(viewer: Viewer, path: Path, look: Look) -> dict[str, Any]:
+def _made_from(viewer: Viewer, path: Path, layout: Layout) -> dict[str, Any]:
     """What the files depend on, as it would be read back."""
     try:
         files = [(file.resolve(), file.stat()) for file in (path, viewer.trained.checkpoint)]
@@ -118,17 +122,17 @@ def _made_from(viewer: Viewer, path: Path, look: Look) -> dict[str, Any]:
         "video": [str(files[0][0]), files[0][1].st_size, files[0][1].st_mtime_ns],
         "checkpoint": [str(files[1][0]), files[1][1].st_size, files[1][1].st_mtime_ns],
         "precision": viewer.precision,
-        "look": vars(look),
+        "look": vars(layout),
     }
 
 
-def _look_at(viewer: Viewer, path: Path, draft: Path, look: Look) -> dict[str, Any]:
-    """The first passage: writes the frames' tables; returns what is to be said of the video."""
+def _score(viewer: Viewer, path: Path, draft: Path, layout: Layout) -> dict[str, Any]:
+    """The first pass: write the frames' tables; returns what the summary says of the video."""
     trained, info = viewer.trained, probe(path)
     expected = info.declared_frames or round(info.seconds * info.fps)
-    report, close = _reporter(f"looking at {path.name}", expected)
+    report, close = _reporter(f"scoring {path.name}", expected)
     viewing, timeline, looked_at = Viewing(viewer, path, report, min(MOST_THREADS, cores())), Timeline(), 0
-    grid = trained.grid if attends(viewer) else None
+    grid = trained.grid if _attends(viewer) else None
     about = {
         "video": str(path),
         "run": str(trained.folder.path.resolve()),
@@ -137,7 +141,7 @@ def _look_at(viewer: Viewer, path: Path, draft: Path, look: Look) -> dict[str, A
         "multi_label": trained.multi_label,
         "grid": None if grid is None else list(grid),
     }
-    table = FrameTable(draft / "frames", about, trained.classes, grid, look.top)
+    table = FrameTable(draft / "frames", about, trained.classes, grid, layout.top)
     complete = False
     try:
         for moment in viewing:
@@ -165,13 +169,13 @@ def _look_at(viewer: Viewer, path: Path, draft: Path, look: Look) -> dict[str, A
     return {**about, **facts, "scores": by_name(viewing.scores), "over_time": over_time}
 
 
-def _draw(viewer: Viewer, path: Path, draft: Path, look: Look, summary: dict[str, Any]) -> None:
-    """The second passage: the overlay video and the filmstrip."""
-    classes, grid = viewer.trained.classes, viewer.trained.grid if attends(viewer) else None
+def _draw(viewer: Viewer, path: Path, draft: Path, layout: Layout, summary: dict[str, Any]) -> None:
+    """The second pass: draw the overlay video and the filmstrip."""
+    classes, grid = viewer.trained.classes, viewer.trained.grid if _attends(viewer) else None
     moments = read_moments(draft / "frames.csv", len(classes), grid)
     frames, seconds, info = summary["frames"], summary["seconds"], probe(path)
     report, close = _reporter(f"drawing {path.name}", frames)
-    wanted = set(evenly(frames, look.columns).tolist())
+    wanted = set(evenly(frames, layout.columns).tolist())
     painter, video = None, None
     times: list[str] = []
     pictures: list[np.ndarray] = []
@@ -182,7 +186,7 @@ def _draw(viewer: Viewer, path: Path, draft: Path, look: Look, summary: dict[str
             while upcoming is not None and upcoming.frame <= number:
                 moment, upcoming = upcoming, next(moments, None)
             if painter is None or video is None:
-                painter = Painter(*_shown_size(frame, info), look.side, classes, grid is not None, seconds)
+                painter = Painter(*_shown_size(frame, info), layout.side, classes, grid is not None, seconds)
                 video = VideoFile(draft / "overlay.mp4", painter.height, painter.width, frames / seconds)
             video.append(painter.paint(frame, number, shown, moment), shown)
             if number in wanted:
@@ -199,14 +203,13 @@ def _draw(viewer: Viewer, path: Path, draft: Path, look: Look, summary: dict[str
             video.discard()
     close()
     scores = np.asarray(list(summary["scores"].values()))
-    caption = ", ".join(f"{classes[label]} {scores[label]:.2f}" for label in ranked(scores, look.top))
+    caption = ", ".join(f"{classes[label]} {scores[label]:.2f}" for label in ranked(scores, layout.top))
     rows = [("frames", pictures), *([("attention", overlays)] if overlays else [])]
     save_strips([Strip(caption, tuple(rows), tuple(times))], draft / "filmstrip", path.name)
 
 
-def attends(viewer: Viewer) -> bool:
-    """Whether the network has attention."""
-    return viewer.trained.settings.model.name == "soft_attention"
+def _attends(viewer: Viewer) -> bool:
+    return SYSTEMS[viewer.trained.settings.model.name].attends
 
 
 def _shown_size(frame: np.ndarray, info: VideoInfo) -> tuple[float, float]:
@@ -226,3 +229,99 @@ def _reporter(what: str, expected: int) -> tuple[Callable[[int], None], Callable
         progress.update(done, max(done, expected), f"{rate:.0f} frames/s")  # headers lie
 
     return report, progress.close
+
+
+class FrameTable:
+    """A track as two files, CSV and JSON, that grow by a line a moment.
+
+    ``<stem>.csv`` has the columns ``frame``, ``seconds``, ``top`` (the likeliest classes joined by ``|``), a column a class,
+    and ``alpha_<row>_<column>`` of every cell from the upper left one. ``<stem>.json`` is one object: what was given as
+    ``about``, then ``frames``, a list of objects.
+
+    Args:
+        stem: of the files, without suffix.
+        about: facts for the JSON file.
+        classes: their names by id.
+        grid: rows and columns of the attention; None for a network without.
+        top: classes to name.
+    """
+
+    def __init__(
+        self, stem: Path, about: dict[str, Any], classes: Sequence[str], grid: tuple[int, int] | None, top: int
+    ) -> None:
+        self.classes, self.top = classes, top
+        self._csv = stem.with_name(f"{stem.name}.csv").open("w", newline="", encoding="utf-8")
+        self._json = stem.with_name(f"{stem.name}.json").open("w", encoding="utf-8")
+        cells = [f"alpha_{row}_{column}" for row in range(grid[0]) for column in range(grid[1])] if grid else []
+        self._writer = csv.writer(self._csv, lineterminator="\n")
+        self._writer.writerow(["frame", "seconds", "top", *classes, *cells])
+        self._json.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "frames": [')
+        self._between = "\n"
+
+    def append(self, moment: Moment) -> None:
+        """Add a moment."""
+        likeliest = [self.classes[label] for label in ranked(moment.probabilities, self.top)]
+        probabilities = _rounded(moment.probabilities)
+        cells = [] if moment.attention is None else _rounded(moment.attention.ravel())
+        seconds = round(moment.seconds, 6)
+        self._writer.writerow([moment.frame, seconds, "|".join(likeliest), *probabilities, *cells])
+        columns = 0 if moment.attention is None else moment.attention.shape[1]
+        record = {
+            "frame": moment.frame,
+            "seconds": seconds,
+            "top": likeliest,
+            "probabilities": probabilities,
+            "attention": [cells[begin : begin + columns] for begin in range(0, len(cells), columns)] if cells else None,
+        }
+        self._json.write(self._between + json.dumps(record, ensure_ascii=False))
+        self._between = ",\n"
+
+    def close(self, complete: bool = True) -> None:
+        """End both files; the JSON file is valid only if they are complete."""
+        if complete:
+            self._json.write("\n]}\n")
+        self._json.close()
+        self._csv.close()
+
+
+def read_moments(path: Path, classes: int, grid: tuple[int, int] | None) -> Iterator[Moment]:
+    """Read a ``FrameTable`` of that many classes from its CSV file, a moment at a time."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        next(reader)
+        for frame, seconds, _, *figures in reader:
+            values = np.asarray(figures, dtype=np.float32)
+            attention = values[classes:].reshape(grid) if grid else None
+            yield Moment(int(frame), float(seconds), values[:classes], attention)
+
+
+class Timeline:
+    """Mean class probabilities of intervals of one length: of 1 s, or 2, 4, 8 … for at most ``MOST_INTERVALS`` of them."""
+
+    def __init__(self) -> None:
+        self.length = 1.0
+        self._sums: dict[int, tuple[int, np.ndarray]] = {}
+
+    def append(self, moment: Moment) -> None:
+        """Add a moment."""
+        while (number := int(moment.seconds // self.length)) >= MOST_INTERVALS:
+            self.length *= 2
+            earlier, self._sums = self._sums, {}
+            for interval, (count, total) in earlier.items():
+                self._add(interval // 2, count, total)
+        self._add(number, 1, moment.probabilities.astype(np.float64))
+
+    def _add(self, interval: int, count: int, total: np.ndarray) -> None:
+        before = self._sums.get(interval)
+        self._sums[interval] = (count, total) if before is None else (before[0] + count, before[1] + total)
+
+    def intervals(self) -> list[tuple[float, float, np.ndarray]]:
+        """Begin and end in seconds, and (C,) mean probabilities, of each interval in which a frame lies."""
+        return [
+            (interval * self.length, (interval + 1) * self.length, total / count)
+            for interval, (count, total) in sorted(self._sums.items())
+        ]
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]

@@ -1,8 +1,8 @@
-"""Where a tested network looks: filmstrips of some test videos, and what the report's viewer shows, into the run folder.
+"""Filmstrips and recordings of a tested network's attention on some test videos, for its run folder and the report.
 
 The videos are chosen by rule, so that they are the same for every model of a data set: of each of the first classes by
 name that have test videos, the first test video by name; one with several labels is taken once. Filmstrips are of four
-classes and show the video's first block, every fifth of its 30 steps, which gives six columns. The viewer has twelve.
+classes and show the video's first block, every fifth of its 30 steps, which gives six columns. Recordings are of twelve.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,17 +23,16 @@ from datamodules.decoding import VideoError, probe, read_frames
 from datamodules.features import FeatureStore
 from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
-from lightning_modules.attention import SoftAttentionLSTM
-from lightning_modules.frames import Frames, run_dense
+from lightning_modules.frames import Frames, Network, run_dense
 from reproduce.common.files import safe_name
-from reproduce.experiments import watched
+from reproduce.experiments import attention_files
+from reproduce.experiments.attention_files import Recording
 from reproduce.experiments.folder import RunFolder
-from reproduce.experiments.watched import Watched
 from reproduce.systems.tracks import Watcher, watch
 from reproduce.visual.overlay import filmstrip
 
-CLASSES = 4  # filmstrips of a run
-WATCHED = 12  # videos that are recorded for the report's viewer
+STRIPS = 4  # filmstrips of a run
+RECORDED = 12  # videos of a run, for the report's viewer
 EVERY = 5  # steps between two columns
 SIDE = 224  # px of a column; the recipe's blur is for this size
 PNG_LEVEL = 3  # a third of the default's time, for a seventh more bytes
@@ -53,14 +53,14 @@ def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule
     Returns:
         Path of each picture below the run folder -> its caption: video, true class, prediction.
     """
-    if not isinstance(network, SoftAttentionLSTM):
-        return {}
     classes, captions = data.annotation.classes, {}
-    for number, chosen in enumerate(choose(data.annotation.test, classes), start=1):
+    for number, chosen in enumerate(first_videos(data.annotation.test, classes, STRIPS), start=1):
         video, guess = data.annotation.test[chosen], predicted[chosen]
         try:
-            frames, maps = look(network, data.store, video.name, data.skip)
-            strip = filmstrip(read_some(data.annotation.path(video), frames[::EVERY]), maps[::EVERY])
+            frames, maps = first_block(network, data.store, video.name, data.skip)
+            if maps is None:
+                return {}
+            strip = filmstrip(frames_at(data.annotation.path(video), frames[::EVERY]), maps[::EVERY])
         except DataError as error:
             print(f"attention on {video.name} is not drawn: {error}", flush=True)
             continue
@@ -73,8 +73,8 @@ def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule
     return captions
 
 
-def record(folder: RunFolder, network: nn.Module, data: VideoDataModule) -> list[Watched]:
-    """Watch some test videos with a tested network and write what came of it into the run folder.
+def record(folder: RunFolder, network: nn.Module, data: VideoDataModule) -> list[Recording]:
+    """Write recordings of some test videos by a tested network into its run folder.
 
     It touches neither the data module's frames nor other processes, and draws no random number. A video that cannot be
     read any more is left out, and a line says so.
@@ -85,35 +85,35 @@ def record(folder: RunFolder, network: nn.Module, data: VideoDataModule) -> list
         data: of the run.
     """
     annotation, found = data.annotation, []
-    for number, chosen in enumerate(choose(annotation.test, annotation.classes, WATCHED), start=1):
+    for number, chosen in enumerate(first_videos(annotation.test, annotation.classes, RECORDED), start=1):
         video = annotation.test[chosen]
         try:
-            found.append(_watch(folder, number, network, data, video))
+            found.append(_recording(folder, number, network, data, video))
         except (DataError, OSError) as error:
             print(f"{video.name} is not recorded for the report's viewer: {error}", flush=True)
     try:
-        watched.write_watched(folder, found)
+        attention_files.write_recordings(folder, found)
     except OSError as error:
-        print(f"{folder.watched} is not written: {error}", flush=True)
+        print(f"{folder.recordings} is not written: {error}", flush=True)
     return found
 
 
-def _watch(folder: RunFolder, number: int, network: nn.Module, data: VideoDataModule, video: Video) -> Watched:
+def _recording(folder: RunFolder, number: int, network: nn.Module, data: VideoDataModule, video: Video) -> Recording:
     length = data.store.frames(video.name)
-    frames = watched.kept(length)
-    pictures = read_some(data.annotation.path(video), frames, watched.SIDE)
+    frames = attention_files.recorded_frames(length)
+    pictures = frames_at(data.annotation.path(video), frames, attention_files.SIDE)
     watcher = Watcher(network, data.annotation.multi_label, data.skip)
-    track = watch(network, data.store, video.name, watcher, limit=watched.LONGEST)
-    last = np.searchsorted(track.frames, frames, side="right") - 1  # looked at by then
+    track = watch(network, data.store, video.name, watcher, limit=attention_files.LONGEST)
+    last = np.searchsorted(track.frames, frames, side="right") - 1  # the last step by then
     attention = None if track.attention is None else track.attention[last].astype(np.float16)
     name = f"{number}-{safe_name(video.name)}"
-    watched.write_sheet(folder, name, pictures)
+    attention_files.write_sheet(folder, name, pictures)
     rate = probe(data.annotation.path(video)).fps or None
-    return Watched(video.name, name, length, frames, attention, track.probabilities[last].astype(np.float16), rate)
+    return Recording(video.name, name, length, frames, attention, track.probabilities[last].astype(np.float16), rate)
 
 
-def choose(videos: Sequence[Video], classes: Sequence[str], count: int = CLASSES) -> list[int]:
-    """Numbers of the videos that are drawn, see above; ``count`` instead of four."""
+def first_videos(videos: Sequence[Video], classes: Sequence[str], count: int) -> list[int]:
+    """Numbers of the videos that the rule chooses, one of each of the first ``count`` classes."""
     by_name = sorted(range(len(videos)), key=lambda number: videos[number].name)
     chosen: list[int] = []
     for label in sorted(range(len(classes)), key=lambda label: classes[label]):
@@ -122,8 +122,8 @@ def choose(videos: Sequence[Video], classes: Sequence[str], count: int = CLASSES
 
 
 @torch.no_grad()
-def look(network: SoftAttentionLSTM, store: FeatureStore, name: str, skip: int) -> tuple[np.ndarray, np.ndarray]:
-    """Attention on a video's first block, as when it was tested.
+def first_block(network: nn.Module, store: FeatureStore, name: str, skip: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """A network's attention on a video's first block, as when it was tested.
 
     Args:
         network: is left in evaluation mode.
@@ -133,21 +133,20 @@ def look(network: SoftAttentionLSTM, store: FeatureStore, name: str, skip: int) 
 
     Returns:
         (T,) frame indices, the last one repeated where the video is shorter than a block; (T, rows, columns) float32
-        l_t of Eq. 4.
+        l_t of Eq. 4, or None for a network without attention.
 
     Raises:
         DataError: the features cannot be read.
     """
     device = next(network.parameters()).device
     frames = block_frames(np.zeros(1, dtype=np.int64), np.asarray([store.frames(name)]), skip)[0]
-    inputs = FramePool(store, [name], network.inputs, "mmap").stretch(0, frames, device)
-    attention = run_dense(network.eval(), Frames(**inputs), blocks=1, steps=len(frames)).attention
-    assert attention is not None
-    return frames, attention[0].float().cpu().numpy().reshape(len(frames), *store.grid)
+    inputs = FramePool(store, [name], cast(Network, network).inputs, "mmap").stretch(0, frames, device)
+    attention = run_dense(cast(Network, network.eval()), Frames(**inputs), blocks=1, steps=len(frames)).attention
+    return frames, None if attention is None else attention[0].float().cpu().numpy().reshape(len(frames), *store.grid)
 
 
-def read_some(path: Path, wanted: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Some frames of a video, squashed to a square as the backbone saw them.
+def frames_at(path: Path, wanted: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Read some frames of a video, squashed to a square as the backbone saw them.
 
     Args:
         path: of the file.

@@ -1,7 +1,7 @@
-"""λ against accuracy, focus and coverage: what the paper says of Fig. 3 in words, in numbers.
+"""The figure of λ against accuracy, focus and coverage: what the paper says of Fig. 3 in words, in numbers.
 
-A panel for the test figure and one for each measure of attention (`focus.MEASURES`): every seed a ring, their mean a
-square, and where uniform attention stands a broken line. λ stands at even distances.
+A panel for the test figure and one for each measure of attention (`MEASURES` of `evaluation.notes`): every seed a ring,
+their mean a square, and where uniform attention stands a broken line. λ stands at even distances.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from reproduce.common.files import write_rows
 from reproduce.evaluation.collection import PENALTY, Configuration
 from reproduce.evaluation.notes import MEASURES, Measure
 from reproduce.visual.figure_runs import Need, Request
-from reproduce.visual.ink import (
+from reproduce.visual.pages import (
     BLUE,
     CAPTION,
-    INK,
     LABEL,
+    MUTED,
     NOTE,
-    SOFT,
     STYLE,
+    TEXT,
     TITLE,
     VERMILION,
     WIDTH,
@@ -103,7 +103,7 @@ def _page(found: list[Configuration], measures: list[Measure], title: str, notes
         figure.text(0.05 / WIDTH, 1 - (0.05 + number * line_height(TITLE)) / height, line, size=TITLE, weight="bold", va="top")
     for number, line in enumerate(below):
         y = (bottom - 0.05 - number * line_height(NOTE)) / height
-        figure.text(0.05 / WIDTH, y, line, size=NOTE, color=SOFT, va="top")
+        figure.text(0.05 / WIDTH, y, line, size=NOTE, color=MUTED, va="top")
     for number in range(panels):
         left = (number % ACROSS) * WIDTH / ACROSS + 0.45
         upper = top + (number // ACROSS) * PANEL_HEIGHT + 0.42
@@ -127,7 +127,7 @@ def _draw(axes: Axes, found: list[Configuration], measure: Measure | None) -> No
         middle = (len(values) - 1) / 2
         apart = [place + SPREAD * (number - middle) for number in range(len(values))]
         if len(values) > 1:
-            axes.plot(apart, [scale * value for value in values], "o", mfc="white", mec=INK, ms=3.5, mew=0.8, zorder=4)
+            axes.plot(apart, [scale * value for value in values], "o", mfc="white", mec=TEXT, ms=3.5, mew=0.8, zorder=4)
         if measure is None:
             low, high = one.bounds
             axes.errorbar(
@@ -145,12 +145,12 @@ def _draw(axes: Axes, found: list[Configuration], measure: Measure | None) -> No
         else PANELS.get(measure.name, (measure.name, measure.meaning))
     )
     axes.text(0, 1.17, name, size=CAPTION, weight="bold", transform=axes.transAxes, va="bottom")
-    axes.text(0, 1.03, unit, size=NOTE, color=SOFT, transform=axes.transAxes, va="bottom")
+    axes.text(0, 1.03, unit, size=NOTE, color=MUTED, transform=axes.transAxes, va="bottom")
     axes.set_xticks(range(len(found)), [f"{one.settings[PENALTY]:g}" for one in found])
     axes.set_xlim(-0.4, len(found) - 0.6)
-    axes.set_xlabel("λ", labelpad=1, size=LABEL, color=INK)
+    axes.set_xlabel("λ", labelpad=1, size=LABEL, color=TEXT)
     axes.margins(y=0.15)
-    axes.tick_params(labelsize=LABEL, length=2.5, color=SOFT, pad=2)
+    axes.tick_params(labelsize=LABEL, length=2.5, color=MUTED, pad=2)
     axes.spines[["top", "right"]].set_visible(False)
 
 

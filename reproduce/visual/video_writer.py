@@ -1,4 +1,4 @@
-"""A video of what a network looks at: frame and overlay side by side, the likeliest classes and the time below, as H.264.
+"""The overlay video: frame and overlay side by side, the likeliest classes and the time below, as H.264.
 
 The overlay is the released recipe's, stretched from its 224 x 224 px with the picture, blur included. H.264 in yuv420p with
 its index first plays in every browser.
@@ -24,7 +24,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.videos import DataError
-from reproduce.visual.frame_table import Moment, ranked
+from reproduce.experiments.attention_files import Moment
 from reproduce.visual.overlay import SIGMA, overlay
 
 ENCODERS = ("libx264", "libopenh264", "h264_nvenc", "h264_videotoolbox", "h264_qsv", "h264_amf", "h264_mf", "h264_v4l2m2m")
@@ -39,9 +39,9 @@ LEAST_WIDTH = 480  # px, which the text below needs
 LEAST = 16  # px, least side of a picture; H.264 codes blocks of 16
 GAP = 4  # px between frame and overlay
 PAD, LINE, SIZE = 10, 26, 16  # px of the text: around it, from line to line, of the font
-SHOWN = 3  # classes below the picture
+LISTED = 3  # classes below the picture
 PERCENT = 62  # px for "100 %"
-PAPER, INK, SOFT, TRACK, BAR = (17, 19, 23), (255, 255, 255), (176, 182, 192), (48, 53, 62), (86, 180, 233)
+BACKGROUND, TEXT, MUTED, BAR_BACKGROUND, BAR = (17, 19, 23), (255, 255, 255), (176, 182, 192), (48, 53, 62), (86, 180, 233)
 FONT = "fonts/ttf/DejaVuSans.ttf"  # comes with matplotlib: the same letters on every machine
 
 
@@ -64,7 +64,7 @@ class Painter:
         pictures = 2 * wide + GAP if attends else wide
         self.width = max(LEAST_WIDTH, pictures)
         self.left = (self.width - pictures) // 2
-        self.lines = min(SHOWN, len(classes))
+        self.lines = min(LISTED, len(classes))
         self.height = high + 2 * PAD + (self.lines + 1) * LINE
 
     def fitted(self, frame: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ class Painter:
         Returns:
             (height, width, 3) uint8.
         """
-        canvas = Image.new("RGB", (self.width, self.height), PAPER)
+        canvas = Image.new("RGB", (self.width, self.height), BACKGROUND)
         picture, (wide, high) = self.fitted(frame), self.picture
         canvas.paste(Image.fromarray(picture), (self.left, 0))
         if moment.attention is not None:
@@ -99,16 +99,16 @@ class Painter:
         for label in ranked(moment.probabilities, self.lines):
             share = float(moment.probabilities[label])
             name = _shortened(self.classes[label], begin - 2 * PAD)
-            draw.text((PAD, middle), name, INK, font, anchor="lm")
+            draw.text((PAD, middle), name, TEXT, font, anchor="lm")
             box = (begin, middle - 7, end, middle + 7)
-            draw.rectangle(box, TRACK)
+            draw.rectangle(box, BAR_BACKGROUND)
             if (reach := round(share * (end - begin))) > 0:
                 draw.rectangle((begin, box[1], begin + reach, box[3]), BAR)
-            draw.text((self.width - PAD, middle), f"{100 * share:.0f} %", INK, font, anchor="rm")
+            draw.text((self.width - PAD, middle), f"{100 * share:.0f} %", TEXT, font, anchor="rm")
             middle += LINE
         time = f"{clock(seconds)} / {clock(self.seconds)}"
-        draw.text((PAD, middle), time, SOFT, font, anchor="lm")
-        draw.text((self.width - PAD, middle), f"frame {index}", SOFT, font, anchor="rm")
+        draw.text((PAD, middle), time, MUTED, font, anchor="lm")
+        draw.text((self.width - PAD, middle), f"frame {index}", MUTED, font, anchor="rm")
         return np.asarray(canvas)
 
 
@@ -196,6 +196,11 @@ def _stream(container: OutputContainer, name: str, height: int, width: int, rate
         stream.codec_context.bit_rate, stream.codec_context.max_b_frames = BIT_RATE, 0
     stream.codec_context.open()
     return stream
+
+
+def ranked(probabilities: np.ndarray, top: int) -> list[int]:
+    """Ids of the likeliest classes, the likeliest first; of equal ones the lower id."""
+    return np.argsort(-probabilities, kind="stable")[:top].tolist()
 
 
 def clock(seconds: float) -> str:

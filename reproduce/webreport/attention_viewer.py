@@ -1,4 +1,4 @@
-"""The report's attention viewer: what viewer.js shows of a data set's recorded videos, and filmstrips for who has no script.
+"""The report's attention viewer: what viewer.js draws of a data set's recordings, and filmstrips for who has no script.
 
 Models stand side by side on the same video; of several seeds, the run with the best validation figure is shown. A
 video's pictures stand in the page once, whichever the models.
@@ -17,13 +17,14 @@ import numpy as np
 from PIL import Image
 
 from datamodules.videos import DataError
+from reproduce.common.catalogue import SYSTEMS
 from reproduce.evaluation.collection import PENALTY, Configuration, DataSet, Run, differences
-from reproduce.experiments.watched import COLUMNS, SIDE, Watched, read_sheet, read_watched
+from reproduce.experiments.attention_files import COLUMNS, SIDE, Recording, read_recordings, read_sheet
 from reproduce.visual.overlay import GAP, MAP_SHARE, SIGMA, WHITE, overlay
 from reproduce.webreport.html import Markup, join, missing, tag
 
 MODELS = 12  # at most, to choose from
-SHOWN = 4  # of them at first: λ = 0, 1, 10 and content attention
+AT_FIRST = 4  # of them, shown when the page opens: λ = 0, 1, 10 and content attention
 OTHERS = 5  # classes drawn besides the true ones
 BUDGET = 2_000_000  # bytes of a data set's pictures; base64 takes a third more, and three data sets 8 MB
 BLUR = SIGMA / 224  # of a picture's side, as of the released notebook's 224 px
@@ -44,29 +45,30 @@ class Model:
         name: for a reader.
         setup: what tells it from the table's rows, in words; empty for those.
         run: that is shown.
-        watched: its videos by name.
+        recordings: of its videos, by name.
     """
 
     name: str
     setup: str
     run: Run
-    watched: dict[str, Watched]
+    recordings: dict[str, Recording]
 
     @property
     def attends(self) -> bool:
         """Whether it has attention."""
-        return PENALTY in self.run.settings
+        system = SYSTEMS.get(self.run.settings["model.name"])
+        return system is not None and system.attends
 
 
 def viewer(data: DataSet, clips: Data) -> Markup:
-    """The viewer of a data set, its filmstrips, and what is not there.
+    """Make the viewer of a data set, its filmstrips, and sentences on what is not there.
 
     Args:
         data: its runs.
         clips: receives the pictures and the numbers.
     """
     models, without, notes = models_of(data)
-    names = list(dict.fromkeys(name for model in models for name in model.watched))
+    names = list(dict.fromkeys(name for model in models for name in model.recordings))
     shown, sheets, size = [], {}, 0
     for name in names:
         try:
@@ -81,10 +83,10 @@ def viewer(data: DataSet, clips: Data) -> Markup:
         sheets[name] = pictures
         shown.append(_clip(data, models, name, sheet))
     if not shown:
-        sentence = "No run recorded what it saw; runs fetched from W&B and those of earlier versions hold no recording."
+        sentence = "No run has a recording: fusions make none, and runs fetched from W&B or of earlier versions hold none."
         return join([missing(sentence, "python reproduce/train.py row=soft_attention_0 …"), *_lines(notes)])
     classes = list(models[0].run.predictions.classes)
-    first = [number for number, model in enumerate(models) if model.attends][:SHOWN] or list(range(len(models)))[:SHOWN]
+    first = [number for number, model in enumerate(models) if model.attends][:AT_FIRST] or list(range(len(models)))[:AT_FIRST]
     clips[data.anchor] = {
         "title": data.title,
         "classes": classes,
@@ -134,13 +136,13 @@ def models_of(data: DataSet) -> tuple[list[Model], list[str], list[str]]:
         found: Model | None = None
         for run in sorted(one.runs, key=lambda run: -_validation(run)):
             try:
-                watched = read_watched(run.folder)
+                recordings = read_recordings(run.folder)
             except DataError as error:
                 notes.append(f"{error}.")
                 continue
-            if watched:
+            if recordings:
                 apart = {} if one in rows else differences(one, base, ("model.name", "model.attention", PENALTY))
-                found = Model(_name(one), _in_words(apart), run, {video.video: video for video in watched})
+                found = Model(_name(one), _in_words(apart), run, {one.video: one for one in recordings})
                 break
         if found is not None:
             models.append(found)
@@ -171,10 +173,10 @@ def _sheet(models: Sequence[Model], name: str) -> tuple[bytes, np.ndarray]:
     """A video's pictures, as a file and as (n, SIDE, SIDE, 3), from the first run that has them."""
     problem: DataError | None = None
     for model in models:
-        if name in model.watched:
+        if name in model.recordings:
             try:
-                pictures = read_sheet(model.run.folder, model.watched[name])
-                return model.run.folder.sheet(model.watched[name].sheet).read_bytes(), pictures
+                pictures = read_sheet(model.run.folder, model.recordings[name])
+                return model.run.folder.sheet(model.recordings[name].sheet).read_bytes(), pictures
             except DataError as error:
                 problem = error
     assert problem is not None, "a name comes from some model's recording"
@@ -183,8 +185,8 @@ def _sheet(models: Sequence[Model], name: str) -> tuple[bytes, np.ndarray]:
 
 def _clip(data: DataSet, models: Sequence[Model], name: str, sheet: bytes) -> Data:
     """A video as viewer.js takes it."""
-    first = next(model.watched[name] for model in models if name in model.watched)
-    rates = [model.watched[name].rate for model in models if name in model.watched]
+    first = next(model.recordings[name] for model in models if name in model.recordings)
+    rates = [model.recordings[name].rate for model in models if name in model.recordings]
     found = models[0].run.predictions
     true = np.flatnonzero(found.target[found.videos.index(name)]).tolist()
     alike = [_matching(model, name, first) for model in models]
@@ -209,9 +211,9 @@ def _clip(data: DataSet, models: Sequence[Model], name: str, sheet: bytes) -> Da
     }
 
 
-def _matching(model: Model, name: str, first: Watched) -> Watched | None:
+def _matching(model: Model, name: str, first: Recording) -> Recording | None:
     """A model's recording of a video, if it is of the same pictures."""
-    one = model.watched.get(name)
+    one = model.recordings.get(name)
     return one if one is not None and np.array_equal(one.frames, first.frames) else None
 
 
@@ -222,7 +224,7 @@ def _said(model: Model, name: str) -> list[int]:
     return np.flatnonzero(scores >= 0.5).tolist() if model.run.multi_label else [int(scores.argmax())]
 
 
-def _others(true: list[int], tracks: Sequence[Watched], guesses: list[int]) -> list[int]:
+def _others(true: list[int], tracks: Sequence[Recording], guesses: list[int]) -> list[int]:
     """The classes besides the true ones that are worth a line: those that models took it for, then the most probable."""
     often = [label for label, _ in Counter(guesses).most_common()]
     likely = np.max([track.probabilities.astype(np.float64).mean(axis=0) for track in tracks], axis=0)
@@ -230,7 +232,7 @@ def _others(true: list[int], tracks: Sequence[Watched], guesses: list[int]) -> l
     return [label for label in ordered if label not in true][:OTHERS]
 
 
-def _track(one: Watched, drawn: list[int]) -> Data:
+def _track(one: Recording, drawn: list[int]) -> Data:
     """A model's numbers on a video; probabilities in tenths of a percent.
 
     Attention comes as (n, rows, columns) bytes, the root of each cell's share of its map's maximum: the overlay divides
@@ -259,10 +261,10 @@ def _strips(models: Sequence[Model], sheets: dict[str, np.ndarray], data: DataSe
         frames = np.stack([np.asarray(Image.fromarray(pictures[at]).resize((STRIP_SIDE, STRIP_SIDE))) for at in chosen])
         rows = []
         for model in models:
-            watched = model.watched.get(name)
-            if watched is None or watched.attention is None or len(watched.frames) != len(pictures):
+            recording = model.recordings.get(name)
+            if recording is None or recording.attention is None or len(recording.frames) != len(pictures):
                 continue
-            maps = watched.attention[chosen]
+            maps = recording.attention[chosen]
             rows.append((model.name, [overlay(*pair, BLUR * STRIP_SIDE) for pair in zip(frames, maps, strict=True)]))
         if rows:
             rows.insert(0, ("Frames", list(frames)))

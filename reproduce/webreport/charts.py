@@ -1,4 +1,4 @@
-"""What the report's charts show: numbers for report.js, which draws curves and matrices, and bars that are HTML alone."""
+"""The report's charts: numbers for report.js, which draws curves and matrices, and bars that are HTML alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from reproduce.common.catalogue import ROWS
 from reproduce.evaluation.collection import Configuration, DataSet
 from reproduce.webreport.html import Markup, join, tag
 
-STYLES = {row: number for number, row in enumerate(ROWS)}
-SPARE_STYLES = (6, 7)  # of rows that Table 1 does not have
+STYLES = {row: number for number, row in enumerate(list(ROWS)[:6])}  # of the paper's rows, the first of the catalogue
+SPARE_STYLES = (6, 7, 1, 2, 0, 4, 5, 3)  # of other rows, in this order, those that no row of the paper beside them has
 STAGE_NAMES = {"holdout": "first stage, 15 % of train held out", "retrain": "second stage, all of train"}
 
 # Outlines of the markers around (0, 0), by style: cross, square, triangle, circle, diamond, triangle down, bar, plus.
@@ -32,11 +32,18 @@ Numbers = list[float | None]
 
 
 def style(row: str, rows: Sequence[str] = ()) -> int:
-    """Number of a row's colour, dashes and marker, which report.css and report.js define."""
+    """Number of a row's colour, dashes and marker, which report.css and report.js define.
+
+    Args:
+        row: of the catalogue, or another.
+        rows: that are shown together; their styles differ as long as there are enough.
+    """
     if row in STYLES:
         return STYLES[row]
     others = [name for name in rows if name not in STYLES]
-    return SPARE_STYLES[others.index(row) % len(SPARE_STYLES)] if row in others else SPARE_STYLES[0]
+    taken = {STYLES[name] for name in rows if name in STYLES}
+    free = [number for number in SPARE_STYLES if number not in taken] or list(SPARE_STYLES)
+    return free[others.index(row) % len(free)] if row in others else free[0]
 
 
 def series(name: str, number: int, columns: Sequence[Sequence[float]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What stands around the data sets' sections in the HTML report: its head, Table 1, and what ran where."""
+"""The HTML report as a whole: its head, Tables 1 and 2, the data sets' sections, and what ran where."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from reproduce.common.catalogue import DATASETS, ROWS
+from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, measured_columns
 from reproduce.common.progress import duration
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import DataSet, Run
@@ -14,11 +14,27 @@ from reproduce.evaluation.paper_tables import runs_of, table2
 from reproduce.evaluation.results import BASELINE, MINIATURE_TITLE, Cell, Table
 from reproduce.experiments.scheduler import Point
 from reproduce.webreport import charts
-from reproduce.webreport.html import Markup, Section, join, missing, table, tag
-from reproduce.webreport.sections import SHORT, head_n, named, ours
+from reproduce.webreport.html import Markup, Section, join, missing, page, table, tag
+from reproduce.webreport.sections import SHORT, Data, data_set, head_n, named, ours
 
 FIRST_NOTES = 2  # seeds and intervals, tests; the others are folded away
 TITLE = "Action recognition using visual attention"
+
+
+def report_page(sets: Sequence[DataSet], problems: Sequence[str]) -> str:
+    """Make the report, one HTML file.
+
+    Args:
+        sets: the data sets with finished runs.
+        problems: what could not be read, in words.
+    """
+    store: Data = {}
+    clips: Data = {}
+    tables = [section for section in (table_1(sets), table_2(sets)) if section]
+    sections = [*tables, *(data_set(data, store, clips) for data in sets), what_ran(sets)]
+    footer = tag("footer", tag("p", "Written by ", tag("code", "python reproduce/report.py"), "."))
+    top = join([charts.markers(), header(sets, problems)])
+    return page(f"Report: {TITLE}", top, sections, footer, store, clips)
 
 
 def header(sets: Sequence[DataSet], problems: Sequence[str]) -> Markup:
@@ -90,13 +106,13 @@ def _empty(data: DataSet, row: str) -> Cell:
 
 def table_2(sets: Sequence[DataSet]) -> Section | None:
     """HMDB-51 and Hollywood2 beside other systems, as ``table2.py`` makes them; None without a run on either."""
-    points = []
+    points, measured = [], measured_columns(TABLE2_COLUMNS)
     for data in sets:
         base = max(data.rows.values(), key=lambda one: len(one.settings))
-        splits = {f"hmdb51_{split}": split for split in ("1", "2", "3")} if data.name == "hmdb51" else {"hollywood2": None}
-        if data.name not in ("hmdb51", "hollywood2"):
-            continue
-        for column, split in splits.items():
+        for column in measured:
+            if COLUMNS[column].data != data.name:
+                continue
+            split = COLUMNS[column].split
             rows = data.like(base, split) if split else data.rows
             points += [
                 Point(column, row, run.settings["seed"], [], run.folder)
@@ -104,10 +120,10 @@ def table_2(sets: Sequence[DataSet]) -> Section | None:
                 if row in ROWS
                 for run in one.runs
             ]
-    measured = [row for row in ROWS if any(point.row == row for point in points)]
-    if not measured:
+    found = [row for row in ROWS if any(point.row == row for point in points)]
+    if not found:
         return None
-    whole = table2(measured, runs_of(points))
+    whole = table2(found, runs_of(points))
     more = None
     if {"hmdb51_2", "hmdb51_3"} - {point.column for point in points}:
         more = missing("The mean needs all three splits of HMDB-51.", "python reproduce/table2.py")
@@ -126,13 +142,14 @@ def _table(whole: Table) -> Markup:
         figure = whole.heading(column).rpartition("(")[2].rstrip(")").replace(" ", "\u00a0")
         head.append(head_n(name, tag("small", f"{rest}, {figure}" if rest else figure)))
     head += ["Source"] if whole.sources else []
+    drawn = [row for row in whole.rows if row in ROWS]
     body: list[object] = []
     for section, rows in whole.parts():
         if section:
             body.append(tag("tr", tag("th", section, colspan=len(head), scope="rowgroup", class_="part")))
         for row in rows:
             label = whole.labels[row]
-            name = named(row, label, whole.rows) if row in charts.STYLES else tag("th", label, scope="row")
+            name = named(row, label, drawn) if row in drawn else tag("th", label, scope="row")
             cells = [_cell(whole.cells[row, column], best[column], bool(whole.sources)) for column in whole.columns]
             source = [tag("td", tag("small", whole.sources[row]))] if whole.sources else []
             body.append([name, *cells, *source])

@@ -20,7 +20,8 @@ EFFECTS = (  # setting, title, axis, what is missing, sweep that makes it
     (LAYERS, "LSTM layers", "layers", "the number of LSTM layers", "layers"),
     (FPS, "Frames per second", "fps", "fps", "fps"),
 )
-STALE_KEYS = ("videos", "features.weights")  # fingerprints: said in words
+IN_WORDS = {"videos": "other videos", "features.weights": "other weights", "members": "other members"}
+"""Settings that nobody reads, such as fingerprints, and what a difference in them is called."""
 
 Data = dict[str, Any]
 
@@ -39,16 +40,16 @@ def data_set(data: DataSet, store: Data, clips: Data) -> Section:
         store: receives the numbers of the charts.
         clips: receives the pictures and the numbers of the attention viewer.
     """
-    gaze = viewer(data, clips)
-    watched = {video["name"] for video in clips.get(data.anchor, {}).get("videos", ())}
+    attention = viewer(data, clips)
+    recorded = {video["name"] for video in clips.get(data.anchor, {}).get("videos", ())}
     parts = (
         Section(f"{data.anchor}-results", "Results", results(data)),
-        Section(f"{data.anchor}-viewer", "Where it looks", gaze),
+        Section(f"{data.anchor}-viewer", "Where it looks", attention),
         Section(f"{data.anchor}-curves", "Learning curves", learning_curves(data, store)),
         Section(f"{data.anchor}-classes", "Class by class", per_class(data)),
         Section(f"{data.anchor}-confusions", "Confusions", confusions(data, store)),
         Section(f"{data.anchor}-settings", "Effect of λ, layers and fps", settings(data, store)),
-        Section(f"{data.anchor}-videos", "Hardest and easiest videos", hardest(data, watched)),
+        Section(f"{data.anchor}-videos", "Hardest and easiest videos", hardest(data, recorded)),
     )
     about = next(iter(data.rows.values())).about
     words = [
@@ -174,17 +175,17 @@ def other_setups(data: DataSet) -> Markup | None:
 def setup(one: Configuration, base: Configuration) -> Markup:
     """How a configuration differs from another, as settings."""
     found = differences(one, base, ("model.name", PENALTY))
-    words = [f"{key}={value}" for key, value in found.items() if key not in STALE_KEYS]
-    words += ["other videos"] if "videos" in found else []
-    words += ["other weights"] if "features.weights" in found else []
+    words = [f"{key}={value}" for key, value in found.items() if key not in IN_WORDS]
+    words += [said for key, said in IN_WORDS.items() if key in found]
     return join(part for word in words for part in (tag("code", word), " ")) if words else Markup("as above but for λ")
 
 
 def learning_curves(data: DataSet, store: Data) -> Markup:
-    """Loss and validation figure by epoch."""
+    """Loss and validation figure by epoch, of the rows that were trained by epochs."""
     found = charts.curves(data)
     if not found:
         return tag("p", "The run folders hold no history.csv, so there are no curves to draw.", class_="missing")
+    without = [one.name for one in data.rows.values() if not any(run.history.epochs() for run in one.runs)]
     plots = []
     for number, chart in enumerate(found):
         key = f"{data.anchor}-curve-{number}"
@@ -192,7 +193,14 @@ def learning_curves(data: DataSet, store: Data) -> Markup:
         plots.append(charts.plot(key, chart))
     seeds = max(len(one.runs) for one in data.rows.values())
     note = "Means over seeds; the shade spans from the lowest to the highest." if seeds > 1 else None
-    return join([tag("div", *plots, class_="charts"), tag("p", note, class_="note") if note else None])
+    absent = f"Without a history.csv, and so without a curve: {', '.join(without)}."
+    return join(
+        [
+            tag("div", *plots, class_="charts"),
+            tag("p", note, class_="note") if note else None,
+            tag("p", absent, class_="note") if without else None,
+        ]
+    )
 
 
 def per_class(data: DataSet) -> Markup:
@@ -259,7 +267,7 @@ def settings(data: DataSet, store: Data) -> Markup:
 
         def name_of(group: Sequence[Configuration], setting: str = setting) -> str:
             name = group[0].name if setting != PENALTY else "Soft attention"
-            apart = differences(group[0], base, (PENALTY, "model.name", setting, *STALE_KEYS))
+            apart = differences(group[0], base, (PENALTY, "model.name", setting, *IN_WORDS))
             return ", ".join([name, *(f"{key.rpartition('.')[2]} {value}" for key, value in apart.items())])
 
         key = f"{data.anchor}-{sweep}"
@@ -269,12 +277,12 @@ def settings(data: DataSet, store: Data) -> Markup:
     return join([tag("div", *plots, class_="charts own") if plots else None, note if plots else None, *absent])
 
 
-def hardest(data: DataSet, watched: Collection[str]) -> Markup:
+def hardest(data: DataSet, recorded: Collection[str]) -> Markup:
     """The videos with the lowest and the highest mean score of their true class.
 
     Args:
         data: its runs.
-        watched: names of the videos that the attention viewer has.
+        recorded: names of the videos that the attention viewer has.
     """
     rows = data.rows.values()
     found = videos(rows)
@@ -285,7 +293,7 @@ def hardest(data: DataSet, watched: Collection[str]) -> Markup:
     columns = [("Hardest", found[:count]), ("Easiest", found[::-1][:count])]
     lists = []
     for title, listed in columns:
-        items = [_video(video, f"{data.anchor}-viewer" if video.name in watched else None) for video in listed]
+        items = [_video(video, f"{data.anchor}-viewer" if video.name in recorded else None) for video in listed]
         lists.append(tag("div", tag("h4", title), tag("ol", *items, class_="videos")))
     return join([tag("p", words), tag("div", *lists, class_="two")])
 

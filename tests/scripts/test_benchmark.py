@@ -9,12 +9,12 @@ from conftest import script
 
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from lightning_modules.attention import SoftAttentionLSTM
-from reproduce.benchmark import ALL_CASES, SCALES, BenchmarkSettings
-from reproduce.benchmarking import baselines as plain
+from reproduce.benchmarking import baselines
 from reproduce.benchmarking.cases import CASES, SCRIPTS
-from reproduce.benchmarking.measure import Line, exponent, medians, peak_memory
-from reproduce.benchmarking.scale import SCALES as KNOWN_SCALES
+from reproduce.benchmarking.lines import Line
 from reproduce.benchmarking.scale import lengths
+from reproduce.benchmarking.settings import ALL_CASES, SCALES, BenchmarkSettings
+from reproduce.benchmarking.workloads import exponent, medians, peak_memory
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -81,14 +81,14 @@ def test_impossible_settings_are_refused(tmp_path, word, answer):
 
 
 def test_all_cases_are_known_and_every_script_is_timed():
-    assert tuple(CASES) == ALL_CASES and set(KNOWN_SCALES) == set(SCALES)
+    assert tuple(CASES) == ALL_CASES
     assert {"train.py", "prepare.py", "table1.py"} <= set(SCRIPTS)
     assert BenchmarkSettings().data.batch_size == 64
 
 
 def test_the_cell_by_cell_network_computes_what_the_fast_one_does():
     torch.manual_seed(0)
-    fast, cells = SoftAttentionLSTM(4, 6, 3, 5, 2).eval(), plain.CellByCell(4, 6, 3, 5, 2).eval()
+    fast, cells = SoftAttentionLSTM(4, 6, 3, 5, 2).eval(), baselines.CellByCell(4, 6, 3, 5, 2).eval()
     for parameter in fast.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape) / 2
@@ -104,7 +104,7 @@ def test_the_cell_by_cell_network_computes_what_the_fast_one_does():
 
 def test_stacked_blocks_are_all_blocks_of_stride_one():
     frames = torch.arange(33.0)[:, None]
-    blocks = plain.stacked_blocks(frames)
+    blocks = baselines.stacked_blocks(frames)
     index = BlockIndex([33])
     _, expected = index.locate(np.arange(len(index)))
     assert blocks.shape == (4, BLOCK_LENGTH, 1) and np.array_equal(blocks[..., 0].numpy(), expected)
@@ -142,7 +142,7 @@ def test_a_limit_is_reached_or_not(limit, ratio, reached):
 
 
 def test_drawn_lengths_have_the_data_sets_mean_and_bounds():
-    for scale in KNOWN_SCALES.values():
+    for scale in SCALES.values():
         drawn = lengths(scale, 4000, 0)
         assert drawn.min() >= scale.shortest and drawn.max() <= scale.longest
         assert drawn.mean() == pytest.approx(scale.mean, rel=0.05)

@@ -16,14 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from datamodules.videos import DataError
 from reproduce import figures
 from reproduce.common.cli import resolve
+from reproduce.common.settings import SettingsError
 from reproduce.systems.tracks import Track
-from reproduce.visual import failure_figures, paper_figures, tradeoff
-from reproduce.visual.clips import Rule
-from reproduce.visual.figure_runs import FigureSettings, Need, Request
-from reproduce.visual.ink import DPI, STYLE
-from reproduce.visual.overlay import overlay
+from reproduce.visual import intervention_figures, paper_figures, tradeoff
+from reproduce.visual.figure_runs import FigureSettings, Need, Request, Rule
+from reproduce.visual.overlay import overlay, overlays
+from reproduce.visual.pages import DPI, STYLE
 from reproduce.visual.recordings import SIDE
-from reproduce.visual.shown import overlays
 
 SPECIAL = ("odd.avi", "one.mp4", "turned.mp4", "a b.avi", "a-b.avi")
 CHOSEN = "videos=[one,turned,odd,class1/clip0]"
@@ -156,23 +155,23 @@ def test_one_clip_under_several_networks(request_, kept):
 
 
 def test_videos_of_any_shape_are_drawn_as_they_are_displayed(request_):
-    one = paper_figures.show(request_, Need())
+    one = paper_figures.best_run(request_, Need())
     assert one.trained.grid == (8, 8)  # K other than the paper's 49
-    single = one.strip("class0/one.mp4", 4)
+    single = paper_figures.clip_strip(one, "class0/one.mp4", 4)
     assert [len(pictures) for _, pictures in single.rows] == [1, 1] and single.columns == ("0.0 s",)
-    turned = one.strip("class0/turned.mp4", 4)
+    turned = paper_figures.clip_strip(one, "class0/turned.mp4", 4)
     frame = turned.rows[0][1][0]
     assert frame.shape == (SIDE, SIDE, 3) and len(turned.columns) == 4
     assert is_red(frame[: SIDE // 3]) and is_blue(frame[-SIDE // 3 :])
-    odd = one.strip("class0/odd.avi", 40)
+    odd = paper_figures.clip_strip(one, "class0/odd.avi", 40)
     assert len(odd.columns) == 12  # of 40 asked for, its frames
     assert odd.caption.startswith("class0/odd · true: class0 · predicted: class")
 
 
 def test_overlays_show_what_the_network_attends_to(request_):
-    one = paper_figures.show(request_, Need())
+    one = paper_figures.best_run(request_, Need())
     name = one.clips[0].name
-    track, strip = one.track(name), one.strip(name, 4)
+    track, strip = one.track(name), paper_figures.clip_strip(one, name, 4)
     (_, frames), (_, pictures) = strip.rows
     assert len(frames) == len(pictures) == 4
     np.testing.assert_array_equal(pictures[-1], overlay(frames[-1], track.attention[-1]))
@@ -192,7 +191,7 @@ def test_a_map_that_is_not_square_lies_where_it_should():
 
 
 def test_attention_on_the_actor_is_measured_against_uniform_attention(request_, monkeypatch):
-    one = paper_figures.show(request_, Need())
+    one = paper_figures.best_run(request_, Need())
     name = one.clips[0].name
     assert one.foreground(name) is None
     coverage = np.zeros((5, 64), dtype=np.float32)
@@ -209,7 +208,7 @@ def test_attention_on_the_actor_is_measured_against_uniform_attention(request_, 
 
 
 def test_without_boxes_entropy_takes_the_place_of_attention_on_the_actor(request_):
-    one = paper_figures.show(request_, Need())
+    one = paper_figures.best_run(request_, Need())
     names, said = one.choose(Rule("any", "background"), 3)
     assert "greatest entropy" in said and "says not where the actor is" in said
     spread = sorted(one.clips, key=lambda clip: -one.entropy(clip.name))
@@ -322,7 +321,7 @@ def test_the_tables_of_a_figure_are_told_apart_as_its_pictures_are(drawn, tmp_pa
     monkeypatch.chdir(drawn)
     common = [*TINY, "paths.data=data", f"paths.results={tmp_path}"]
     for words in (common, [*common, "seed=1"]):
-        for draw in (failure_figures.mistakes, failure_figures.glimpse):
+        for draw in (paper_figures.mistakes, intervention_figures.glimpse):
             draw(asked(*words, "columns=1", "clips=1"), [Need()])
     for figure in ("mistakes", "glimpse"):
         stems = [asked(*words).path(figure, [Need()]).name for words in (common, [*common, "seed=1"])]
@@ -342,6 +341,22 @@ def test_without_the_miniature_preset_nothing_is_trained(tmp_path, monkeypatch, 
     assert "row=soft_attention_10" in said and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("row", ["avg_pool_lstm", "late_fusion"])
+def test_a_row_without_attention_is_refused_before_anything_is_trained(row, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for figure in ("attention", "glimpse", "mistakes", "all"):
+        with pytest.raises(SystemExit) as stopped:
+            figures.main(["preset=miniature", f"figure={figure}", f"row={row}"])
+        said = capsys.readouterr().err
+        name = "attention" if figure == "all" else figure
+        assert stopped.value.code == 1
+        assert said == f"error: figure={name}: row={row} has no attention to draw; row=soft_attention_0 has\n"
+    assert not list(tmp_path.iterdir())
+    asked(f"row={row}").check("penalty", figures.NEEDS["penalty"])  # it has rows of its own
+    with pytest.raises(SettingsError, match="model.name=max_pool_lstm has no attention to draw"):
+        asked("model.name=max_pool_lstm").check("attention", [Need()])
+
+
 def test_a_run_on_other_videos_is_not_drawn(drawn, tmp_path, monkeypatch):
     monkeypatch.chdir(drawn)
     shutil.copytree(drawn / "data", tmp_path / "data")
@@ -349,7 +364,7 @@ def test_a_run_on_other_videos_is_not_drawn(drawn, tmp_path, monkeypatch):
     path.write_text(path.read_text().replace("class0/one.mp4,class0", "class0/one.mp4,class1"))
     request = asked(*TINY, f"paths.data={tmp_path / 'data'}")
     with pytest.raises(DataError, match=r"was made on other videos than lie in .*paths\.data"):
-        paper_figures.show(request, Need())
+        paper_figures.best_run(request, Need())
 
 
 def test_videos_of_names_alike_have_files_of_their_own(drawn, tmp_path, monkeypatch):
@@ -357,17 +372,16 @@ def test_videos_of_names_alike_have_files_of_their_own(drawn, tmp_path, monkeypa
     request = asked(
         *TINY, "paths.data=data", f"paths.results={tmp_path}", "limit=2", "videos=[class0/a b,class0/a-b]", "columns=2"
     )
-    two = [
-        video for video in paper_figures.show(request, Need()).annotation.videos if "a b" in video.name or "a-b" in video.name
-    ]
-    monkeypatch.setattr(failure_figures, "mistaken", lambda trained, annotation: two)
-    failure_figures.correction(request, [Need()])
+    videos = paper_figures.best_run(request, Need()).annotation.videos
+    two = [video for video in videos if "a b" in video.name or "a-b" in video.name]
+    monkeypatch.setattr(intervention_figures, "mistaken", lambda trained, annotation: two)
+    intervention_figures.correction(request, [Need()])
     strips = sorted(request.folder.glob("correction/**/*.png"), key=lambda path: path.stem)
     assert [path.stem for path in strips] == ["class0-a-b", "class0-a-b-2"]
     assert strips[0].read_bytes() != strips[1].read_bytes()
-    *_, first, second = failure_figures.glimpse(request, [Need()])
+    *_, first, second = intervention_figures.glimpse(request, [Need()])
     assert [path.name for path in (first, second)] == ["class0-a-b.csv", "class0-a-b-2.csv"]
     assert first.read_bytes() != second.read_bytes()
     one = asked(*request.words, "videos=[class0/a-b]", "columns=2")
-    *_, alone = failure_figures.glimpse(one, [Need()])
+    *_, alone = intervention_figures.glimpse(one, [Need()])
     assert alone.name == "class0-a-b-2.csv" and alone.read_bytes() == second.read_bytes(), "the name depends on no selection"

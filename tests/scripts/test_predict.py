@@ -28,13 +28,11 @@ from reproduce.common.dataset import feature_folder
 from reproduce.systems.loading import load_trained
 from reproduce.systems.streaming import Viewer, Viewing, load_backbone
 from reproduce.systems.tracks import watch
-from reproduce.visual import prediction_files as predicting
-from reproduce.visual import video_writer as overlay_video
-from reproduce.visual.frame_table import read_moments
-from reproduce.visual.prediction_files import FILES, SUMMARY, Look, predict_video, read_summary
+from reproduce.visual import prediction_files, video_writer
+from reproduce.visual.prediction_files import FILES, SUMMARY, Layout, predict_video, read_moments, read_summary
 from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder
 
-LOOK = Look(side=96, columns=4, top=2)
+LAYOUT = Layout(side=96, columns=4, top=2)
 CLIPS = SHARED / "data/clips"
 
 
@@ -119,7 +117,7 @@ def test_the_overlay_video_shows_each_frame_beside_its_own_attention(run, clips,
         painter = Painter(*source[0].shape[:2], 240, loaded.classes, True, len(source) / 30)
         wide, high = painter.picture
         left = drawn[number][:high, painter.left : painter.left + wide].astype(float)
-        right = drawn[number][:high, painter.left + wide + overlay_video.GAP :][:, :wide].astype(float)
+        right = drawn[number][:high, painter.left + wide + video_writer.GAP :][:, :wide].astype(float)
         fitted = painter.fitted(source[number])
         assert np.abs(left - fitted).mean() < 12  # what H.264 at half the colour resolution takes of textures
         grey = painter.overlaid(fitted, moments[number].attention).mean(axis=2)
@@ -162,11 +160,11 @@ def test_results_of_another_video_are_not_replaced_and_overlays_are_no_videos(vi
         draw(tmp_path / name / "a.mp4")
     (tmp_path / "one/b.mp4").symlink_to("b.mp4")
     out = tmp_path / "out/a"
-    summary = predict_video(viewer, tmp_path / "one/a.mp4", out, LOOK)
+    summary = predict_video(viewer, tmp_path / "one/a.mp4", out, LAYOUT)
     with pytest.raises(DataError, match=r"holds the results of another video, .*one/a\.mp4; give another output=<folder>"):
-        predict_video(viewer, tmp_path / "two/a.mp4", out, LOOK)
+        predict_video(viewer, tmp_path / "two/a.mp4", out, LAYOUT)
     assert read_summary(out) == summary
-    predict_video(viewer, tmp_path / "two/a.mp4", out, LOOK, overwrite=True)
+    predict_video(viewer, tmp_path / "two/a.mp4", out, LAYOUT, overwrite=True)
     assert read_summary(out) != summary
     assert predict.videos_in(tmp_path, tmp_path / "elsewhere") == [tmp_path / "one/a.mp4", tmp_path / "two/a.mp4"]
     with pytest.raises(DataError, match="no such file or folder"):
@@ -250,14 +248,14 @@ def test_a_folder_of_every_kind_and_bad_ones_do_not_stop_the_others(run, trained
 
 def test_a_picture_is_a_video_of_one_frame(viewer, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (31, 45, 3), dtype=np.uint8)).save(tmp_path / "a.png")
-    summary = predict_video(viewer, tmp_path / "a.png", tmp_path / "out", LOOK)
+    summary = predict_video(viewer, tmp_path / "a.png", tmp_path / "out", LAYOUT)
     assert summary["frames"] == 1 == len(facts(tmp_path / "out/overlay.mp4")["times"])
 
 
 def test_frames_keep_their_times(viewer, tmp_path):
     pts = [0, 40, 90, 400, 1400, 1433]
     path = draw(tmp_path / "variable.mkv", frames=6, pts=pts)
-    summary = predict_video(viewer, path, tmp_path / "out", LOOK)
+    summary = predict_video(viewer, path, tmp_path / "out", LAYOUT)
     with (tmp_path / "out/frames.csv").open() as file:
         assert [float(row["seconds"]) for row in csv.DictReader(file)] == [at / 1000 for at in pts]
     np.testing.assert_allclose(facts(tmp_path / "out/overlay.mp4")["times"], np.asarray(pts) / 1000, atol=1e-4)
@@ -266,10 +264,10 @@ def test_frames_keep_their_times(viewer, tmp_path):
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the real clips are not there")
 def test_rotated_and_stretched_videos_are_shown_as_they_should_be(viewer, tmp_path):
-    turned = predict_video(viewer, CLIPS / "video_90.mov", tmp_path / "turned", LOOK)
+    turned = predict_video(viewer, CLIPS / "video_90.mov", tmp_path / "turned", LAYOUT)
     assert turned["frames"] == len(list(read_frames(CLIPS / "video_90.mov")))
     image = next(read_frames(tmp_path / "turned/overlay.mp4"))
-    painter = Painter(568, 320, LOOK.side, viewer.trained.classes, True, 1.0)
+    painter = Painter(568, 320, LAYOUT.side, viewer.trained.classes, True, 1.0)
     assert painter.picture == (54, 96) and image.shape[:2] == (painter.height, painter.width)
     upright = painter.fitted(next(read_frames(CLIPS / "video_90.mov")))
     assert np.abs(image[:96, painter.left : painter.left + 54].astype(float) - upright).mean() < 12
@@ -279,9 +277,9 @@ def test_pixels_that_are_no_squares_are_stretched(tmp_path):
     path = draw(tmp_path / "wide.mp4", aspect=Fraction(2))
     info = probe(path)
     assert info.pixel_aspect == 2
-    assert predicting._shown_size(np.zeros((48, 64, 3)), info) == (48, 128)
-    assert predicting._shown_size(np.zeros((64, 48, 3)), info) == (128, 48)  # turned by a quarter
-    assert predicting._shown_size(np.zeros((48, 64, 3)), replace(info, pixel_aspect=1e6)) == (48, 64)
+    assert prediction_files._shown_size(np.zeros((48, 64, 3)), info) == (48, 128)
+    assert prediction_files._shown_size(np.zeros((64, 48, 3)), info) == (128, 48)  # turned by a quarter
+    assert prediction_files._shown_size(np.zeros((48, 64, 3)), replace(info, pixel_aspect=1e6)) == (48, 64)
 
 
 # other networks
@@ -295,13 +293,13 @@ def test_a_baseline_shows_probabilities_alone(run, viewer, tmp_path):
     baseline = Viewer(replace(loaded, network=network, settings=settings), store.path, torch.device("cpu"))
     name = loaded.folder.predictions().videos[1]
     path = loaded.settings.paths.data / Path("clips") / name
-    summary = predict_video(baseline, path, tmp_path / "out", LOOK)
+    summary = predict_video(baseline, path, tmp_path / "out", LAYOUT)
     track = watch(network, store, name, baseline.trained.watcher())
     np.testing.assert_allclose(list(summary["scores"].values()), track.scores, atol=1e-4)
     document = json.loads((tmp_path / "out/frames.json").read_text())
     assert document["grid"] is None and document["frames"][0]["attention"] is None
     assert "alpha" not in (tmp_path / "out/frames.csv").read_text().splitlines()[0]
-    wide = Painter(*next(read_frames(path)).shape[:2], LOOK.side, loaded.classes, False, 1.0)
+    wide = Painter(*next(read_frames(path)).shape[:2], LAYOUT.side, loaded.classes, False, 1.0)
     assert facts(tmp_path / "out/overlay.mp4")["size"] == (wide.height, wide.width)
     assert wide.left == (wide.width - wide.picture[0]) // 2 > 0
 
@@ -311,13 +309,13 @@ def test_several_labels_and_fewer_frames_a_second(run, tmp_path, capsys):
     settings = replace(loaded.settings, data=replace(loaded.settings.data, fps=6.0))
     several = Viewer(replace(loaded, settings=settings, multi_label=True), store.path, torch.device("cpu"))
     path = draw(tmp_path / "a.mp4", frames=163)
-    summary = predict_video(several, path, tmp_path / "out", LOOK)
+    summary = predict_video(several, path, tmp_path / "out", LAYOUT)
     assert summary["multi_label"] and summary["frames"] == 163
     moments = list(read_moments(tmp_path / "out/frames.csv", 3, loaded.grid))
     assert [moment.frame for moment in moments] == list(range(0, 160, 5)) and summary["looked_at"] == 32
     assert np.abs(np.sum([moment.probabilities for moment in moments], axis=1) - 1).max() > 0.05  # sigmoids
     assert len(facts(tmp_path / "out/overlay.mp4")["times"]) == 163
-    predict._show(summary, 2)
+    predict._print(summary, 2)
     assert "each class by itself" in capsys.readouterr().out
 
 
@@ -385,7 +383,7 @@ def test_another_backbone_and_none_are_refused(run, tmp_path):
 
 def test_without_an_encoder_or_room_nothing_is_left_under_a_final_name(viewer, tmp_path, monkeypatch):
     path = draw(tmp_path / "a.mp4")
-    predict_video(viewer, path, tmp_path / "out/a", LOOK)
+    predict_video(viewer, path, tmp_path / "out/a", LAYOUT)
     before = {name: (tmp_path / "out/a" / name).read_bytes() for name in (*FILES, SUMMARY)}
 
     def full(self, image, seconds):
@@ -394,19 +392,19 @@ def test_without_an_encoder_or_room_nothing_is_left_under_a_final_name(viewer, t
     with monkeypatch.context() as patch:
         patch.setattr(VideoFile, "append", full)
         with pytest.raises(DataError, match="No space left on device.*make room, or set output"):
-            predict_video(viewer, path, tmp_path / "out/a", LOOK, overwrite=True)
+            predict_video(viewer, path, tmp_path / "out/a", LAYOUT, overwrite=True)
         with pytest.raises(DataError, match="No space left"):
-            predict_video(viewer, path, tmp_path / "out/b", LOOK)
+            predict_video(viewer, path, tmp_path / "out/b", LAYOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(overlay_video, "ENCODERS", ("no_such_encoder", "h264_v4l2m2m"))
+        patch.setattr(video_writer, "ENCODERS", ("no_such_encoder", "h264_v4l2m2m"))
         encoder.cache_clear()
         with pytest.raises(DataError, match="no H.264 encoder that works here"):
-            predict_video(viewer, path, tmp_path / "out/b", LOOK)
+            predict_video(viewer, path, tmp_path / "out/b", LAYOUT)
     encoder.cache_clear()
-    assert encoder() in overlay_video.ENCODERS
+    assert encoder() in video_writer.ENCODERS
     (tmp_path / "out/.a.part").mkdir()  # as a process leaves it that was killed on the spot
     (tmp_path / "out/.a.part/overlay.mp4").write_bytes(b"half")
-    predict_video(viewer, path, tmp_path / "out/a", LOOK, overwrite=True)
+    predict_video(viewer, path, tmp_path / "out/a", LAYOUT, overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
     assert before == {name: (tmp_path / "out/a" / name).read_bytes() for name in before}
 
@@ -427,7 +425,7 @@ def test_a_name_that_cannot_be_written_is_a_bad_video(viewer, tmp_path):
     path = tmp_path / "b\udcff.mp4"
     path.write_bytes(draw(tmp_path / "a.mp4").read_bytes())
     with pytest.raises(VideoError, match=r"b\\udcff\.mp4': the path is not UTF-8; rename the file"):
-        predict_video(viewer, path, tmp_path / "out", LOOK)
+        predict_video(viewer, path, tmp_path / "out", LAYOUT)
     assert not (tmp_path / "out").exists()
 
 

@@ -267,6 +267,29 @@ def test_a_report_of_no_runs_is_an_error_that_says_what_to_do(tmp_path, capsys):
     assert "no finished run below" in (said := capsys.readouterr().err) and "table1.py preset=miniature" in said
 
 
+def test_runs_of_a_system_without_stores_and_epochs_are_shown_beside_the_others(tmp_path):
+    ucf, hmdb = annotation("ucf11", ["biking", "diving", "golf"], 6), annotation("hmdb51", ["walk", "run"], 4)
+    for row in ("avg_pool_lstm", "soft_attention_0", "late_fusion", "late_fusion_svm"):
+        write_run(tmp_path / "runs", ucf, ["data.name=ucf11", f"row={row}"], 2.0, 3)
+    fusion = RunFolder(write_run(tmp_path / "runs", hmdb, ["data.name=hmdb51", "row=late_fusion"], 2.0))
+    assert fusion.about()["system"] == "fusion" and fusion.about()["stores"] == [] and not fusion.history.exists()
+    assert not {"map", "features", "stride"} & set(fusion.about())
+    html = main([f"paths.runs={tmp_path / 'runs'}", f"paths.results={tmp_path}"]).read_text()
+    assert html.count("Late fusion, mean of scores") >= 6 and "late_fusion_svm" in html
+    assert "Without a history.csv, and so without a curve: Late fusion, mean of scores, Late fusion, linear SVM." in html
+    assert "The run folders hold no history.csv" in html and "No run has a recording: fusions make none" in html
+    data = collect.read(tmp_path / "runs")[0][0]
+    rows = list(data.rows)
+    assert rows == ["avg_pool_lstm", "soft_attention_0", "late_fusion", "late_fusion_svm"]
+    assert len({charts.style(row, rows) for row in rows}) == len(rows)
+
+
+def test_rows_shown_together_differ_in_style_and_the_papers_keep_theirs():
+    rows = [*ROWS, "late_fusion", "late_fusion_svm", "soft_attention_0.5", "soft_attention_2"]
+    styles = [charts.style(row, rows) for row in rows]
+    assert len(set(styles)) == len(rows) == len(charts.MARKERS) and styles[:4] == [0, 1, 3, 4]
+
+
 def test_a_damaged_run_is_named(runs, tmp_path, capsys):
     shutil.copytree(runs, tmp_path / "runs")
     damaged = next((tmp_path / "runs/ucf11").glob("soft_attention_1-*/metrics.json"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.videos import Annotation, Video
+from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import feature_spec, split_of
 from reproduce.common.settings import Settings, to_yaml
@@ -37,7 +38,10 @@ def annotation(data: str, classes: list[str], per_class: int, multi_label: bool 
 
 
 def write_run(root: Path, data: Annotation, words: list[str], skill: float, epochs: int = 12) -> Path:
-    """One finished run whose scores are drawn: the higher the skill, the better."""
+    """One finished run whose scores are drawn: the higher the skill, the better.
+
+    Of a system without stores, such as a fusion, there are no epochs, features or strides.
+    """
     settings = resolve(Settings, [f"paths.runs={root}", *words])
     folder = run_folder(settings, data)
     random = np.random.default_rng(zlib.crc32(folder.path.name.encode()))
@@ -51,14 +55,17 @@ def write_run(root: Path, data: Annotation, words: list[str], skill: float, epoc
     predicted = scores >= 0.5 if data.multi_label else scores.argmax(axis=1)
     folder.write_config(to_yaml(settings))
     folder.write_predictions(data, scores.astype(np.float32), predicted)
-    write_history(folder.history, data.multi_label, skill, epochs, random)
+    stores = SYSTEMS[settings.model.name].stores
+    if stores:
+        write_history(folder.history, data.multi_label, skill, epochs, random)
     folder.write_about(about(settings, data))
     found = folder.predictions()
     once = np.ones((1, len(found.videos)))
     figures = {"test/mAP": float(mean_average_precision(found.target, found.scores, once)[0])}
     if not data.multi_label:
         figures["test/accuracy"] = float(accuracy(found.target, found.scores, once)[0])
-    folder.finish({"holdout/epoch": epochs - 3, **figures, "seconds": round(float(random.uniform(2000, 9000)), 1)})
+    epoch = {"holdout/epoch": epochs - 3} if stores else {}
+    folder.finish({**epoch, **figures, "seconds": round(float(random.uniform(2000, 9000)), 1)})
     return folder.path
 
 
@@ -77,6 +84,8 @@ def write_history(path: Path, multi_label: bool, skill: float, epochs: int, rand
 
 def about(settings: Settings, data: Annotation) -> dict:
     """``run.json`` as training writes it."""
+    system = SYSTEMS[settings.model.name]
+    features = {"features": asdict(feature_spec(settings)), "weights_sha256": "0" * 64, "stride": settings.data.stride}
     return {
         "data": data.data,
         "identity": json.loads(json.dumps(identity(settings, data))),
@@ -84,16 +93,16 @@ def about(settings: Settings, data: Annotation) -> dict:
         "miniature": data.miniature,
         "multi_label": data.multi_label,
         "notes": ["torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network"],
-        "stride": settings.data.stride,
         "train_videos": len(data.train),
         "test_videos": len(data.test),
         "groups": {video.name: video.group for video in data.test},
         "data_fingerprint": data.fingerprint(),
-        "features": asdict(feature_spec(settings)),
-        "weights_sha256": "0" * 64,
+        **(features if system.stores else {}),
         "versions": {"python": "3.11.7", "torch": "2.9.0", "lightning": "2.6.1"},
         "processes": 1,
         "device": "NVIDIA H100 80GB HBM3",
         **provenance(),
+        "system": settings.model.name,
+        "stores": list(system.stores),
         "command": "python reproduce/train.py data.name=" + settings.data.name + " row=" + str(settings.row),
     }

@@ -23,13 +23,12 @@ from reproduce.common.files import write_rows
 from reproduce.evaluation.paper_tables import runs_of, table1
 from reproduce.evaluation.table_files import NUMERIC, Line, read_csv, read_record
 from reproduce.evaluation.writers import write_table
-from reproduce.experiments.attention_files import read_attended, write_attended
+from reproduce.experiments.attention_files import Recording, read_attended, read_recordings, write_attended, write_recordings
 from reproduce.experiments.folder import ABOUT, RunFolder
 from reproduce.experiments.history import History
 from reproduce.experiments.predictions import Predictions
 from reproduce.experiments.scheduler import Point
-from reproduce.experiments.watched import Watched, read_watched, write_watched
-from reproduce.visual.correcting import Outcome, mistaken, read_outcomes
+from reproduce.visual.interventions import Outcome, mistaken, read_outcomes
 
 fed = pytest.fixture(feeding)
 DATA = annotation("ucf11", ["biking", "diving", "golf"], 4)
@@ -61,7 +60,7 @@ def results(tmp_path_factory) -> Results:
     ones = [[1] * len(NAMES)] * len(VIDEOS)
     write_attended(folder.attended, VIDEOS, NAMES, ones, ones)
     frames, maps = np.arange(5, dtype=np.int32), np.full((5, 2, 2), 0.25, np.float16)
-    write_watched(folder, [Watched(video, f"{n}", 5, frames, maps, maps[:, 0]) for n, video in enumerate(VIDEOS[:2])])
+    write_recordings(folder, [Recording(video, f"{n}", 5, frames, maps, maps[:, 0]) for n, video in enumerate(VIDEOS[:2])])
     wrong = mistaken(as_loaded(folder), DATA)
     rows = [
         astuple(Outcome(v.name, v.group.split()[0], "golf", "golf", True, 4, 0.5, 0.1, "golf", False, 9, 1, 9)) for v in wrong
@@ -69,7 +68,7 @@ def results(tmp_path_factory) -> Results:
     assert len(rows) >= 2
     write_rows(root / "correction.csv", [[field.name for field in fields(Outcome)], *rows])
     files = [root / name for name in ("table1.csv", "table1.json", "correction.csv")]
-    files += [folder.attended, folder.history, folder.watched]
+    files += [folder.attended, folder.history, folder.recordings]
     files += [folder.path / name for name in ("predictions.csv", "run.json", "metrics.json")]
     return Results(files)
 
@@ -116,7 +115,7 @@ def record(found: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
     assert all(type(run["seed"]) is int and type(run["folder"]) is str for runs in found.values() for run in runs)
 
 
-def watched(found: list[Watched]) -> None:
+def recordings(found: list[Recording]) -> None:
     for one in found:
         assert len(one.frames) == len(one.probabilities) > 0 and np.isfinite(one.probabilities).all()
         assert one.frames.dtype.kind in "iu" and (one.attention is None or one.attention.shape[0] == len(one.frames))
@@ -145,7 +144,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Callable[[Any], None]]] = {
     "metrics.json": ("metrics.json", lambda path: RunFolder(path.parent).metrics(), figures),
     "table1.csv": ("table1.csv", read_csv, lines),
     "table1.json": ("table1.json", read_record, record),
-    "watched.npz": ("watched.npz", lambda path: read_watched(RunFolder(path.parent.parent)), watched),
+    "watched.npz": ("watched.npz", lambda path: read_recordings(RunFolder(path.parent.parent)), recordings),
     "correction.csv": ("correction.csv", corrected, outcomes),
 }
 

@@ -1,4 +1,4 @@
-"""attention.csv: what was measured of each video's attention, and that a table's notes on attention follow from it."""
+"""attention.csv, and that a table's notes on attention follow from it; recordings, read as written."""
 
 import csv
 import math
@@ -14,7 +14,21 @@ from lightning_modules.measures import NAMES
 from reproduce import verify
 from reproduce.evaluation.paper_tables import runs_of, table1
 from reproduce.evaluation.writers import write_table
-from reproduce.experiments.attention_files import COUNTS, counted_in, read_attended, write_attended
+from reproduce.experiments.attention_files import (
+    COUNTS,
+    LONGEST,
+    PICTURES,
+    SIDE,
+    Recording,
+    counted_in,
+    read_attended,
+    read_recordings,
+    read_sheet,
+    recorded_frames,
+    write_attended,
+    write_recordings,
+    write_sheet,
+)
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.scheduler import Point
 
@@ -186,3 +200,54 @@ def test_notes_that_changed_places_are_named(made):
     (root / "table1.md").write_text(text.replace(first, "…").replace(second, first).replace("…", second), encoding="utf-8")
     status, said = verified()
     assert status == 1 and len(re.findall(r"table1.md, line \d+ \('\* (?:UCF-11|HMDB-51), attention .*expected", said)) == 2
+
+
+# Recordings
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.mark.parametrize(("length", "count", "last"), [(1, 1, 0), (35, 35, 34), (60, 60, 59), (61, 60, 60), (10**6, 60, 899)])
+def test_recorded_frames_are_evenly_spaced_and_bounded(length, count, last):
+    frames = recorded_frames(length)
+    assert len(frames) == count <= PICTURES and frames[0] == 0 and frames[-1] == last < LONGEST
+    steps = np.diff(frames)
+    assert len(steps) == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 11, 60])
+def test_sheets_and_recordings_are_read_as_written(tmp_path, count):
+    folder = RunFolder(tmp_path)
+    pictures = np.zeros((count, SIDE, SIDE, 3), dtype=np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None] * 4
+    write_sheet(folder, "1-x", pictures)
+    attention = np.random.default_rng(0).random((count, 2, 3)).astype(np.float16)
+    blind = Recording("b", "2-b", 9, recorded_frames(count), None, np.ones((count, 4), np.float16))
+    one = Recording(EVIL, "1-x", 900, recorded_frames(count), attention, np.ones((count, 4), np.float16), 24000 / 1001)
+    write_recordings(folder, [one, blind])
+    first, second = read_recordings(folder)
+    assert (first.video, first.sheet, first.length) == (EVIL, "1-x", 900) and second.attention is None
+    assert (first.rate, second.rate) == (24000 / 1001, None)  # as of an earlier version
+    np.testing.assert_array_equal(first.attention, attention)
+    means = read_sheet(folder, first).mean(axis=(1, 2, 3))
+    assert np.abs(means - pictures[:, 0, 0, 0]).max() < 1.5  # 4 lie between two pictures
+
+
+def test_no_recording_is_none_and_a_damaged_one_is_an_error_that_names_it(tmp_path, count):
+    folder = RunFolder(tmp_path)
+    assert read_recordings(folder) == []
+    one = Recording("v", "1-v", 2, recorded_frames(2), None, np.ones((3, 4), np.float16))
+    write_recordings(folder, [one])
+    with pytest.raises(DataError, match=r"watched.npz: damaged \(v: not as many"):
+        read_recordings(folder)
+    with pytest.raises(DataError, match="1-v.webp: no pictures of v"):
+        read_sheet(folder, one)
+    for rate in (0.0, -25.0, float("nan"), float("inf")):
+        write_recordings(folder, [Recording("v", "1-v", 2, recorded_frames(2), None, np.ones((2, 4), np.float16), rate)])
+        with pytest.raises(DataError, match=r"watched.npz: damaged \(v: .* frames per second"):
+            read_recordings(folder)
+    for content in (b"", b"PK\x03\x04 and no more", folder.recordings.read_bytes()[:-40]):
+        folder.recordings.write_bytes(content)
+        with pytest.raises(DataError, match="watched.npz: damaged"):
+            read_recordings(folder)
+        count("damaged run folders", 1)

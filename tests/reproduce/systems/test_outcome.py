@@ -123,7 +123,7 @@ def test_predictions_recalls_confusions_and_pictures_follow_from_the_scores(orig
         "attention/3-class2-clip0.png": f"class2/clip0.avi: {CLASSES[2]}; predicted: never seen",
     }
     assert all((folder.path / name).is_file() for name in found["filmstrips"])
-    assert folder.watched.is_file() and len(list(folder.path.glob("attention/*.webp"))) == 3
+    assert folder.recordings.is_file() and len(list(folder.path.glob("attention/*.webp"))) == 3
 
 
 def test_of_several_labels_average_precisions_stand_in_the_place_of_confusions(original, folder):

@@ -8,18 +8,8 @@ from hypothesis import strategies as st
 from datamodules.videos import DataError
 from reproduce.common.settings import SettingsError
 from reproduce.experiments.predictions import Predictions
-from reproduce.visual.clips import (
-    ORDERS,
-    POOLS,
-    Clip,
-    Rule,
-    choose,
-    clips_of,
-    find_videos,
-    parse_rule,
-    short_names,
-    unknown_video,
-)
+from reproduce.visual.clips import Clip, choose, clips_of, find_videos, short_names, unknown_video
+from reproduce.visual.figure_runs import ORDERS, POOLS, Rule, parse_rule
 
 CLIPS = [
     Clip("b/1", "b", True, 0.9),

@@ -11,10 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from datamodules.videos import DataError
-from reproduce.visual import ink
-from reproduce.visual import pages as strips
-from reproduce.visual.ink import DPI, STYLE, WIDTH, text_width, wrap
-from reproduce.visual.pages import HEIGHT, Strip, evenly, save_strips
+from reproduce.visual import pages as page_module
+from reproduce.visual.pages import DPI, HEIGHT, MARKS, MUTED, STYLE, TEXT, WIDTH, Strip, evenly, save_strips, text_width, wrap
 
 
 def picture(height: int = 64, width: int = 64, value: int = 120) -> np.ndarray:
@@ -46,7 +44,7 @@ def pages(monkeypatch):
         made.extend(figures)
         return [path]
 
-    monkeypatch.setattr(strips, "save_pages", keep)
+    monkeypatch.setattr(page_module, "save_pages", keep)
     return made
 
 
@@ -137,9 +135,9 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
 
 
 def test_marks_differ_in_shape_and_in_grey():
-    (right, one), (wrong, other) = strips.MARKS[True], strips.MARKS[False]
+    (right, one), (wrong, other) = MARKS[True], MARKS[False]
     assert right != wrong
-    for colour in (one, other, ink.SOFT, ink.INK):
+    for colour in (one, other, MUTED, TEXT):
         assert _contrast(colour) >= 3.5  # to white paper
 
 

@@ -9,9 +9,10 @@ from conftest import SHARED
 
 from datamodules.decoding import read_timed
 from reproduce import predict
-from reproduce.visual import video_writer as overlay_video
-from reproduce.visual.frame_table import FEW, FrameTable, Moment, Timeline, read_moments
+from reproduce.experiments.attention_files import Moment
+from reproduce.visual import video_writer
 from reproduce.visual.overlay import expand, overlay
+from reproduce.visual.prediction_files import MOST_INTERVALS, FrameTable, Timeline, read_moments
 from reproduce.visual.video_writer import Painter, clock
 
 
@@ -28,7 +29,7 @@ def test_a_timeline_has_few_intervals_however_long_the_film():
         timeline.append(Moment(0, float(second), chance, None))
         expected.setdefault(second // 1024, []).append(chance)
     intervals = timeline.intervals()
-    assert timeline.length == 1024 and len(intervals) == 20 <= FEW
+    assert timeline.length == 1024 and len(intervals) == 20 <= MOST_INTERVALS
     for (begin, end, mean), (number, chances) in zip(intervals, sorted(expected.items()), strict=True):
         assert (begin, end) == (1024 * number, 1024 * (number + 1))
         np.testing.assert_allclose(mean, np.mean(chances, axis=0))
@@ -77,13 +78,13 @@ def test_text_and_bars_lie_below_and_are_not_cut(size):
     drawn = painter.paint(np.zeros((*size, 3), dtype=np.uint8), 86_399, 3724.96, moment)
     assert drawn.shape == (painter.height, painter.width, 3)
     below = drawn[painter.picture[1] :].astype(int)
-    ink = np.abs(below - overlay_video.PAPER).max(axis=2) > 20
+    ink = np.abs(below - video_writer.BACKGROUND).max(axis=2) > 20
     assert not ink[:, :6].any() and not ink[:, -6:].any() and not ink[:4].any() and not ink[-4:].any()
-    begin, end = round(0.46 * painter.width), painter.width - overlay_video.PAD - overlay_video.PERCENT
-    assert not ink[: overlay_video.PAD + 3 * overlay_video.LINE, begin - 8 : begin].any()  # the long name is shortened
+    begin, end = round(0.46 * painter.width), painter.width - video_writer.PAD - video_writer.PERCENT
+    assert not ink[: video_writer.PAD + 3 * video_writer.LINE, begin - 8 : begin].any()  # the long name is shortened
     for line, share in enumerate((0.5, 0.25, 0.004)):
-        row = below[overlay_video.PAD + overlay_video.LINE * line + overlay_video.LINE // 2]
-        blue = (row == overlay_video.BAR).all(axis=1).sum()
+        row = below[video_writer.PAD + video_writer.LINE * line + video_writer.LINE // 2]
+        blue = (row == video_writer.BAR).all(axis=1).sum()
         assert blue == pytest.approx(share * (end - begin), abs=1.5)
 
 

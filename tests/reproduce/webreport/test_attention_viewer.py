@@ -14,18 +14,18 @@ from PIL import Image
 from runfolders import annotation, write_run
 
 from reproduce.evaluation import collection as collect
-from reproduce.experiments.folder import RunFolder
-from reproduce.experiments.watched import (
+from reproduce.experiments.attention_files import (
     SIDE,
-    Watched,
-    kept,
+    Recording,
     read_sheet,
+    recorded_frames,
+    write_recordings,
     write_sheet,
-    write_watched,
 )
+from reproduce.experiments.folder import RunFolder
 from reproduce.report import main
 from reproduce.visual.overlay import overlay
-from reproduce.visual.recordings import WATCHED, choose
+from reproduce.visual.recordings import RECORDED, first_videos
 from reproduce.webreport import attention_viewer as viewer
 
 EVIL = "<script>alert(1)</script>"
@@ -44,11 +44,11 @@ def recording(path, data, grid, seed=0):
     """A drawn recording of a run folder: the first video of each class, of LENGTHS frames."""
     folder, random = RunFolder(path), np.random.default_rng(seed)
     found = []
-    for number, chosen in enumerate(choose(data.test, data.classes, WATCHED), start=1):
+    for number, chosen in enumerate(first_videos(data.test, data.classes, RECORDED), start=1):
         video = data.test[chosen]
         label = video.labels[0]
         length = LENGTHS.get(label, 20)
-        frames = kept(length)
+        frames = recorded_frames(length)
         ramp = np.linspace(0, 200, len(frames)).astype(np.uint8)
         pictures = np.empty((len(frames), SIDE, SIDE, 3), dtype=np.uint8)
         pictures[:] = ramp[:, None, None, None]
@@ -59,8 +59,8 @@ def recording(path, data, grid, seed=0):
             cells = random.dirichlet(np.full(grid[0] * grid[1], 0.08), len(frames))
             attention = cells.reshape(-1, *grid).astype(np.float16)
         probabilities = random.dirichlet(np.ones(len(data.classes)), len(frames)).astype(np.float16)
-        found.append(Watched(video.name, f"{number}-v", length, frames, attention, probabilities, RATES.get(label)))
-    write_watched(folder, found)
+        found.append(Recording(video.name, f"{number}-v", length, frames, attention, probabilities, RATES.get(label)))
+    write_recordings(folder, found)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,8 @@ def test_what_a_damaged_or_large_recording_does(runs, tmp_path, monkeypatch):
     for recorded in tmp_path.glob("ucf11/*/attention"):
         shutil.rmtree(recorded)
     html = viewer.viewer(data, clips := {})
-    assert clips == {} and "No run recorded what it saw; runs fetched from W&amp;B" in html and "train.py" in html
+    assert clips == {} and "train.py" in html
+    assert "No run has a recording: fusions make none, and runs fetched from W&amp;B" in html
 
 
 def test_filmstrips_are_open_for_who_has_no_script(report, ucf):
@@ -164,12 +165,12 @@ def test_filmstrips_are_open_for_who_has_no_script(report, ucf):
     assert "<noscript>" in section and len(images) == 4 * 5  # frames and four models, of four videos
     assert images[1][1].startswith("Soft attention, λ\u00a0=\u00a00: ")
     models, *_ = viewer.models_of(ucf)
-    watched = models[1].watched[next(iter(models[1].watched))]
+    one = models[1].recordings[next(iter(models[1].recordings))]
     with Image.open(io.BytesIO(base64.b64decode(images[1][0]))) as file:
         strip = np.asarray(file.convert("RGB"))
     assert strip.shape[:2] == (112, int(images[1][2]))
-    frame = np.asarray(Image.fromarray(read_sheet(models[1].run.folder, watched)[0]).resize((112, 112)))
-    assert np.abs(strip[:, :112].astype(float) - overlay(frame, watched.attention[0], 10.0)).mean() < 4
+    frame = np.asarray(Image.fromarray(read_sheet(models[1].run.folder, one)[0]).resize((112, 112)))
+    assert np.abs(strip[:, :112].astype(float) - overlay(frame, one.attention[0], 10.0)).mean() < 4
 
 
 # What a browser shows
@@ -229,18 +230,19 @@ def test_the_canvas_equals_the_overlay_on_maps_of_any_shape(report, browser, ucf
     put(browser, ".scrub", at)
     models = [model for model in viewer.models_of(ucf)[0] if model.attends]
     for canvas, model in enumerate(models):
-        watched = model.watched[f"{EVIL}/clip_00.avi"]
-        picture = read_sheet(model.run.folder, watched)[at]
+        one = model.recordings[f"{EVIL}/clip_00.avi"]
+        picture = read_sheet(model.run.folder, one)[at]
         put(browser, ".opacity", 100)
         drawn = pixels(browser, canvas)
-        expected = overlay(picture, watched.attention[at], viewer.BLUR * SIDE).astype(int)
+        expected = overlay(picture, one.attention[at], viewer.BLUR * SIDE).astype(int)
         assert np.abs(drawn[:, :, :3] - expected).max() <= 2, model.name
         assert expected.std() > 5  # the map is no constant
         put(browser, ".opacity", 0)
         assert np.abs(pixels(browser, canvas)[:, :, :3] - picture).max() <= 1
         put(browser, ".opacity", 50)
         assert np.abs(pixels(browser, canvas)[:, :, :3] - (picture + expected) / 2).max() <= 2
-    assert {tuple(model.watched[f"{EVIL}/clip_00.avi"].attention.shape[1:]) for model in models} == {(7, 7), (4, 6), (14, 14)}
+    maps = [model.recordings[f"{EVIL}/clip_00.avi"].attention for model in models]
+    assert {one.shape[1:] for one in maps} == {(7, 7), (4, 6), (14, 14)}
 
 
 def test_another_video_is_picked_and_its_numbers_are_those_recorded(report, browser, ucf):
@@ -251,7 +253,7 @@ def test_another_video_is_picked_and_its_numbers_are_those_recorded(report, brow
     put(browser, ".scrub", 7)
     assert text(browser, ".where") == "frame 8 of 12, 0.12 s"  # at 60 frames a second
     model = viewer.models_of(ucf)[0][1]
-    probabilities = model.watched["swing/clip_00.avi"].probabilities[7].astype(float)
+    probabilities = model.recordings["swing/clip_00.avi"].probabilities[7].astype(float)
     cells = "row => [row.querySelector('th, td:nth-child(2)').innerText, row.querySelector('.n').innerText]"
     rows = browser.run(f"[...document.querySelector('{VIEWER} .values').rows].map({cells})")
     for name, share in rows[:-1]:
@@ -294,7 +296,7 @@ def test_it_plays_at_the_film_s_own_rate(report, browser):
         browser.run(clock)
         browser.run(f"document.querySelector('{VIEWER} .play').click()")
         browser.run(f"window.next({after})")
-        frames = kept(LENGTHS[CLASSES.index(kind)])
+        frames = recorded_frames(LENGTHS[CLASSES.index(kind)])
         assert value(browser) == np.searchsorted(frames, passed, side="right") - 1, kind
 
 
@@ -390,7 +392,7 @@ def test_it_fits_every_video_and_asks_for_nothing(report, browser, tmp_path, wid
         put(browser, ".scrub", 60)  # the last, wherever that is
         assert browser.run("document.documentElement.scrollWidth") <= width and browser.run(outside) == "", number
         label = CLASSES.index(sorted(CLASSES)[number])
-        frames = len(kept(LENGTHS[label]))
+        frames = len(recorded_frames(LENGTHS[label]))
         assert value(browser) == frames - 1
         long = "frame 900 of the first 900 of 2000, 29.97 s at 30 fps"
         ends = {45: "frame 45 of 45, 1.76 s", 1: "frame 1 of 1, 0.00 s", 2000: long, 12: "frame 12 of 12, 0.18 s"}

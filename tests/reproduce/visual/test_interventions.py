@@ -1,4 +1,4 @@
-"""Figs. 5 and 9 and each class's mistakes: glimpses as a user writes them, and the experiments on a run of three classes."""
+"""Glimpses as a user writes them, corrections, and Figs. 5 and 9 and each class's mistakes, on a run of three classes."""
 
 import csv
 import dataclasses
@@ -17,12 +17,21 @@ from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import load_trained
 from reproduce.systems.recurrent import build_data
 from reproduce.systems.tracks import Track, watch
-from reproduce.visual import correcting, failure_figures
-from reproduce.visual.clips import clips_of
-from reproduce.visual.correcting import Outcome, correct_one, gaze_difference, mistaken, read_outcomes, summary
+from reproduce.visual import intervention_figures, interventions
+from reproduce.visual.clips import RunClips, clips_of
 from reproduce.visual.figure_runs import FigureSettings, Request
-from reproduce.visual.interventions import dense, parse_glimpse, scores_of_cells, scores_with
-from reproduce.visual.shown import Shown
+from reproduce.visual.intervention_figures import summary
+from reproduce.visual.interventions import (
+    Outcome,
+    correct_one,
+    dense,
+    mistaken,
+    parse_glimpse,
+    read_outcomes,
+    scores_of_cells,
+    scores_with,
+    track_difference,
+)
 
 
 def test_a_cell_a_box_and_a_map_are_glimpses(tmp_path):
@@ -69,13 +78,13 @@ def track(attention) -> Track:
     return Track(np.arange(len(maps)), maps, np.zeros((len(maps), 2), np.float32), np.zeros(2, np.float32))
 
 
-def test_how_far_two_gazes_are_apart():
+def test_how_far_two_tracks_are_apart():
     left, right = [[1, 0, 0, 0]], [[0, 0, 0, 1]]
-    assert gaze_difference(track([left, left]), track([left, left])) == (0, 0)
-    turned, moved = gaze_difference(track([left, left]), track([left, right]))
+    assert track_difference(track([left, left]), track([left, left])) == (0, 0)
+    turned, moved = track_difference(track([left, left]), track([left, right]))
     assert turned == pytest.approx(0.5) and moved == pytest.approx(0.375)  # ¾ of the frame's width, in one of two frames
     half = [[0.5, 0, 0, 0.5]]
-    assert gaze_difference(track([left]), track([half])) == pytest.approx((0.5, 0.375))
+    assert track_difference(track([left]), track([half])) == pytest.approx((0.5, 0.375))
 
 
 def outcome(**changes) -> Outcome:
@@ -113,14 +122,14 @@ def test_a_correction_is_what_the_network_says_with_the_new_weights_and_repeats(
     loaded, data = run
     video = mistaken(loaded, data.annotation)[0]
     before = watch(loaded.network, data.store, video.name, loaded.watcher())
-    one, gazes = correct_one(loaded, data.store, video, limit=20)
+    one, tracks = correct_one(loaded, data.store, video, limit=20)
     again, _ = correct_one(loaded, data.store, video, limit=20)
     assert one == again
     assert one.target == loaded.classes[video.labels[0]] != one.prediction
-    assert loaded.classes[int(gazes.optimised.scores.argmax())] == one.target if one.corrected else one.steps == 20
-    assert loaded.classes[int(gazes.random.scores.argmax())] == one.random_prediction
+    assert loaded.classes[int(tracks.optimised.scores.argmax())] == one.target if one.corrected else one.steps == 20
+    assert loaded.classes[int(tracks.random.scores.argmax())] == one.random_prediction
     assert one.control not in (one.target, one.prediction)
-    np.testing.assert_array_equal(gazes.learned.attention, before.attention)
+    np.testing.assert_array_equal(tracks.learned.attention, before.attention)
     after = watch(loaded.network, data.store, video.name, loaded.watcher())
     np.testing.assert_array_equal(after.attention, before.attention)  # the network is as it was
 
@@ -160,8 +169,8 @@ def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     }
 
     computed = []
-    again = correcting.correct_one
-    monkeypatch.setattr(correcting, "correct_one", lambda *words: computed.append(words) or again(*words))
+    again = interventions.correct_one
+    monkeypatch.setattr(interventions, "correct_one", lambda *words: computed.append(words) or again(*words))
     stamp = (trained / table).stat().st_mtime_ns
     figures.main([*words, "figure=correction"])
     assert not computed and (trained / table).stat().st_mtime_ns == stamp  # what is done is not done again
@@ -183,19 +192,19 @@ def test_the_clips_that_are_corrected_are_of_each_class_in_turn(trained, clips, 
         dealt.append(names)
         return iter(())
 
-    monkeypatch.setattr(failure_figures, "correct_all", deal)
-    monkeypatch.setattr(failure_figures, "mistaken", lambda loaded, annotation: list(annotation.test))
+    monkeypatch.setattr(intervention_figures, "correct_all", deal)
+    monkeypatch.setattr(intervention_figures, "mistaken", lambda loaded, annotation: list(annotation.test))
     wrong = [dataclasses.replace(clip, correct=False) for clip in clips_of(load_trained(trained / "run").folder.predictions())]
-    monkeypatch.setattr(Shown, "clips", wrong)
+    monkeypatch.setattr(RunClips, "clips", wrong)
     for most in ("most=4", "most=null"):
         request = Request(resolve(FigureSettings, [*words, most]), words)
         with pytest.raises(DataError, match="nothing to correct"):
-            failure_figures.correction(request, figures.NEEDS["correction"])
+            intervention_figures.correction(request, figures.NEEDS["correction"])
     names = sorted(load_trained(trained / "run").folder.predictions().videos)
     kinds = sorted({name.split("/")[0] for name in names})
     by_kind = [[name for name in names if name.startswith(kind)] for kind in kinds]
     assert len(kinds) == 3 and dealt[0] == [*(own[0] for own in by_kind), by_kind[0][1]]
-    assert len(dealt[1]) == min(len(names), failure_figures.MINIATURE_CLIPS) and dealt[1][:4] == dealt[0]
+    assert len(dealt[1]) == min(len(names), intervention_figures.MINIATURE_CLIPS) and dealt[1][:4] == dealt[0]
 
 
 @pytest.fixture

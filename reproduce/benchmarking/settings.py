@@ -1,0 +1,97 @@
+"""Settings of the benchmark, and the true sizes of the data sets that it rehearses. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Optional
+
+from reproduce.common.cli import resolve
+from reproduce.common.processes import cores
+from reproduce.common.settings import DataSettings, Settings, SettingsError
+
+ALL_CASES = ("startup", "extraction", "testing", "training", "epoch", "scaling")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A data set's true sizes (protocol §8).
+
+    Args:
+        train, test: videos.
+        mean, shortest, longest: frames of a video.
+        classes: C.
+    """
+
+    train: int
+    test: int
+    mean: float
+    shortest: int
+    longest: int
+    classes: int
+
+
+SCALES = {
+    # 32 to 59 GB of features are 319 000 to 588 000 frames of 1600 clips: the middle
+    "ucf11": Scale(975, 625, 283.0, 12, 900, 11),
+    "hmdb51": Scale(3570, 1530, 94.5, 19, 1063, 51),
+}
+
+
+@dataclass
+class BenchmarkSettings(Settings):
+    """Settings of benchmark.py: those of a run, as far as they speak of sizes, and these."""
+
+    data: DataSettings = field(default_factory=lambda: DataSettings(batch_size=64))
+    cases: list[str] = field(default_factory=lambda: list(ALL_CASES))
+    """what to measure: startup, extraction, testing, training, epoch, scaling"""
+    scale: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
+    """rehearse a column of Table 1 at a data set's true size instead: ucf11 or hmdb51"""
+    repeats: int = 5
+    """repetitions, of which the median counts"""
+    frames: int = 200
+    """of a video"""
+    locations: int = 49
+    """K"""
+    channels: int = 1024
+    """D"""
+    clips: int = 8
+    """videos that features are extracted of"""
+    clip_frames: int = 100
+    """frames of each of them"""
+    plain_clips: int = 1
+    """of these, the videos that the plain way does, for it is slow"""
+    epoch_batches: int = 4
+    """batches of the epoch from the store"""
+    processes: int = field(default_factory=lambda: min(2, cores()))
+    """most processes on the CPU for the scaling over devices"""
+    steps: int = 5
+    """training steps and test videos that a rehearsal measures of each row"""
+
+
+def check(settings: BenchmarkSettings) -> None:
+    """Refuse settings that nothing can be measured with.
+
+    Raises:
+        SettingsError: the first that is off.
+    """
+    for case in settings.cases:
+        if case not in ALL_CASES:
+            raise SettingsError(f"cases: {case} is none of {', '.join(ALL_CASES)}")
+    if settings.scale not in (None, *SCALES):
+        raise SettingsError(f"scale={settings.scale}: choose from {', '.join(SCALES)}")
+    for key in ("repeats", "locations", "channels", "clips", "clip_frames", "plain_clips", "epoch_batches", "steps"):
+        if getattr(settings, key) < 1:
+            raise SettingsError(f"{key}={getattr(settings, key)}: must be at least 1")
+    if settings.frames < 31:
+        raise SettingsError(f"frames={settings.frames}: must be at least 31, for more than one block")
+
+
+def take_papers_sizes(settings: BenchmarkSettings, words: Sequence[str]) -> None:
+    """A rehearsal's batch and width are the paper's for that data set, unless the command line has others."""
+    paper = resolve(Settings, [f"data.name={settings.scale}"])
+    given = {word.partition("=")[0] for word in words}
+    if "data.batch_size" not in given:
+        settings.data.batch_size = paper.data.batch_size
+    if "model.hidden_dim" not in given:
+        settings.model.hidden_dim = paper.model.hidden_dim
