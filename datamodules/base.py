@@ -28,7 +28,7 @@ from datamodules.boxes import cell_coverage, centres_inside, read_boxes
 from datamodules.features import FeatureStore, usable
 from datamodules.folds import deal_folds
 from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
-from datamodules.videos import Annotation, DataError, Video, hold_out
+from datamodules.videos import Annotation, DataError, Video, hold_out, targets_of
 from datamodules.viper import annotated_boxes
 
 BOXES = "boxes.csv"
@@ -163,16 +163,6 @@ class _Subset:
 
 def _all_inputs(given: dict[str, Tensor]) -> dict[str, Any]:
     return {name: given.get(name) for name in INPUTS}
-
-
-def targets_of(videos: tuple[Video, ...], annotation: Annotation) -> np.ndarray:
-    """(V,) int64 class ids, or (V, C) int64 zeros and ones for multi-label."""
-    if not annotation.multi_label:
-        return np.asarray([video.labels[0] for video in videos], dtype=np.int64)
-    hot = np.zeros((len(videos), len(annotation.classes)), dtype=np.int64)
-    for row, video in enumerate(videos):
-        hot[row, list(video.labels)] = 1
-    return hot
 
 
 class VideoDataModule(LightningDataModule):

@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> list[Line]:
 
     from reproduce.benchmarking.cases import CASES
     from reproduce.benchmarking.scale import rehearse
-    from reproduce.systems.cnn_features import quiet_lightning
+    from reproduce.systems.trainer import quiet_lightning
 
     quiet_lightning()
     torch.set_num_threads(settings.trainer.threads or cores())

@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from datamodules.features import write_atomically
 from datamodules.reading import DataError, csv_text, number, read_records, whole_number
@@ -95,3 +98,19 @@ def _finite(text: str) -> float:
     if found is None:
         raise ValueError(f"{text!r} is not finite, or no number")
     return found
+
+
+class Moment(NamedTuple):
+    """What a network saw and said at one frame.
+
+    Args:
+        frame: its index.
+        seconds: since the first frame.
+        probabilities: (C,) of the classes.
+        attention: (rows, columns), or None for a network without attention.
+    """
+
+    frame: int
+    seconds: float
+    probabilities: np.ndarray
+    attention: np.ndarray | None

@@ -6,28 +6,14 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from reproduce.experiments.attention_files import Moment
+
 DIGITS = 7  # significant ones; a float32 has no more
 FEW = 24  # most intervals of a timeline
-
-
-class Moment(NamedTuple):
-    """What a network saw and said at one frame.
-
-    Args:
-        frame: its index.
-        seconds: since the first frame.
-        probabilities: (C,) of the classes.
-        attention: (rows, columns), or None for a network without attention.
-    """
-
-    frame: int
-    seconds: float
-    probabilities: np.ndarray
-    attention: np.ndarray | None
 
 
 class FrameTable:

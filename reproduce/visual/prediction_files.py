@@ -22,7 +22,7 @@ from datamodules.features import write_atomically
 from datamodules.videos import DataError
 from reproduce.common.processes import cores
 from reproduce.common.progress import Progress
-from reproduce.systems.streaming import Viewer, Viewing, ahead
+from reproduce.systems.tracks import FileTrack, FileTracker, ahead
 from reproduce.visual.frame_table import FrameTable, Timeline, ranked, read_moments
 from reproduce.visual.pages import Strip, evenly, save_strips
 from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder
@@ -49,7 +49,7 @@ class Look:
     top: int
 
 
-def predict_video(viewer: Viewer, path: Path, folder: Path, look: Look, overwrite: bool = False) -> dict[str, Any]:
+def predict_video(viewer: FileTracker, path: Path, folder: Path, look: Look, overwrite: bool = False) -> dict[str, Any]:
     """Write one video's files, unless the same ones are there; returns its summary.
 
     Args:
@@ -107,7 +107,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if whole and all((folder / name).is_file() for name in FILES) else None
 
 
-def _made_from(viewer: Viewer, path: Path, look: Look) -> dict[str, Any]:
+def _made_from(viewer: FileTracker, path: Path, look: Look) -> dict[str, Any]:
     """What the files depend on, as it would be read back."""
     try:
         files = [(file.resolve(), file.stat()) for file in (path, viewer.trained.checkpoint)]
@@ -122,12 +122,12 @@ def _made_from(viewer: Viewer, path: Path, look: Look) -> dict[str, Any]:
     }
 
 
-def _look_at(viewer: Viewer, path: Path, draft: Path, look: Look) -> dict[str, Any]:
+def _look_at(viewer: FileTracker, path: Path, draft: Path, look: Look) -> dict[str, Any]:
     """The first passage: writes the frames' tables; returns what is to be said of the video."""
     trained, info = viewer.trained, probe(path)
     expected = info.declared_frames or round(info.seconds * info.fps)
     report, close = _reporter(f"looking at {path.name}", expected)
-    viewing, timeline, looked_at = Viewing(viewer, path, report, min(MOST_THREADS, cores())), Timeline(), 0
+    viewing, timeline, looked_at = FileTrack(viewer, path, report, min(MOST_THREADS, cores())), Timeline(), 0
     grid = trained.grid if attends(viewer) else None
     about = {
         "video": str(path),
@@ -165,7 +165,7 @@ def _look_at(viewer: Viewer, path: Path, draft: Path, look: Look) -> dict[str, A
     return {**about, **facts, "scores": by_name(viewing.scores), "over_time": over_time}
 
 
-def _draw(viewer: Viewer, path: Path, draft: Path, look: Look, summary: dict[str, Any]) -> None:
+def _draw(viewer: FileTracker, path: Path, draft: Path, look: Look, summary: dict[str, Any]) -> None:
     """The second passage: the overlay video and the filmstrip."""
     classes, grid = viewer.trained.classes, viewer.trained.grid if attends(viewer) else None
     moments = read_moments(draft / "frames.csv", len(classes), grid)
@@ -204,7 +204,7 @@ def _draw(viewer: Viewer, path: Path, draft: Path, look: Look, summary: dict[str
     save_strips([Strip(caption, tuple(rows), tuple(times))], draft / "filmstrip", path.name)
 
 
-def attends(viewer: Viewer) -> bool:
+def attends(viewer: FileTracker) -> bool:
     """Whether the network has attention."""
     return viewer.trained.settings.model.name == "soft_attention"
 

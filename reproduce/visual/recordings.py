@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.base import VideoDataModule
 from datamodules.blocks import block_frames
@@ -22,13 +22,15 @@ from datamodules.decoding import VideoError, probe, read_frames
 from datamodules.features import FeatureStore
 from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
-from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.frames import Frames, run_dense
+from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.naming import safe_name
 from reproduce.experiments import watched
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.watched import Watched
-from reproduce.systems.tracks import Watcher, watch
+from reproduce.systems.base import System
+from reproduce.systems.recurrent import RecurrentSystem
+from reproduce.systems.tracks import Tracker, track_video
 from reproduce.visual.overlay import filmstrip
 
 CLASSES = 4  # filmstrips of a run
@@ -38,8 +40,27 @@ SIDE = 224  # px of a column; the recipe's blur is for this size
 PNG_LEVEL = 3  # a third of the default's time, for a seventh more bytes
 
 
-def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule, predicted: Tensor) -> dict[str, str]:
-    """Write the filmstrips of a tested network; networks without attention have none.
+def draw(folder: RunFolder, system: System, predicted: np.ndarray) -> dict[str, str]:
+    """Record a tested network, and draw its filmstrips if it attends; other systems than networks leave nothing.
+
+    Args:
+        folder: of the run.
+        system: after its test.
+        predicted: (V,) class ids of the test videos, or (V, C) booleans for multi-label.
+
+    Returns:
+        Path of each filmstrip below the run folder -> its caption.
+    """
+    if not isinstance(system, RecurrentSystem):
+        return {}
+    record(folder, system.network, system.data)
+    if not SYSTEMS[system.settings.model.name].attends:
+        return {}
+    return draw_filmstrips(folder, system.network, system.data, predicted)
+
+
+def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule, predicted: np.ndarray) -> dict[str, str]:
+    """Write the filmstrips of a tested network with attention.
 
     It touches neither the data module's frames nor other processes, and draws no random number. A video that cannot be
     read any more is left out, and a line says so.
@@ -53,8 +74,6 @@ def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule
     Returns:
         Path of each picture below the run folder -> its caption: video, true class, prediction.
     """
-    if not isinstance(network, SoftAttentionLSTM):
-        return {}
     classes, captions = data.annotation.classes, {}
     for number, chosen in enumerate(choose(data.annotation.test, classes), start=1):
         video, guess = data.annotation.test[chosen], predicted[chosen]
@@ -67,7 +86,7 @@ def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule
         path = folder.filmstrip(f"{number}-{safe_name(video.name)}")
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(strip).save(path, compress_level=PNG_LEVEL)
-        labels = guess.nonzero().flatten().tolist() if data.annotation.multi_label else [int(guess)]
+        labels = np.flatnonzero(guess).tolist() if data.annotation.multi_label else [int(guess)]
         true, found = (", ".join(classes[label] for label in some) or "none" for some in (video.labels, labels))
         captions[path.relative_to(folder.path).as_posix()] = f"{video.name}: {true}; predicted: {found}"
     return captions
@@ -102,8 +121,8 @@ def _watch(folder: RunFolder, number: int, network: nn.Module, data: VideoDataMo
     length = data.store.frames(video.name)
     frames = watched.kept(length)
     pictures = read_some(data.annotation.path(video), frames, watched.SIDE)
-    watcher = Watcher(network, data.annotation.multi_label, data.skip)
-    track = watch(network, data.store, video.name, watcher, limit=watched.LONGEST)
+    watcher = Tracker(network, data.annotation.multi_label, data.skip)
+    track = track_video(network, data.store, video.name, watcher, limit=watched.LONGEST)
     last = np.searchsorted(track.frames, frames, side="right") - 1  # looked at by then
     attention = None if track.attention is None else track.attention[last].astype(np.float16)
     name = f"{number}-{safe_name(video.name)}"
@@ -122,7 +141,7 @@ def choose(videos: Sequence[Video], classes: Sequence[str], count: int = CLASSES
 
 
 @torch.no_grad()
-def look(network: SoftAttentionLSTM, store: FeatureStore, name: str, skip: int) -> tuple[np.ndarray, np.ndarray]:
+def look(network: nn.Module, store: FeatureStore, name: str, skip: int) -> tuple[np.ndarray, np.ndarray]:
     """Attention on a video's first block, as when it was tested.
 
     Args:

@@ -23,7 +23,7 @@ from reproduce.common.settings import Settings
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import Trained, load_trained
 from reproduce.systems.recurrent import build_data
-from reproduce.systems.tracks import Track, watch
+from reproduce.systems.tracks import Track, Tracker, track_video
 from reproduce.visual.clips import BY_BOX, Clip, Rule, choose, clips_of, find_videos, short_names, unknown_video
 from reproduce.visual.overlay import overlay
 from reproduce.visual.pages import Strip, evenly
@@ -101,7 +101,7 @@ class Shown:
     def track(self, name: str) -> Track:
         """What the network sees and says of a video."""
         if name not in self._tracks:
-            self._tracks[name] = watch(self.network, self.data.store, name, self.trained.watcher())
+            self._tracks[name] = track_video(self.network, self.data.store, name, Tracker.of(self.trained))
         return self._tracks[name]
 
     def frames(self, name: str, wanted: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from reproduce.systems.outcome import EXTRACTION, about, write_test
 
 from datamodules.features import FeatureStore
 from datamodules.leaks import MARK
@@ -25,7 +26,6 @@ from reproduce.experiments.attention_files import counted_in, read_attended
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import run_folder
 from reproduce.systems import outcome
-from reproduce.systems.outcome import EXTRACTION, about, write_test
 from reproduce.systems.recurrent import build_data, build_recognizer
 
 CLASSES = ('<b> "x", y', "a|b", "🎬 ü")  # as they are sorted
