@@ -73,7 +73,7 @@ def rehearse(settings: BenchmarkSettings, device: torch.device) -> Iterator[Line
     pool = _pool(settings, device, int(train.num_frames.sum()))
     batch = settings.data.batch_size
     for name, rows in (("softmax_regression", 1), ("avg_pool_lstm", 1), ("max_pool_lstm", 1), ("soft_attention_1", 3)):
-        settings.model.name = ROWS[name]["model.name"]
+        settings.model.name = ROWS[name].sets["model.name"]
         network = build_network(settings, (settings.locations, settings.channels), scale.classes).to(device)
         seconds = _step_seconds(settings, network, pool, device)
         tested = _test_seconds(settings, network, pool, test, device)

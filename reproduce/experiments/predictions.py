@@ -58,7 +58,7 @@ def write_predictions(
     records: list[list[str]] = [["video", "target", "prediction", *classes]]
     for video, row, guess in zip(videos, scores, predicted, strict=True):
         target = "|".join(classes[label] for label in video.labels)
-        chosen = np.flatnonzero(guess) if predicted.ndim == 2 else [guess]
+        chosen = np.flatnonzero(guess).tolist() if predicted.ndim == 2 else [int(guess)]
         prediction = "|".join(classes[label] for label in chosen)
         records.append([video.name, target, prediction, *(str(np.float32(score)) for score in row)])
     write_atomically(path, csv_text(records))

@@ -1,6 +1,6 @@
 """The interface of a system, and a run of one: what every system shares, from the lock of its folder to ``metrics.json``.
 
-A system is one module with ``build(settings, videos)`` and one entry of ``catalogue.SYSTEMS``. Free of Lightning, and, but
+A system is one module with ``build(settings, annotation)`` and one entry of ``catalogue.SYSTEMS``. Free of Lightning, and, but
 for the figures, of torch.
 """
 
@@ -24,7 +24,7 @@ from reproduce.common.processes import is_first_process
 from reproduce.common.settings import Settings, to_yaml
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
-from reproduce.experiments.identity import identity
+from reproduce.experiments.identity import identity, members
 from reproduce.experiments.predictions import THRESHOLD, decide
 from reproduce.experiments.provenance import provenance, versions
 
@@ -36,7 +36,7 @@ Stores = Mapping[str, FeatureStore]
 
 
 class System(Protocol):
-    """What is fitted on train and scores test; made by ``build(settings, videos)`` of its module."""
+    """What is fitted on train and scores test; made by ``build(settings, annotation)`` of its module."""
 
     def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: wandb.Run | None) -> dict[str, float]:
         """Fit on train; a repeated call goes on from what an interrupted one left.
@@ -108,10 +108,8 @@ def _run(settings: Settings, annotation: Annotation, folder: RunFolder, draw: Dr
     info = SYSTEMS[settings.model.name]
     stores = {kind: import_module(STORES[kind].maker).ensure(settings, annotation) for kind in info.stores}
     begun, origin = time.perf_counter(), provenance()
-    videos = annotation
-    for store in stores.values():
-        videos = usable(videos, store, settings.data.skip_bad)
-    system: System = import_module(info.module).build(settings, videos)
+    videos = _usable(settings, annotation, stores)
+    system: System = import_module(info.module).build(settings, annotation)
     first, log = is_first_process(), None
     if first:
         folder.write_config(to_yaml(settings))
@@ -129,6 +127,18 @@ def _run(settings: Settings, annotation: Annotation, folder: RunFolder, draw: Dr
         folder.finish(figures)
         tracking.finish(log, folder)
     return figures
+
+
+def _usable(settings: Settings, annotation: Annotation, stores: Stores) -> Annotation:
+    """The data set without videos that do not decode, as the run's stores know, or those of its members where they lie here."""
+    for store in stores.values():
+        annotation = usable(annotation, store, settings.data.skip_bad)
+    for member in members(settings):
+        for kind in SYSTEMS[member.model.name].stores:
+            store = FeatureStore(STORES[kind].folder(member))
+            if store.exists() and not store.missing(video.name for video in annotation.videos):
+                annotation = usable(annotation, store, settings.data.skip_bad)
+    return annotation
 
 
 def _scored(system: System, videos: Annotation, stores: Stores) -> np.ndarray:
@@ -188,5 +198,5 @@ def _about(settings: Settings, videos: Annotation, stores: Stores, folder: RunFo
     for kind, store in stores.items():
         found |= import_module(STORES[kind].maker).about(store, videos)
         found["notes"] += store.notes
-    found["notes"] += own.pop("notes", [])
+    found["notes"] = list(dict.fromkeys([*found["notes"], *own.pop("notes", [])]))
     return found | own

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import wandb
 
 
-def build(settings: Settings, videos: Annotation) -> RecurrentSystem:
+def build(settings: Settings, annotation: Annotation) -> RecurrentSystem:
     """Make the system of a run, not yet fitted."""
     torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
     return RecurrentSystem(settings, build_data(settings))

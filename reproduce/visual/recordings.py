@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from datamodules.decoding import VideoError, probe, read_frames
 from datamodules.features import FeatureStore
 from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
-from lightning_modules.frames import Frames, run_dense
+from lightning_modules.frames import Frames, Network, run_dense
 from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.naming import safe_name
 from reproduce.experiments import watched
@@ -157,10 +158,10 @@ def look(network: nn.Module, store: FeatureStore, name: str, skip: int) -> tuple
     Raises:
         DataError: the features cannot be read.
     """
-    device = next(network.parameters()).device
+    asked, device = cast(Network, network.eval()), next(network.parameters()).device
     frames = block_frames(np.zeros(1, dtype=np.int64), np.asarray([store.frames(name)]), skip)[0]
-    inputs = FramePool(store, [name], network.inputs, "mmap").stretch(0, frames, device)
-    attention = run_dense(network.eval(), Frames(**inputs), blocks=1, steps=len(frames)).attention
+    inputs = FramePool(store, [name], asked.inputs, "mmap").stretch(0, frames, device)
+    attention = run_dense(asked, Frames(**inputs), blocks=1, steps=len(frames)).attention
     assert attention is not None
     return frames, attention[0].float().cpu().numpy().reshape(len(frames), *store.grid)
 
