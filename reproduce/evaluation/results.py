@@ -331,6 +331,6 @@ def _name(about: dict) -> str:
 def _notes(about: dict) -> list[str]:
     sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
     notes = [f"{_name(about)}: {sizes}, split {about['split']}", *about["notes"]]
-    if about["stride"] != 1:
+    if about.get("stride", 1) != 1:
         notes.append(f"{_name(about)}: blocks at stride {about['stride']}, the paper's is 1")
     return notes

@@ -81,7 +81,7 @@ def made(root: Path, *words: str):
     return settings, build_data(settings)
 
 
-def tested(settings, data, mean: list[list[float]] = (), attention: VideoMeasures | None = None) -> RecurrentSystem:
+def as_tested(settings, data, mean: list[list[float]] = (), attention: VideoMeasures | None = None) -> RecurrentSystem:
     """A system as it is after its test."""
     system = RecurrentSystem(settings, data)
     system.recognizer = build_recognizer(settings, data)
@@ -93,14 +93,14 @@ def tested(settings, data, mean: list[list[float]] = (), attention: VideoMeasure
 
 def write_test(folder: RunFolder, settings, data, mean: list[list[float]], attention: VideoMeasures | None = None) -> dict:
     """What is written after a test; returns what of it goes into run.json."""
-    system = tested(settings, data, mean, attention)
+    system = as_tested(settings, data, mean, attention)
     system.describe(folder)
     return base._write_test(folder, system, np.asarray(mean, np.float32), data.annotation, draw)
 
 
 def about(settings, data, folder: RunFolder | None = None) -> dict:
     """What run.json says of a run without a test."""
-    system = tested(settings, data)
+    system = as_tested(settings, data)
     return base._about(settings, data.annotation, {"cubes": data.store}, folder or RunFolder(Path("nowhere")), system)
 
 
