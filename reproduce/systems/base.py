@@ -123,7 +123,7 @@ def _run(settings: Settings, annotation: Annotation, folder: RunFolder, draw: Dr
     figures["seconds"] = round(before + time.perf_counter() - begun, 1)
     if first:
         tested = {} if scores is None else _write_test(folder, system, scores, videos, draw)
-        folder.write_about(_about(settings, videos, stores, folder, system) | tested | origin)
+        folder.write_about(origin | _about(settings, videos, stores, folder, system) | tested)
         folder.finish(figures)
         tracking.finish(log, folder)
     return figures
