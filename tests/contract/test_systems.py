@@ -97,7 +97,8 @@ def test_tables_sweeps_report_and_verification_take_every_system(dozen):
     sweep = dozen / "every.yaml"
     listed = "".join(f"    - {row}\n" for row in rows)
     head = "program: reproduce/train.py\nname: every\nmethod: grid\nmetric:\n  name: test/accuracy\n  goal: maximize\n"
-    sweep.write_text(f"{head}parameters:\n  row:\n    values:\n{listed}")
+    command = "command:\n" + "".join(f"  - ${{{word}}}\n" for word in ("env", "interpreter", "program", "args_no_hyphens"))
+    sweep.write_text(f"{head}parameters:\n  row:\n    values:\n{listed}{command}")
     script("sweep.py", str(sweep), *grid, "data.name=videofolder", cwd=dozen)
     swept = (dozen / "results/sweep_every.csv").read_text()
     assert all(row in swept for row in rows)
