@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import urlopen
@@ -29,6 +29,9 @@ from reproduce.experiments.history import History
 if TYPE_CHECKING:
     import wandb
     from lightning.pytorch.loggers import WandbLogger
+
+    Log: TypeAlias = wandb.Run | None
+    """A run's W&B run; None where W&B is disabled, and in further processes of a run."""
 
 REACH_SECONDS = 5.0  # how long a server may take to accept a connection before a run goes on offline
 INIT_SECONDS = 9.0  # and to answer the client after that, unless WANDB_INIT_TIMEOUT says otherwise
@@ -112,7 +115,7 @@ def configure() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")  # run.save warns of its links in spite of the setting
 
 
-def start(settings: Settings, folder: RunFolder) -> wandb.Run | None:
+def start(settings: Settings, folder: RunFolder) -> Log:
     """Open a run's W&B run, the same one when the run is resumed; None where W&B is disabled."""
     mode: Any = mode_of(settings.logging.wandb)
     if mode == "disabled":
@@ -153,7 +156,7 @@ def start(settings: Settings, folder: RunFolder) -> wandb.Run | None:
     return run
 
 
-def stage_logger(run: wandb.Run | None, stage: str) -> WandbLogger | None:
+def stage_logger(run: Log, stage: str) -> WandbLogger | None:
     """Make Lightning's logger of a stage, whose curves stand under ``<stage>-``, those of the first one without it."""
     if run is None:
         return None
@@ -162,13 +165,13 @@ def stage_logger(run: wandb.Run | None, stage: str) -> WandbLogger | None:
     return WandbLogger(experiment=run, prefix="" if stage == FIRST_STAGE else stage)
 
 
-def log(run: wandb.Run | None, figures: dict[str, float]) -> None:
+def log(run: Log, figures: dict[str, float]) -> None:
     """Log figures of no stage."""
     if run is not None:
         run.log(figures)
 
 
-def finish(run: wandb.Run | None, folder: RunFolder) -> None:
+def finish(run: Log, folder: RunFolder) -> None:
     """Log what a finished run's folder holds, and end the W&B run.
 
     Figures go into the summary, per-class scores, confusion matrix and filmstrips beside it, and so do the files that

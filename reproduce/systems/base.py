@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from reproduce.experiments.identity import identity, members
 from reproduce.experiments.predictions import THRESHOLD, decide
 from reproduce.experiments.provenance import provenance, versions
 
-if TYPE_CHECKING:
-    import wandb
-
 Stores = Mapping[str, FeatureStore]
 """Finished stores by kind, those that the system's entry names."""
 
@@ -38,7 +35,7 @@ Stores = Mapping[str, FeatureStore]
 class System(Protocol):
     """What is fitted on train and scores test; made by ``build(settings, annotation)`` of its module."""
 
-    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: wandb.Run | None) -> dict[str, float]:
+    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
         """Fit on train; a repeated call goes on from what an interrupted one left.
 
         Args:

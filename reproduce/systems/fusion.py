@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from datamodules.videos import Annotation, DataError
 from reproduce.common.settings import Settings, SettingsError
+from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import members, run_folder
 from reproduce.experiments.predictions import Predictions, read_predictions
 from reproduce.systems.base import Stores
-
-if TYPE_CHECKING:
-    import wandb
 
 MOST_STEPS = 100_000  # of the SVM's solver, which takes some hundreds
 NOTHING = Predictions((), (), np.empty((0, 0), bool), np.empty((0, 0), np.float32))
@@ -106,7 +104,7 @@ class Fusion:
         self.method, self.members = method, list(members)
         self.svm: LinearSVM | None = None
 
-    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: wandb.Run | None) -> dict[str, float]:
+    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
         """Check that the members are of the same videos, and fit the SVM on those that they held out.
 
         Raises:

@@ -6,7 +6,7 @@ import platform
 import shutil
 import statistics as python_statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +33,6 @@ from reproduce.experiments.provenance import versions
 from reproduce.systems.base import Stores
 from reproduce.systems.preemption import explained
 from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Training, test
-
-if TYPE_CHECKING:
-    import wandb
 
 
 def build(settings: Settings, annotation: Annotation) -> RecurrentSystem:
@@ -66,7 +63,7 @@ class RecurrentSystem:
         assert self.recognizer is not None, "fit first"
         return self.recognizer.network
 
-    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: wandb.Run | None) -> dict[str, float]:
+    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
         """Go through the protocol's stages, from the last whole epoch of an interrupted call.
 
         Raises:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -25,9 +25,6 @@ from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
 from reproduce.systems.preemption import Preemption, WholeCheckpoints, environment_plugins, read_checkpoint
-
-if TYPE_CHECKING:
-    import wandb
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 LOOK_EVERY = 50  # batches between two looks at whether the loss is finite; a look makes a GPU wait for the CPU
@@ -66,7 +63,7 @@ class Training:
 
     settings: Settings
     folder: RunFolder
-    log: wandb.Run | None
+    log: tracking.Log
     history: History
     clock: Clock = field(default_factory=Clock)
 
