@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from datamodules import hmdb51, hollywood2, ucf11, videofolder
-from datamodules.batches import Subset, targets_of
+from datamodules.batches import Subset
 from datamodules.blocks import (
     BlockIndex,
     Share,
@@ -29,7 +29,7 @@ from datamodules.features import FeatureStore
 from datamodules.folds import deal_folds
 from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
 from datamodules.stored_videos import usable
-from datamodules.videos import DataError, Reader, Video, hold_out
+from datamodules.videos import DataError, Reader, Video, hold_out, targets_of
 from datamodules.viper import annotated_boxes
 
 BOXES = "boxes.csv"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.blocks import BlockIndex, Share, Span
 from datamodules.pool import INPUTS, FramePool
-from datamodules.videos import Annotation, Video
+from datamodules.videos import Video
 
 
 class Batch(NamedTuple):
@@ -126,13 +126,3 @@ class Subset:
 
 def _all_inputs(given: dict[str, Tensor]) -> dict[str, Any]:
     return {name: given.get(name) for name in INPUTS}
-
-
-def targets_of(videos: tuple[Video, ...], annotation: Annotation) -> np.ndarray:
-    """(V,) int64 class ids, or (V, C) int64 zeros and ones for multi-label."""
-    if not annotation.multi_label:
-        return np.asarray([video.labels[0] for video in videos], dtype=np.int64)
-    hot = np.zeros((len(videos), len(annotation.classes)), dtype=np.int64)
-    for row, video in enumerate(videos):
-        hot[row, list(video.labels)] = 1
-    return hot

@@ -122,6 +122,16 @@ class Reader(Protocol):
         ...
 
 
+def targets_of(videos: tuple[Video, ...], annotation: Annotation) -> np.ndarray:
+    """(V,) int64 class ids, or (V, C) int64 zeros and ones for multi-label."""
+    if not annotation.multi_label:
+        return np.asarray([video.labels[0] for video in videos], dtype=np.int64)
+    hot = np.zeros((len(videos), len(annotation.classes)), dtype=np.int64)
+    for row, video in enumerate(videos):
+        hot[row, list(video.labels)] = 1
+    return hot
+
+
 def find_folder(root: Path, candidates: Sequence[str], what: str, advice: str) -> Path:
     """The first candidate below root that is a folder.
 

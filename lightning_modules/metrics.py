@@ -125,30 +125,26 @@ class VideoMetric(Metric):
         return VideoScores((self.score_sum / self.seen[:, None]).float(), self.votes)
 
 
-def predictions(scores: VideoScores, multi_label: bool) -> Tensor:
-    """Choose each video's class (V,), or its labels (V, C) at probability 0.5 for multi-label."""
-    return scores.mean >= 0.5 if multi_label else scores.mean.argmax(dim=1)
+def summarise(scores: Tensor, target: Tensor, votes: Tensor | None = None) -> dict[str, float]:
+    """Compute the figures of a set of videos, as fractions.
 
-
-def summarise(scores: VideoScores, target: Tensor) -> dict[str, float]:
-    """Compute a set's figures, as fractions.
-
-    ``accuracy`` (argmax of the mean scores), ``accuracy_vote`` (mode of the blocks' argmaxes, ties to the smallest class
-    id), ``accuracy_top5`` and ``mAP`` (mean over classes of non-interpolated average precision; classes without a
-    positive video do not count); only the last for multi-label.
+    ``accuracy`` (argmax of the scores), ``accuracy_vote`` (mode of the blocks' argmaxes, ties to the smallest class id),
+    ``accuracy_top5`` and ``mAP`` (mean over classes of non-interpolated average precision; classes without a positive
+    video do not count); only the last for multi-label.
 
     Args:
-        scores: of V videos.
+        scores: (V, C) float32.
         target: (V,) class ids, or (V, C) zeros and ones for multi-label.
+        votes: (V, C) blocks by the class of their largest score; None for systems without blocks.
     """
-    classes = scores.mean.shape[1]
     figures = {}
     if target.ndim == 1:
-        ranks = scores.mean.topk(min(5, classes), dim=1).indices
-        figures["accuracy"] = _fraction(scores.mean.argmax(dim=1) == target)
-        figures["accuracy_vote"] = _fraction(scores.votes.argmax(dim=1) == target)
+        ranks = scores.topk(min(5, scores.shape[1]), dim=1).indices
+        figures["accuracy"] = _fraction(scores.argmax(dim=1) == target)
+        if votes is not None:
+            figures["accuracy_vote"] = _fraction(votes.argmax(dim=1) == target)
         figures["accuracy_top5"] = _fraction((ranks == target[:, None]).any(dim=1))
-    precision = average_precision(scores.mean, target)
+    precision = average_precision(scores, target)
     figures["mAP"] = float(precision[precision.isfinite()].double().mean())
     return figures
 
@@ -161,17 +157,17 @@ def average_precision(scores: Tensor, target: Tensor) -> Tensor:
     return torch.where(hot.sum(dim=0) > 0, precision, torch.nan)
 
 
-def per_class(scores: VideoScores, target: Tensor) -> Tensor:
+def per_class(scores: Tensor, target: Tensor) -> Tensor:
     """Compute each class's recall (C,), or its average precision for multi-label; nan for a class without a video."""
     if target.ndim == 2:
-        return average_precision(scores.mean, target)
+        return average_precision(scores, target)
     matrix = confusion_matrix(scores, target).double()
     return matrix.diagonal() / matrix.sum(dim=1)
 
 
-def confusion_matrix(scores: VideoScores, target: Tensor) -> Tensor:
+def confusion_matrix(scores: Tensor, target: Tensor) -> Tensor:
     """Count videos by true class (row) and predicted class (column): (C, C)."""
-    return multiclass_confusion_matrix(scores.mean.argmax(dim=1), target, num_classes=scores.mean.shape[1])
+    return multiclass_confusion_matrix(scores.argmax(dim=1), target, num_classes=scores.shape[1])
 
 
 def _fraction(hits: Tensor) -> float:

@@ -184,7 +184,7 @@ class Recognizer(LightningModule):
         self.scores = VideoScores(scores.mean.cpu(), scores.votes.cpu())
         self.videos = None
         target = torch.as_tensor(self.trainer.datamodule.targets(which))  # type: ignore[attr-defined]
-        for name, value in summarise(self.scores, target).items():
+        for name, value in summarise(self.scores.mean, target, self.scores.votes).items():
             self._log(which, name, value)
 
     def _log(self, which: str, name: str, value: float) -> None:

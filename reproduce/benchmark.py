@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> list[Line]:
     from reproduce.benchmarking.cases import CASES
     from reproduce.benchmarking.lines import machine, to_csv, to_markdown
     from reproduce.benchmarking.scale import rehearse
-    from reproduce.systems.cnn_features import quiet_lightning
+    from reproduce.systems.trainer import quiet_lightning
 
     quiet_lightning()
     torch.set_num_threads(settings.trainer.threads or cores())

@@ -163,9 +163,9 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
     """
     import torch
 
-    from reproduce.systems.cnn_features import quiet_lightning
     from reproduce.systems.loading import load_trained
-    from reproduce.systems.streaming import Viewer
+    from reproduce.systems.tracks import FileTracker
+    from reproduce.systems.trainer import quiet_lightning
 
     quiet_lightning()
     on_gpu = torch.cuda.is_available() and settings.accelerator != "cpu"
@@ -173,7 +173,7 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
         raise SettingsError("accelerator=gpu: torch finds no GPU here")
     trained = load_trained(checkpoint)
     store = Path(settings.features).expanduser() if settings.features else feature_folder(trained.settings)
-    viewer = Viewer(trained, store, torch.device("cuda" if on_gpu else "cpu"))
+    viewer = FileTracker(trained, store, torch.device("cuda" if on_gpu else "cpu"))
     options = trained.settings.backbone
     print(
         f"{trained.folder.name}, {trained.checkpoint.parent.name}/{trained.checkpoint.name}: {len(trained.classes)} classes; "

@@ -28,7 +28,7 @@ from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
 from reproduce.common.catalogue import DATASETS
-from reproduce.common.cli import command_line, fail, unavailable
+from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
 from reproduce.common.settings import Settings, SettingsError
@@ -141,7 +141,7 @@ def _space_for_features(settings: PrepareSettings) -> Need | None:
 
 def _delete(settings: PrepareSettings, annotation, store) -> None:
     from reproduce.acquisition.install import archives_on_disk
-    from reproduce.systems.cnn_features import is_first_process
+    from reproduce.common.processes import is_first_process
 
     if settings.delete != "none" and is_first_process():
         delete(
@@ -163,18 +163,9 @@ def _features(settings: PrepareSettings, annotation: Annotation, videos: Sequenc
         store = FeatureStore(feature_folder(settings))
         import_features(Path(settings.released), store, {video.name for video in videos})
         return store
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from reproduce.systems.cnn_features import ensure
 
-    from lightning_modules.backbone import BackboneError
-    from reproduce.systems.cnn_features import ensure_features, quiet_lightning
-
-    quiet_lightning()
-    try:
-        return ensure_features(settings, annotation, videos)
-    except BackboneError as error:
-        raise SettingsError(str(error)) from error
-    except MisconfigurationException as error:
-        raise SettingsError(unavailable(settings, error)) from error
+    return ensure(settings, annotation, videos)
 
 
 def require_whole(store: FeatureStore, names: list[str]) -> None:

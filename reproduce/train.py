@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
+
 from datamodules.videos import DataError
-from reproduce.common.cli import command_line, fail, unavailable
+from reproduce.common.catalogue import SYSTEMS
+from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import read_annotation
 from reproduce.common.processes import leaving_on_sigterm
 from reproduce.common.settings import Settings, SettingsError
@@ -21,6 +24,7 @@ from reproduce.evaluation import notes
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import run_folder
+from reproduce.systems.base import System, run_system
 
 
 def main(argv: list[str] | None = None) -> RunFolder:
@@ -34,18 +38,11 @@ def main(argv: list[str] | None = None) -> RunFolder:
         raise fail(error) from error
     if metrics is None:
         tracking.configure()
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-        from lightning_modules.backbone import BackboneError
-        from reproduce.systems.trainer import run
-
         try:
             with leaving_on_sigterm():
-                metrics = run(settings, annotation, folder)
-        except (DataError, SettingsError, BackboneError, FloatingPointError) as error:
+                metrics = run_system(settings, annotation, folder, draw if SYSTEMS[settings.model.name].stores else None)
+        except (DataError, SettingsError, FloatingPointError) as error:
             raise fail(error) from error
-        except MisconfigurationException as error:
-            raise fail(SettingsError(unavailable(settings, error))) from error
         except OSError as error:
             what = f"cannot write the run to {folder.path.resolve()} ({error}); make room or set paths.runs, and run it again"
             raise fail(DataError(what)) from error
@@ -61,6 +58,13 @@ def main(argv: list[str] | None = None) -> RunFolder:
         print(attention)
     print(folder.path.resolve(), flush=True)
     return folder
+
+
+def draw(folder: RunFolder, system: System, predicted: np.ndarray) -> dict[str, str]:
+    """Leave filmstrips and recordings of a tested network in its folder, see ``visual.recordings.draw``."""
+    from reproduce.visual import recordings
+
+    return recordings.draw(folder, system, predicted)
 
 
 if __name__ == "__main__":

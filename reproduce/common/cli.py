@@ -171,8 +171,9 @@ def validate(settings: Any) -> None:
         raise SettingsError(
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
-    if len(set(settings.fusion.rows)) < 2 or not set(settings.fusion.rows) <= set(ROWS):
-        raise SettingsError(f"fusion.rows={settings.fusion.rows}: name two rows or more, of {', '.join(ROWS)}")
+    alone = [row for row, info in ROWS.items() if not info.system.members]
+    if len(set(settings.fusion.rows)) < 2 or not set(settings.fusion.rows) <= set(alone):
+        raise SettingsError(f"fusion.rows={settings.fusion.rows}: name two rows or more, of {', '.join(alone)}")
 
 
 def _unusable(key: str, value: Any, bounds: tuple[float, float] | None) -> str | None:

@@ -31,6 +31,11 @@ def leave(*_: Any) -> NoReturn:
     raise SystemExit(0 if int(os.environ.get("LOCAL_RANK", "0") or 0) else 128 + signal.SIGTERM)
 
 
+def is_first_process() -> bool:
+    """Whether this is rank 0, as far as a launcher's environment tells before a Trainer exists."""
+    return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 @contextmanager
 def leaving_on_sigterm() -> Iterator[None]:
     """Within, SIGTERM ends the process by `leave`; elsewhere than in the main thread, nothing changes."""

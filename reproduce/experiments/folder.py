@@ -75,7 +75,7 @@ MORE_ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
         for key in ("data_fingerprint", "feature_fingerprint")
     },
     "stride": (lambda value: type(value) is int and value > 0, "a number of frames"),
-    "system": (lambda value: isinstance(value, str), "a system's name"),
+    "system": (lambda value: isinstance(value, str), "a system's name"),  # before there were several, the operating system's
     "stores": (_is_texts, "a list of names"),
     "threshold": (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"),
     "processes": (lambda value: type(value) is int and value > 0, "a number of processes"),

@@ -14,6 +14,7 @@ from datamodules.reading import DataError, csv_text, read_records
 from datamodules.videos import Video
 
 AGAIN = "remove the run's folder to run it again"
+THRESHOLD = 0.5  # score from which on a video is said to have a class, where it may have several
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Predictions:
     scores: np.ndarray
     predicted: tuple[str, ...] = ()
     lines: tuple[int, ...] = ()
+
+
+def decide(scores: np.ndarray, multi_label: bool) -> np.ndarray:
+    """(V, C) scores -> predicted class ids (V,), or for multi-label (V, C) booleans, true from `THRESHOLD` on."""
+    return scores >= THRESHOLD if multi_label else scores.argmax(axis=1)
 
 
 def write_predictions(

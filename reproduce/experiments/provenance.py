@@ -24,7 +24,7 @@ FFMPEG = ("libavcodec", "libavformat", "libswscale")  # what decodes, opens and 
 
 
 def provenance() -> dict[str, Any]:
-    """``started``, ``command``, ``commit``, ``dirty``, ``cpu``, ``cores``, ``ram_gib`` and ``system``, as run.json has them."""
+    """Collect what run.json says of it: ``started``, ``command``, ``commit``, ``dirty`` and the machine."""
     commit, dirty = commit_of(REPOSITORY)
     program = Path(sys.argv[0])
     return {
@@ -35,7 +35,7 @@ def provenance() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": cores(),
         "ram_gib": ram_gib(),
-        "system": platform.platform(),
+        "platform": platform.platform(),
     }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import urlopen
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
+    Log: TypeAlias = wandb.Run | None
+    """A run's W&B run; None where W&B is disabled, and in further processes of a run."""
+
 REACH_SECONDS = 5.0  # how long a server may take to accept a connection before a run goes on offline
 INIT_SECONDS = 9.0  # and to answer the client after that, unless WANDB_INIT_TIMEOUT says otherwise
 FINISH_SECONDS = 300  # how long the end of a run may upload; the rest stays in its folder for `wandb sync`
 CALL_SECONDS = 60.0  # until a call of its public interface counts as refused
 SOURCE = "wandb:"
+FIRST_STAGE = "holdout"
 T = TypeVar("T")
 RUN_METRICS = re.compile(r"[^/]+/[^/]+-[0-9a-f]{12}/metrics\.json")
 
@@ -111,15 +115,8 @@ def configure() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")  # run.save warns of its links in spite of the setting
 
 
-def start(settings: Settings, folder: RunFolder) -> WandbLogger | None:
-    """A logger for a run, which continues the same W&B run when the run is resumed; None where W&B is disabled."""
-    from lightning.pytorch.loggers import WandbLogger
-
-    run = _open(settings, folder)
-    return None if run is None else WandbLogger(experiment=run)
-
-
-def _open(settings: Settings, folder: RunFolder) -> wandb.Run | None:
+def start(settings: Settings, folder: RunFolder) -> Log:
+    """Open a run's W&B run, the same one when the run is resumed; None where W&B is disabled."""
     mode: Any = mode_of(settings.logging.wandb)
     if mode == "disabled":
         return None
@@ -159,27 +156,29 @@ def _open(settings: Settings, folder: RunFolder) -> wandb.Run | None:
     return run
 
 
-def stage_logger(logger: WandbLogger | None, stage: str) -> WandbLogger | None:
-    """The same W&B run for a further stage, whose curves stand under ``<stage>-``."""
+def stage_logger(run: Log, stage: str) -> WandbLogger | None:
+    """Make Lightning's logger of a stage, whose curves stand under ``<stage>-``, those of the first one without it."""
+    if run is None:
+        return None
     from lightning.pytorch.loggers import WandbLogger
 
-    return logger and WandbLogger(experiment=logger.experiment, prefix=stage)
+    return WandbLogger(experiment=run, prefix="" if stage == FIRST_STAGE else stage)
 
 
-def log(logger: WandbLogger | None, figures: dict[str, float]) -> None:
+def log(run: Log, figures: dict[str, float]) -> None:
     """Log figures of no stage."""
-    if logger is not None:
-        logger.experiment.log(figures)
+    if run is not None:
+        run.log(figures)
 
 
-def finish(logger: WandbLogger | None, folder: RunFolder) -> None:
-    """Log what a finished run's folder holds, and end the W&B run."""
-    if logger is not None:
-        _finish(logger.experiment, folder)
+def finish(run: Log, folder: RunFolder) -> None:
+    """Log what a finished run's folder holds, and end the W&B run.
 
-
-def _finish(run: wandb.Run, folder: RunFolder) -> None:
-    """Figures into the summary; per-class scores, confusion matrix and filmstrips; the files that tables are made from."""
+    Figures go into the summary, per-class scores, confusion matrix and filmstrips beside it, and so do the files that
+    tables are made from.
+    """
+    if run is None:
+        return
     import wandb
 
     metrics, about = folder.metrics() or {}, folder.about()
@@ -210,14 +209,14 @@ def _finish(run: wandb.Run, folder: RunFolder) -> None:
 
 def report(settings: Settings, folder: RunFolder) -> None:
     """Inside a sweep, enter a run that was finished before into the W&B run that the agent made for it."""
-    run = _open(settings, folder) if in_sweep() else None
+    run = start(settings, folder) if in_sweep() else None
     if run is None:
         return
     for number, epoch in enumerate(History(folder.history).epochs(), start=1):
-        prefix = "" if epoch["stage"] == "holdout" else f"{epoch['stage']}-"
+        prefix = "" if epoch["stage"] == FIRST_STAGE else f"{epoch['stage']}-"
         figures = {key if key.startswith("cv/") else prefix + key: value for key, value in epoch.items() if key != "stage"}
         run.log(figures | ({"cv/epoch": number} if "cv/score" in epoch else {}))
-    _finish(run, folder)
+    finish(run, folder)
 
 
 def fetch(settings: Settings, folder: RunFolder) -> dict[str, Any] | None:

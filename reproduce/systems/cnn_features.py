@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.decoding import RESIZE_RULE, VideoError, decoder_version, probe, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
@@ -24,15 +23,15 @@ from datamodules.files import write_atomically
 from datamodules.frames import FrameDataModule
 from datamodules.stored_videos import replaced, to_extract
 from datamodules.videos import Annotation, Video
-from lightning_modules.backbone import Backbone, build_backbone, calibrate, folded
+from lightning_modules.backbone import Backbone, BackboneError, build_backbone, calibrate, folded
 from reproduce.common.dataset import feature_folder, feature_spec, require_videos
 from reproduce.common.files import Need, check_space
 from reproduce.common.locking import one_at_a_time
-from reproduce.common.processes import cores, leaving_on_sigterm
-from reproduce.common.settings import Settings
-from reproduce.systems.checkpoints import restore_backbone
+from reproduce.common.processes import cores, is_first_process, leaving_on_sigterm
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained
+from reproduce.systems.trainer import quiet_lightning, strategy
 
 CALIBRATION_VIDEOS, CALIBRATION_FRAMES = 32, 4  # frames for a random network's batch norms: of train, spread evenly
 MAX_WORKERS = 8
@@ -42,14 +41,11 @@ TRIED_FRAMES = 16
 COMPILE_FRAMES = {False: 20_000, True: 500_000}
 """Frames a device from which on compiling repays, without and with a GPU: it takes half a minute, and saves 3.5 ms a frame
 of GoogLeNet on two CPU cores and less than 0.1 ms on a GPU."""
+EXTRACTION = ("resize", "precision", "compiled", "decoder", "torch")
+"""What of the store's manifest says how the features were extracted."""
 
 
-def is_first_process() -> bool:
-    """Whether this is rank 0, as far as a launcher's environment tells before a Trainer exists."""
-    return all(int(os.environ.get(name, "0") or 0) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
-def ensure_features(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None) -> FeatureStore:
+def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None) -> FeatureStore:
     """The finished feature store of a run: opened if complete, else extracted from where an earlier call stopped.
 
     Videos that do not decode are entered in the store as bad, and extraction goes on.
@@ -62,7 +58,7 @@ def ensure_features(settings: Settings, annotation: Annotation, videos: Sequence
 
     Raises:
         FeatureStoreError: the store was made with another configuration, or cannot be written.
-        BackboneError: the backbone cannot be built.
+        SettingsError: the backbone cannot be built, or there are no such devices.
         LostProcess: a process that worked on it too is gone; videos that were finished stay.
     """
     spec = feature_spec(settings)
@@ -82,10 +78,10 @@ def ensure_features(settings: Settings, annotation: Annotation, videos: Sequence
     torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        first, processes = is_first_process(), settings.trainer.devices * settings.trainer.num_nodes
+        first = is_first_process()
         # Ranks other than the first work under the lock that the first one holds.
         lock = one_at_a_time(path / ".lock", f"extracts features to {path.resolve()}")
-        with leaving_on_sigterm(), explained(processes), lock if first else contextlib.nullcontext():
+        with leaving_on_sigterm(), explained(settings), lock if first else contextlib.nullcontext():
             if first:
                 for part in path.rglob("*.part"):  # left by a killed process; nobody else writes now
                     part.unlink()
@@ -100,10 +96,22 @@ def ensure_features(settings: Settings, annotation: Annotation, videos: Sequence
             missing = to_extract(annotation, store, videos)
             if missing:
                 _extract(settings, annotation, store, missing)
+    except BackboneError as error:
+        raise SettingsError(str(error)) from error
     except OSError as error:
         what = f"cannot write features to {path.resolve()} ({error}); make room or set paths.features, and run it again"
         raise FeatureStoreError(what) from error
     return FeatureStore(path)
+
+
+def about(store: FeatureStore, annotation: Annotation) -> dict[str, Any]:
+    """What ``run.json`` says of the features that a run was made from."""
+    return {
+        "features": store.manifest["spec"],
+        "weights_sha256": store.manifest.get("weights_sha256"),
+        "feature_fingerprint": store.fingerprint(video.name for video in annotation.videos),
+        "features_made_by": {key: store.manifest.get(key) for key in EXTRACTION},
+    }
 
 
 def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str]) -> None:
@@ -118,7 +126,7 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
         notes = [f"Features: {settings.backbone.name}, {_weights_in_words(settings)}"]
         if settings.backbone.name == "googlenet" and settings.backbone.weights != "random":
             notes.append("torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network")
-        about = {
+        facts = {
             "layer": backbone.layer,
             "weights_sha256": backbone.sha256(),
             "resize": RESIZE_RULE,
@@ -128,7 +136,7 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
             "torch": torch.__version__,
             "notes": notes,
         }
-        store.create(feature_spec(settings), (rows, columns), channels, about)
+        store.create(feature_spec(settings), (rows, columns), channels, facts)
     extract_into(settings, store, backbone, names, paths, precision, compiled)
 
 
@@ -150,6 +158,7 @@ def extract_into(
     data = FrameDataModule(paths, settings.backbone.size, packet, workers)
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
     stopwatch, preemption = Stopwatch(), Preemption()
+    quiet_lightning()
     writer = FeatureWriter(store.path, names, sizes, stopwatch)
     trainer = Trainer(
         accelerator=settings.trainer.accelerator,
@@ -216,28 +225,6 @@ def packet_and_workers(settings: Settings) -> tuple[int, int]:
     if settings.backbone.workers is not None:
         return packet, settings.backbone.workers
     return packet, max(1, spare) if on_gpu else max(0, spare - 1)
-
-
-def strategy(settings: Settings) -> str:
-    """Lightning's strategy: DDP where there is more than one process."""
-    return "ddp" if settings.trainer.devices * settings.trainer.num_nodes > 1 else "auto"
-
-
-def quiet_lightning() -> None:
-    """Keep Lightning's notes on hardware and tips out of the progress output; warnings remain."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # index arithmetic needs none
-        ".*Couldn't infer the batch indices.*",  # packets carry their own
-        ".*LeafSpec.*",
-        ".*`IterableDataset` has `__len__` defined.*",  # each rank's own length, which is right
-        ".*overridden `transfer_batch_to_device` in `LightningModule`.*",  # where the time is measured
-        ".*Checkpoint directory .* exists and is not empty.*",  # that is how a run resumes
-        ".*It is recommended to use `self.log.*sync_dist=True.*",  # figures of all ranks, equal on each
-        ".*number of training batches .* is smaller than the logging interval.*",
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def _weights_in_words(settings: Settings) -> str:
@@ -336,6 +323,24 @@ def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -
         torch.save(backbone.state_dict(), buffer)
         write_atomically(path, buffer.getbuffer())
     return backbone
+
+
+def restore_backbone(backbone: nn.Module, path: Path, advice: str) -> None:
+    """Give a backbone the weights that lie beside a feature store; no code in the file is run.
+
+    Args:
+        backbone: of the architecture that was stored.
+        path: ``backbone.pt``.
+        advice: what to do about a damaged file.
+
+    Raises:
+        FeatureStoreError: the file is damaged, or of another network.
+    """
+    try:
+        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # damaged bytes make the unpickler raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FeatureStoreError(f"{path}: not the weights of this backbone, or damaged ({reason}); {advice}") from error
 
 
 def calibration_frames(annotation: Annotation, size: int) -> Tensor:

@@ -16,9 +16,8 @@ from datamodules.videos import DataError
 from reproduce.common.cli import validate
 from reproduce.common.settings import Settings
 from reproduce.experiments.folder import RunFolder
-from reproduce.systems.checkpoints import read_checkpoint
+from reproduce.systems.preemption import read_checkpoint
 from reproduce.systems.recurrent import build_network
-from reproduce.systems.tracks import Watcher
 
 STAGES = ("holdout", "retrain")  # folders of a run that hold checkpoints
 
@@ -51,11 +50,6 @@ class Trained:
     def skip(self) -> int:
         """Frames between two steps."""
         return skip_of(self.settings.data.fps)
-
-    def watcher(self) -> Watcher:
-        """A fresh watcher, which scores a video as the run's test did."""
-        settings = self.settings
-        return Watcher(self.network, self.multi_label, self.skip, settings.model.last_n, settings.data.stride)
 
 
 def load_trained(path: Path) -> Trained:

@@ -1,4 +1,4 @@
-"""SIGTERM, and what else ends the work of a process from outside: where it stops, and in which words.
+"""What ends a process from outside, where it stops, in which words, and the checkpoints that it goes on from.
 
 A cluster that takes a machine back sends SIGTERM, and half a minute later SIGKILL. Training stops after the batch at hand:
 the checkpoint of the last whole epoch is on disk already, and the same command repeats the epoch that was cut short, with
@@ -22,14 +22,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from datamodules.files import write_atomically
 from datamodules.videos import DataError
+from reproduce.common.cli import unavailable
 from reproduce.common.processes import leave, wait_or_kill
+from reproduce.common.settings import Settings, SettingsError
 
 AGREE_EVERY = 8  # batches between two questions to the other processes; a question makes a GPU wait for the CPU
 LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue|sendbytes", re.IGNORECASE)
@@ -151,17 +158,18 @@ def environment_plugins() -> list[SLURMEnvironment]:
 
 
 @contextmanager
-def explained(processes: int) -> Iterator[None]:
-    """Within, the loss of another process is an error in words.
-
-    Args:
-        processes: of the run.
+def explained(settings: Settings) -> Iterator[None]:
+    """Within, the loss of another process of a run, and devices that are not there, are errors in words.
 
     Raises:
         LostProcess: says which one, as far as that is known, and that the same command goes on.
+        SettingsError: Lightning finds no such devices.
     """
+    processes = settings.trainer.devices * settings.trainer.num_nodes
     try:
         yield
+    except MisconfigurationException as error:
+        raise SettingsError(unavailable(settings, error)) from error
     except DataError:
         raise
     except RuntimeError as error:
@@ -178,3 +186,54 @@ def _lost(processes: int, reason: str) -> str:
         "output says why; a process that the system killed says nothing. Finished videos and epochs are kept: run the same "
         "command again"
     )
+
+
+class WholeCheckpoints(CheckpointIO):
+    """Writes a checkpoint beside its place, and renames it when it is complete and on disk.
+
+    Lightning's own goes through the system's temporary folder: where that is another disk, the move is a copy, and a
+    process killed within it leaves half a checkpoint in place of the last good one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: there is no room, or no permission; the checkpoint that was there stays.
+        """
+        buffer = BytesIO()  # a full disk is an OSError when bytes are written, a RuntimeError when torch writes
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getbuffer())
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint, always as weights and plain values alone. Raises as ``read_checkpoint``."""
+        return read_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint that training can go on from; no code in it is run.
+
+    Args:
+        path: the file.
+        map_location: where its tensors go.
+
+    Raises:
+        DataError: it is missing, damaged, no checkpoint of this suite, or its weights are not finite.
+    """
+    again = f"remove {path.parent.resolve()} to train this stage again"
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+        weights, _ = state["state_dict"], int(state["epoch"])
+        bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    except (FileNotFoundError, PermissionError) as error:
+        raise DataError(f"{path.resolve()}: cannot be read ({error})") from error
+    except Exception as error:  # damaged bytes make the unpickler raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path.resolve()}: not a checkpoint, or damaged ({reason}); {again}") from error
+    if bad:
+        raise DataError(f"{path.resolve()}: {len(bad)} of {len(weights)} weights are not finite, {bad[0]} for one; {again}")
+    return state

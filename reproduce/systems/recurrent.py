@@ -1,31 +1,231 @@
-"""From settings to objects: a run's network, LightningModule and data module."""
+"""The recurrent networks and softmax regression as a system: cubes of features, blocks, the protocol's two stages."""
 
 from __future__ import annotations
 
+import platform
+import shutil
+import statistics as python_statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 from lightning.pytorch import seed_everything
 
-from datamodules.base import (
-    HMDB51DataModule,
-    Hollywood2DataModule,
-    UCF11DataModule,
-    VideoDataModule,
-    VideoFolderDataModule,
-)
+from datamodules.base import VideoDataModule
 from datamodules.folds import Fold, parse_fold
+from datamodules.videos import Annotation
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.measures import NAMES
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
+from reproduce.common.catalogue import DATASETS
 from reproduce.common.dataset import data_folder, feature_folder, split_of
+from reproduce.common.processes import cores, is_first_process
 from reproduce.common.settings import Settings
+from reproduce.experiments import tracking
+from reproduce.experiments.attention_files import write_attended
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.history import History
+from reproduce.experiments.predictions import decide, write_predictions
+from reproduce.experiments.provenance import versions
+from reproduce.systems.base import Stores
+from reproduce.systems.preemption import explained
+from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Training, test
 
-DATA_MODULES: dict[str, type[VideoDataModule]] = {
-    "ucf11": UCF11DataModule,
-    "hmdb51": HMDB51DataModule,
-    "hollywood2": Hollywood2DataModule,
-    "videofolder": VideoFolderDataModule,
-}
+
+def build(settings: Settings, annotation: Annotation) -> RecurrentSystem:
+    """Make the system of a run, not yet fitted."""
+    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
+    return RecurrentSystem(settings, build_data(settings))
+
+
+class RecurrentSystem:
+    """A network over blocks of a video's features, trained by gradient.
+
+    The protocol holds 15 % of train out, keeps the epoch that is best on it, and notes its cost; then it trains anew on all of
+    train until it reaches that cost. With ``data.fold`` there is no second stage and no test.
+
+    Args:
+        settings: of the run.
+        data: of the run.
+    """
+
+    def __init__(self, settings: Settings, data: VideoDataModule) -> None:
+        self.settings, self.data = settings, data
+        self.recognizer: Recognizer | None = None
+        self.checkpoint: Path | None = None  # whose weights are tested
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The fitted network; the tested one after the test."""
+        assert self.recognizer is not None, "fit first"
+        return self.recognizer.network
+
+    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
+        """Go through the protocol's stages, from the last whole epoch of an interrupted call.
+
+        Raises:
+            DataError: a checkpoint or the history is damaged, or another process of the run is gone.
+            FloatingPointError: the loss, the weights or the scores are not finite; nothing of that epoch is kept.
+        """
+        with explained(self.settings):
+            return self._fit(Training(self.settings, run, log, History(run.history)))
+
+    def _fit(self, training: Training) -> dict[str, float]:
+        settings, data, run = self.settings, self.data, training.folder
+        goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
+        self.recognizer = build_recognizer(settings, data)
+        data.inputs = self.recognizer.network.inputs  # type: ignore[assignment]
+        fold = fold_of(settings)
+        if fold is not None and fold.number is None:
+            figures = self._fit_each_fold(training, goal, fold.folds)
+            return figures | {"seconds": training.clock.before}
+
+        def keep(scores: torch.Tensor) -> None:
+            held, multi_label = data.videos("val"), data.annotation.multi_label
+            predicted = decide(scores.numpy(), multi_label)
+            write_predictions(run.validation, held, data.annotation.classes, scores.numpy(), predicted)
+
+        training.fit_stage("holdout", self.recognizer, data, goal, keep=keep)
+        best = training.history.best("holdout", goal)
+        self.checkpoint = run.stage("holdout") / BEST
+        figures = {key: best[key] for key in best if key.startswith("val/")}
+        figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
+        if fold is None and settings.protocol == "retrain":
+            data.train_on_all = True  # the frames stay where they are
+            self.recognizer = build_recognizer(settings, data)
+            training.fit_stage("retrain", self.recognizer, data, target_cost=best["train/loss"])
+            self.checkpoint = run.stage("retrain") / LAST
+            last = training.history.rows("retrain")[-1]
+            figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
+        return figures | {"seconds": training.clock.before}
+
+    def _fit_each_fold(self, training: Training, goal: str, folds: int) -> dict[str, Any]:
+        """Validate on each fold in its turn; returns the means over folds, ``cv/…``, of each one's best epoch.
+
+        ``cv/score``, the mean of the goal, is recorded at every epoch, over the folds so far: a sweep can end a poor run early.
+        """
+        history = training.history
+        stages = [f"fold-{number}" for number in range(1, folds + 1)]
+        for number, stage in enumerate(stages):
+
+            def score(figures: dict[str, float], number: int = number, stage: str = stage) -> dict[str, float]:
+                so_far = [history.best(earlier, goal)[goal] for earlier in stages[:number]]
+                so_far.append(max([figures[goal], *(row[goal] for row in history.rows(stage))]))
+                progress = {CV_SCORE: python_statistics.fmean(so_far)}
+                tracking.log(training.log, {**progress, "cv/epoch": sum(len(history.rows(name)) for name in stages) + 1})
+                return progress
+
+            if len(history.rows(stage)) < self.settings.trainer.max_epochs:
+                self.data.fold = (number + 1, folds)  # the frames stay where they are
+                self.recognizer = build_recognizer(self.settings, self.data)
+                training.fit_stage(stage, self.recognizer, self.data, goal, score=score)
+            if is_first_process():
+                shutil.rmtree(training.folder.stage(stage), ignore_errors=True)  # a sweep's checkpoints would fill disks
+        best = [history.best(stage, goal) for stage in stages]
+        names = [key.removeprefix("val/") for key in best[0] if key.startswith("val/")]
+        values = [epoch[goal] for epoch in best]
+        return {
+            CV_SCORE: python_statistics.fmean(values),
+            "cv/std": python_statistics.stdev(values),
+            **{f"cv/{name}": python_statistics.fmean(epoch[f"val/{name}"] for epoch in best) for name in names},
+            **{f"{stage}/{goal.removeprefix('val/')}": value for stage, value in zip(stages, values, strict=True)},
+        }
+
+    def scores(self, videos: Annotation, stores: Stores) -> np.ndarray:
+        """(V, C) float32 mean class probabilities over the blocks of each test video.
+
+        Raises:
+            FloatingPointError: they are not finite.
+        """
+        assert self.recognizer is not None and self.checkpoint is not None, "fit first"
+        with explained(self.settings):
+            test(self.settings, self.recognizer, self.data, self.checkpoint)
+        assert self.recognizer.scores is not None
+        return self.recognizer.scores.mean.numpy()
+
+    def figures(self) -> dict[str, float]:
+        """The blocks' votes, and what was measured of the attention."""
+        assert self.recognizer is not None
+        return {name: value for name, value in self.recognizer.figures.items() if name.startswith("test/")}
+
+    def describe(self, run: RunFolder) -> dict[str, Any]:
+        """Write ``attention.csv`` where attention was measured; returns the feature map, the stride, and the devices."""
+        assert self.recognizer is not None
+        data, found = self.data, self.recognizer.attention
+        if found is not None and bool(found.counts.any()):
+            names = [video.name for video in data.annotation.test]
+            write_attended(run.attended, names, NAMES, found.sums.tolist(), found.counts.tolist())
+        on_gpu = torch.cuda.is_available()
+        return {
+            "map": [*data.store.grid, data.store.channels],
+            "stride": self.settings.data.stride,
+            "notes": data.notes,
+            "versions": versions() | {"torch": torch.__version__},  # with the build, such as +cpu
+            "processes": self.settings.trainer.devices * self.settings.trainer.num_nodes,
+            "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+            "gpus": _gpus(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        }
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """The GPUs that this process sees: name, memory in GiB, and the CUDA version that torch was built with."""
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [{"name": one.name, "memory_gib": round(one.total_memory / 2**30, 1), "cuda": torch.version.cuda} for one in found]
+
+
+def build_data(settings: Settings) -> VideoDataModule:
+    """Make the data module of a run; its first stage holds a part of train, or a fold of it, out."""
+    data, fold, reader = settings.data, fold_of(settings), DATASETS[settings.data.name].module()
+    facts: dict[str, Any] = {"read": staticmethod(reader.read), "default_split": reader.DEFAULT_SPLIT}
+    if hasattr(reader, "annotation_files"):
+        facts["annotation_files"] = staticmethod(reader.annotation_files)
+    return type("ReadDataModule", (VideoDataModule,), facts)(
+        root=data_folder(settings),
+        features=feature_folder(settings),
+        split=split_of(settings),
+        fps=data.fps,
+        stride=data.stride,
+        batch_size=data.batch_size,
+        seed=settings.seed,
+        resident=data.resident,
+        gpu_budget=int(data.gpu_budget * 2**30),
+        ram_budget=None if data.ram_budget is None else int(data.ram_budget * 2**30),
+        skip_bad=data.skip_bad,
+        fold=fold and (fold.number or 1, fold.folds),
+    )
+
+
+def fold_of(settings: Settings) -> Fold | None:
+    """What ``data.fold`` says."""
+    return None if settings.data.fold is None else parse_fold(settings.data.fold)
+
+
+def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
+    """Network, objective and optimiser of a run, freshly initialised from its seed."""
+    seed_everything(settings.seed, workers=True, verbose=False)
+    classes = len(data.annotation.classes)
+    objective, optim = settings.objective, settings.optim
+    return Recognizer(
+        build_network(settings, data.map_shape, classes),
+        classes,
+        data.annotation.multi_label,
+        Objective(
+            objective.attention_penalty,
+            objective.penalty_reduction,
+            objective.weight_decay,
+            objective.batch_reduction,
+        ),
+        optim.name,
+        optim.lr,
+        (optim.beta1, optim.beta2),
+        optim.eps,
+        settings.model.last_n,
+        settings.seed,
+    )
 
 
 def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: int) -> torch.nn.Module:
@@ -54,52 +254,3 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
         )
     pooling = {"avg_pool_lstm": "mean", "max_pool_lstm": "max"}[model.name]
     return PooledLSTM(channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout)
-
-
-def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
-    """Network, objective and optimiser of a run, freshly initialised from its seed."""
-    seed_everything(settings.seed, workers=True, verbose=False)
-    classes = len(data.annotation.classes)
-    objective, optim = settings.objective, settings.optim
-    return Recognizer(
-        build_network(settings, data.map_shape, classes),
-        classes,
-        data.annotation.multi_label,
-        Objective(
-            objective.attention_penalty,
-            objective.penalty_reduction,
-            objective.weight_decay,
-            objective.batch_reduction,
-        ),
-        optim.name,
-        optim.lr,
-        (optim.beta1, optim.beta2),
-        optim.eps,
-        settings.model.last_n,
-        settings.seed,
-    )
-
-
-def build_data(settings: Settings) -> VideoDataModule:
-    """The data module of a run; its first stage holds a part of train, or a fold of it, out."""
-    data, fold = settings.data, fold_of(settings)
-    return DATA_MODULES[data.name](
-        data_folder(settings),
-        feature_folder(settings),
-        split_of(settings),
-        data.fps,
-        data.stride,
-        data.batch_size,
-        False,
-        settings.seed,
-        data.resident,
-        int(data.gpu_budget * 2**30),
-        None if data.ram_budget is None else int(data.ram_budget * 2**30),
-        data.skip_bad,
-        fold and (fold.number or 1, fold.folds),
-    )
-
-
-def fold_of(settings: Settings) -> Fold | None:
-    """What ``data.fold`` says."""
-    return None if settings.data.fold is None else parse_fold(settings.data.fold)

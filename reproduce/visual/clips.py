@@ -32,7 +32,7 @@ from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.predictions import Predictions
 from reproduce.systems.loading import Trained, load_trained
 from reproduce.systems.recurrent import build_data
-from reproduce.systems.tracks import Track, watch
+from reproduce.systems.tracks import Track, Tracker, track_video
 from reproduce.visual.figure_runs import BY_BOX, LARGEST_FIRST, Rule
 from reproduce.visual.recordings import frames_at
 
@@ -121,7 +121,7 @@ class RunClips:
     def track(self, name: str) -> Track:
         """The network's track of a video."""
         if name not in self._tracks:
-            self._tracks[name] = watch(self.network, self.data.store, name, self.trained.watcher())
+            self._tracks[name] = track_video(self.network, self.data.store, name, Tracker.of(self.trained))
         return self._tracks[name]
 
     def frames(self, name: str, wanted: np.ndarray) -> np.ndarray:

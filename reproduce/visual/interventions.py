@@ -38,7 +38,7 @@ from reproduce.common.files import write_rows
 from reproduce.common.progress import Progress
 from reproduce.common.settings import SettingsError
 from reproduce.systems.loading import Trained
-from reproduce.systems.tracks import Track, watch
+from reproduce.systems.tracks import Track, Tracker, track_video
 
 SEARCH = "search"
 FORMS = (
@@ -280,7 +280,7 @@ def correct_one(
             "model.attention=location, as preset=paper has"
         )
     whole, (target,) = dense(trained, store, video.name), video.labels
-    learned = watch(network, store, video.name, trained.watcher())
+    learned = track_video(network, store, video.name, Tracker.of(trained))
     predicted, last_n = int(learned.scores.argmax()), trained.settings.model.last_n
     entropy = np.frombuffer(hashlib.sha256(f"{seed} {video.name}".encode()).digest()[:8], dtype=np.int64)[0]
     generator = torch.Generator().manual_seed(int(entropy) & (2**63 - 1))
@@ -295,7 +295,7 @@ def correct_one(
     tracks = []
     for weight in (made.random, made.weight):
         with _with_attention(network, weight):
-            tracks.append(watch(network, store, video.name, trained.watcher()))
+            tracks.append(track_video(network, store, video.name, Tracker.of(trained)))
     names = trained.classes
     turned, moved = track_difference(learned, tracks[1])
     outcome = Outcome(

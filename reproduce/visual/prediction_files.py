@@ -25,7 +25,7 @@ from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.processes import cores
 from reproduce.common.progress import Progress
 from reproduce.experiments.attention_files import Moment
-from reproduce.systems.streaming import Viewer, Viewing, ahead
+from reproduce.systems.tracks import FileTrack, FileTracker, ahead
 from reproduce.visual.pages import Strip, evenly, save_strips
 from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder, ranked
 
@@ -53,7 +53,7 @@ class Layout:
     top: int
 
 
-def predict_video(viewer: Viewer, path: Path, folder: Path, layout: Layout, overwrite: bool = False) -> dict[str, Any]:
+def predict_video(viewer: FileTracker, path: Path, folder: Path, layout: Layout, overwrite: bool = False) -> dict[str, Any]:
     """Write one video's files, unless the same ones are there; returns its summary.
 
     Args:
@@ -111,7 +111,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary if whole and all((folder / name).is_file() for name in FILES) else None
 
 
-def _made_from(viewer: Viewer, path: Path, layout: Layout) -> dict[str, Any]:
+def _made_from(viewer: FileTracker, path: Path, layout: Layout) -> dict[str, Any]:
     """What the files depend on, as it would be read back."""
     try:
         files = [(file.resolve(), file.stat()) for file in (path, viewer.trained.checkpoint)]
@@ -126,12 +126,12 @@ def _made_from(viewer: Viewer, path: Path, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _score(viewer: Viewer, path: Path, draft: Path, layout: Layout) -> dict[str, Any]:
+def _score(viewer: FileTracker, path: Path, draft: Path, layout: Layout) -> dict[str, Any]:
     """The first pass: write the frames' tables; returns what the summary says of the video."""
     trained, info = viewer.trained, probe(path)
     expected = info.declared_frames or round(info.seconds * info.fps)
     report, close = _reporter(f"scoring {path.name}", expected)
-    viewing, timeline, looked_at = Viewing(viewer, path, report, min(MOST_THREADS, cores())), Timeline(), 0
+    viewing, timeline, looked_at = FileTrack(viewer, path, report, min(MOST_THREADS, cores())), Timeline(), 0
     grid = trained.grid if _attends(viewer) else None
     about = {
         "video": str(path),
@@ -169,7 +169,7 @@ def _score(viewer: Viewer, path: Path, draft: Path, layout: Layout) -> dict[str,
     return {**about, **facts, "scores": by_name(viewing.scores), "over_time": over_time}
 
 
-def _draw(viewer: Viewer, path: Path, draft: Path, layout: Layout, summary: dict[str, Any]) -> None:
+def _draw(viewer: FileTracker, path: Path, draft: Path, layout: Layout, summary: dict[str, Any]) -> None:
     """The second pass: draw the overlay video and the filmstrip."""
     classes, grid = viewer.trained.classes, viewer.trained.grid if _attends(viewer) else None
     moments = read_moments(draft / "frames.csv", len(classes), grid)
@@ -208,7 +208,7 @@ def _draw(viewer: Viewer, path: Path, draft: Path, layout: Layout, summary: dict
     save_strips([Strip(caption, tuple(rows), tuple(times))], draft / "filmstrip", path.name)
 
 
-def _attends(viewer: Viewer) -> bool:
+def _attends(viewer: FileTracker) -> bool:
     return SYSTEMS[viewer.trained.settings.model.name].attends
 
 

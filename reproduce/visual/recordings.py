@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from datamodules.base import VideoDataModule
 from datamodules.blocks import block_frames
@@ -24,11 +24,14 @@ from datamodules.features import FeatureStore
 from datamodules.pool import FramePool
 from datamodules.videos import DataError, Video
 from lightning_modules.frames import Frames, Network, run_dense
+from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.files import safe_name
 from reproduce.experiments import attention_files
 from reproduce.experiments.attention_files import Recording
 from reproduce.experiments.folder import RunFolder
-from reproduce.systems.tracks import Watcher, watch
+from reproduce.systems.base import System
+from reproduce.systems.recurrent import RecurrentSystem
+from reproduce.systems.tracks import Tracker, track_video
 from reproduce.visual.overlay import filmstrip
 
 STRIPS = 4  # filmstrips of a run
@@ -38,8 +41,27 @@ SIDE = 224  # px of a column; the recipe's blur is for this size
 PNG_LEVEL = 3  # a third of the default's time, for a seventh more bytes
 
 
-def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule, predicted: Tensor) -> dict[str, str]:
-    """Write the filmstrips of a tested network; networks without attention have none.
+def draw(folder: RunFolder, system: System, predicted: np.ndarray) -> dict[str, str]:
+    """Record a tested network, and draw its filmstrips if it attends; other systems than networks leave nothing.
+
+    Args:
+        folder: of the run.
+        system: after its test.
+        predicted: (V,) class ids of the test videos, or (V, C) booleans for multi-label.
+
+    Returns:
+        Path of each filmstrip below the run folder -> its caption.
+    """
+    if not isinstance(system, RecurrentSystem):
+        return {}
+    record(folder, system.network, system.data)
+    if not SYSTEMS[system.settings.model.name].attends:
+        return {}
+    return draw_filmstrips(folder, system.network, system.data, predicted)
+
+
+def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule, predicted: np.ndarray) -> dict[str, str]:
+    """Write the filmstrips of a tested network with attention.
 
     It touches neither the data module's frames nor other processes, and draws no random number. A video that cannot be
     read any more is left out, and a line says so.
@@ -67,7 +89,7 @@ def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule
         path = folder.filmstrip(f"{number}-{safe_name(video.name)}")
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(strip).save(path, compress_level=PNG_LEVEL)
-        labels = guess.nonzero().flatten().tolist() if data.annotation.multi_label else [int(guess)]
+        labels = np.flatnonzero(guess).tolist() if data.annotation.multi_label else [int(guess)]
         true, found = (", ".join(classes[label] for label in some) or "none" for some in (video.labels, labels))
         captions[path.relative_to(folder.path).as_posix()] = f"{video.name}: {true}; predicted: {found}"
     return captions
@@ -102,8 +124,8 @@ def _recording(folder: RunFolder, number: int, network: nn.Module, data: VideoDa
     length = data.store.frames(video.name)
     frames = attention_files.recorded_frames(length)
     pictures = frames_at(data.annotation.path(video), frames, attention_files.SIDE)
-    watcher = Watcher(network, data.annotation.multi_label, data.skip)
-    track = watch(network, data.store, video.name, watcher, limit=attention_files.LONGEST)
+    watcher = Tracker(network, data.annotation.multi_label, data.skip)
+    track = track_video(network, data.store, video.name, watcher, limit=attention_files.LONGEST)
     last = np.searchsorted(track.frames, frames, side="right") - 1  # the last step by then
     attention = None if track.attention is None else track.attention[last].astype(np.float16)
     name = f"{number}-{safe_name(video.name)}"

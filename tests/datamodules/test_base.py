@@ -27,11 +27,11 @@ from handmade import (
 import datamodules
 from datamodules import base, hmdb51, hollywood2, ucf11, videofolder
 from datamodules.base import BOXES, HMDB51DataModule
-from datamodules.batches import Batch, DenseBatch, targets_of
+from datamodules.batches import Batch, DenseBatch
 from datamodules.blocks import num_blocks
 from datamodules.boxes import cell_coverage
 from datamodules.features import FeatureStoreError
-from datamodules.videos import Annotation, DataError, Video
+from datamodules.videos import Annotation, DataError, Video, targets_of
 
 
 @pytest.fixture(scope="module")

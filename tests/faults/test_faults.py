@@ -24,8 +24,8 @@ from lightning_modules.metrics import VideoScores
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from reproduce.experiments.history import History
-from reproduce.systems.checkpoints import WholeCheckpoints, read_checkpoint
-from reproduce.systems.finite import LossWatch, require_finite_scores, require_finite_weights
+from reproduce.systems.preemption import WholeCheckpoints, read_checkpoint
+from reproduce.systems.trainer import LossWatch, require_finite_scores, require_finite_weights
 
 LABELS = ("predictions.csv", "history.csv")
 

@@ -163,14 +163,14 @@ def normalised(backbone: Backbone, pictures: Tensor) -> dict[str, tuple[Tensor, 
     """Mean and variance per channel that each batch norm gives before its affine map."""
     moments = {}
 
-    def watch(name: str):
+    def track_video(name: str):
         def hook(norm: nn.BatchNorm2d, _: object, output: Tensor) -> None:
             plain = (output - norm.bias[:, None, None]) / norm.weight[:, None, None]
             moments[name] = plain.mean(dim=(0, 2, 3)), plain.var(dim=(0, 2, 3), unbiased=False)
 
         return hook
 
-    hooks = [m.register_forward_hook(watch(n)) for n, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [m.register_forward_hook(track_video(n)) for n, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)]
     backbone.map(pictures)
     for hook in hooks:
         hook.remove()

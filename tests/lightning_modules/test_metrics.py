@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, confusion_matrix, recall_score, top_k_accuracy_score
 
 from lightning_modules import metrics
-from lightning_modules.metrics import BlockCountError, BlockMean, VideoMetric, VideoScores, block_scores, predictions, summarise
+from lightning_modules.metrics import BlockCountError, BlockMean, VideoMetric, block_scores, summarise
 
 torch.set_num_threads(1)
 
@@ -17,10 +17,6 @@ V, C = 40, 7
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def scores_of(mean: torch.Tensor, votes: torch.Tensor | None = None) -> VideoScores:
-    return VideoScores(mean, torch.zeros(mean.shape, dtype=torch.int64) if votes is None else votes)
 
 
 def random_set(levels: int | None = None, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +68,7 @@ def test_average_precision_equals_scikit_learns(multi_label, levels):
     hot = target.numpy() if multi_label else np.eye(C, dtype=int)[target.numpy()]
     expected = [average_precision_score(hot[:, c], mean[:, c].numpy()) for c in range(C)]
     np.testing.assert_allclose(metrics.average_precision(mean, target), expected, rtol=1e-5)
-    assert summarise(scores_of(mean), target)["mAP"] == pytest.approx(np.mean(expected), rel=1e-5)
+    assert summarise(mean, target)["mAP"] == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 def test_average_precision_by_hand_is_not_interpolated():
@@ -94,13 +90,13 @@ def test_classes_without_a_positive_video_do_not_count():
     precision = metrics.average_precision(mean, target)
     assert precision.isnan().tolist() == [c == 3 for c in range(C)]
     others = [average_precision_score(target[:, c].numpy(), mean[:, c].numpy()) for c in range(C) if c != 3]
-    assert summarise(scores_of(mean), target)["mAP"] == pytest.approx(np.mean(others), rel=1e-5)
-    assert metrics.per_class(scores_of(mean), target).isnan().sum() == 1
+    assert summarise(mean, target)["mAP"] == pytest.approx(np.mean(others), rel=1e-5)
+    assert metrics.per_class(mean, target).isnan().sum() == 1
 
 
 def test_accuracy_and_top_five_equal_scikit_learns():
     mean, target = random_set()
-    figures = summarise(scores_of(mean), target)
+    figures = summarise(mean, target)
     assert figures["accuracy"] == pytest.approx(float((mean.argmax(dim=1) == target).double().mean()))
     assert 0 < figures["accuracy"] < figures["accuracy_top5"] < 1
     expected = top_k_accuracy_score(target.numpy(), mean.numpy(), k=5, labels=range(C))
@@ -108,18 +104,15 @@ def test_accuracy_and_top_five_equal_scikit_learns():
 
 
 def test_top_five_of_three_classes_is_always_right():
-    assert summarise(scores_of(torch.eye(3)), torch.tensor([1, 2, 0]))["accuracy_top5"] == 1
+    assert summarise(torch.eye(3), torch.tensor([1, 2, 0]))["accuracy_top5"] == 1
 
 
 def test_figures_of_multi_label_sets_are_mean_average_precision_alone():
     mean, _ = random_set()
-    assert set(summarise(scores_of(mean), torch.randint(2, (V, C), generator=generator()))) == {"mAP"}
-    assert set(summarise(scores_of(mean), torch.zeros(V, dtype=torch.int64))) == {
-        "accuracy",
-        "accuracy_vote",
-        "accuracy_top5",
-        "mAP",
-    }
+    assert set(summarise(mean, torch.randint(2, (V, C), generator=generator()))) == {"mAP"}
+    votes, target = torch.ones(mean.shape, dtype=torch.int64), torch.zeros(V, dtype=torch.int64)
+    assert set(summarise(mean, target)) == {"accuracy", "accuracy_top5", "mAP"}
+    assert set(summarise(mean, target, votes)) == {"accuracy", "accuracy_vote", "accuracy_top5", "mAP"}
 
 
 @pytest.mark.parametrize(
@@ -127,27 +120,28 @@ def test_figures_of_multi_label_sets_are_mean_average_precision_alone():
 )
 def test_vote_ties_go_to_the_smallest_class(votes, winner):
     for true in range(4):
-        scores = VideoScores(torch.eye(4)[:1], torch.tensor([votes]))
-        assert summarise(scores, torch.tensor([true]))["accuracy_vote"] == float(true == winner)
+        figures = summarise(torch.eye(4)[:1], torch.tensor([true]), torch.tensor([votes]))
+        assert figures["accuracy_vote"] == float(true == winner)
 
 
 def test_mean_and_vote_may_disagree():
     metric = VideoMetric(torch.tensor([3]), 2)
     metric.update(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.4, 0.6]]), torch.tensor([0, 0, 0]))
-    figures = summarise(metric.compute(), torch.tensor([0]))
+    scores = metric.compute()
+    figures = summarise(scores.mean, torch.tensor([0]), scores.votes)
     assert (figures["accuracy"], figures["accuracy_vote"]) == (1.0, 0.0)
 
 
 def test_per_class_is_recall_or_average_precision():
     mean, target = random_set()
     expected = recall_score(target.numpy(), mean.argmax(dim=1).numpy(), average=None, labels=range(C))
-    np.testing.assert_allclose(metrics.per_class(scores_of(mean), target), expected)
+    np.testing.assert_allclose(metrics.per_class(mean, target), expected)
     labels = torch.randint(2, (V, C), generator=generator(2))
-    torch.testing.assert_close(metrics.per_class(scores_of(mean), labels), metrics.average_precision(mean, labels))
+    torch.testing.assert_close(metrics.per_class(mean, labels), metrics.average_precision(mean, labels))
 
 
 def test_per_class_is_nan_for_a_class_without_a_video():
-    recall = metrics.per_class(scores_of(torch.eye(3)), torch.tensor([0, 2, 2]))
+    recall = metrics.per_class(torch.eye(3), torch.tensor([0, 2, 2]))
     assert recall[0] == 1
     assert recall[1].isnan()
     assert recall[2] == 0.5
@@ -155,16 +149,10 @@ def test_per_class_is_nan_for_a_class_without_a_video():
 
 def test_confusion_matrix_has_the_true_classes_as_rows():
     mean, target = random_set()
-    matrix = metrics.confusion_matrix(scores_of(mean), target)
+    matrix = metrics.confusion_matrix(mean, target)
     np.testing.assert_array_equal(matrix, confusion_matrix(target.numpy(), mean.argmax(dim=1).numpy(), labels=range(C)))
     assert not torch.equal(matrix, matrix.T)
-    assert metrics.confusion_matrix(scores_of(torch.tensor([[0.1, 0.9]])), torch.tensor([0])).tolist() == [[0, 1], [0, 0]]
-
-
-def test_predictions_are_the_largest_score_or_everything_from_one_half():
-    scores = scores_of(torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.7]]))
-    assert predictions(scores, multi_label=False).tolist() == [1, 2]
-    assert predictions(scores, multi_label=True).tolist() == [[False, True, False], [True, False, True]]
+    assert metrics.confusion_matrix(torch.tensor([[0.1, 0.9]]), torch.tensor([0])).tolist() == [[0, 1], [0, 0]]
 
 
 # Videos

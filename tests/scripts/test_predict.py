@@ -26,8 +26,7 @@ from lightning_modules.baselines import PooledLSTM
 from reproduce import predict
 from reproduce.common.dataset import feature_folder
 from reproduce.systems.loading import load_trained
-from reproduce.systems.streaming import Viewer, Viewing, load_backbone
-from reproduce.systems.tracks import watch
+from reproduce.systems.tracks import FileTrack, FileTracker, Tracker, load_backbone, track_video
 from reproduce.visual import prediction_files, video_writer
 from reproduce.visual.prediction_files import FILES, SUMMARY, Layout, predict_video, read_moments, read_summary
 from reproduce.visual.video_writer import Painter, VideoFile, clock, encoder
@@ -45,7 +44,7 @@ def run(trained):
 
 @pytest.fixture(scope="module")
 def viewer(run):
-    return Viewer(run[0], run[1].path, torch.device("cpu"))
+    return FileTracker(run[0], run[1].path, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def test_a_test_video_gets_the_test_s_scores_and_attention(run, predicted):
     assert list(summary["scores"]) == list(tested.classes)
     # Not exact: an extraction's packets, here of other frames, may be multiplied in another order.
     np.testing.assert_allclose(list(summary["scores"].values()), tested.scores[tested.videos.index(name)], atol=1e-4)
-    track = watch(loaded.network, store, name, loaded.watcher())
+    track = track_video(loaded.network, store, name, Tracker.of(loaded))
     moments = list(read_moments(folder / "frames.csv", len(tested.classes), loaded.grid))
     assert [moment.frame for moment in moments] == track.frames.tolist() == list(range(summary["frames"]))
     np.testing.assert_allclose([moment.attention for moment in moments], track.attention, atol=1e-4)
@@ -290,11 +289,11 @@ def test_a_baseline_shows_probabilities_alone(run, viewer, tmp_path):
     settings = replace(loaded.settings, model=replace(loaded.settings.model, name="avg_pool_lstm"))
     torch.manual_seed(0)
     network = PooledLSTM(store.channels, len(loaded.classes), "mean", hidden_dim=8, num_layers=1)
-    baseline = Viewer(replace(loaded, network=network, settings=settings), store.path, torch.device("cpu"))
+    baseline = FileTracker(replace(loaded, network=network, settings=settings), store.path, torch.device("cpu"))
     name = loaded.folder.predictions().videos[1]
     path = loaded.settings.paths.data / Path("clips") / name
     summary = predict_video(baseline, path, tmp_path / "out", LAYOUT)
-    track = watch(network, store, name, baseline.trained.watcher())
+    track = track_video(network, store, name, Tracker.of(baseline.trained))
     np.testing.assert_allclose(list(summary["scores"].values()), track.scores, atol=1e-4)
     document = json.loads((tmp_path / "out/frames.json").read_text())
     assert document["grid"] is None and document["frames"][0]["attention"] is None
@@ -307,7 +306,7 @@ def test_a_baseline_shows_probabilities_alone(run, viewer, tmp_path):
 def test_several_labels_and_fewer_frames_a_second(run, tmp_path, capsys):
     loaded, store = run
     settings = replace(loaded.settings, data=replace(loaded.settings.data, fps=6.0))
-    several = Viewer(replace(loaded, settings=settings, multi_label=True), store.path, torch.device("cpu"))
+    several = FileTracker(replace(loaded, settings=settings, multi_label=True), store.path, torch.device("cpu"))
     path = draw(tmp_path / "a.mp4", frames=163)
     summary = predict_video(several, path, tmp_path / "out", LAYOUT)
     assert summary["multi_label"] and summary["frames"] == 163
@@ -324,10 +323,10 @@ def test_several_labels_and_fewer_frames_a_second(run, tmp_path, capsys):
 
 def test_nothing_is_kept_of_a_frame(run, viewer, tmp_path, monkeypatch):
     path = draw(tmp_path / "long.avi", frames=700)
-    viewing, held, told = Viewing(viewer, path, lambda done: told.append(done)), [], []
+    viewing, held, told = FileTrack(viewer, path, lambda done: told.append(done)), [], []
     told = []
     for moment in viewing:
-        held.append((len(viewing._times), len(viewing.watcher.held.mean)))
+        held.append((len(viewing._times), len(viewing.tracker.held.mean)))
         assert moment.frame == len(held) - 1 and moment.seconds == pytest.approx(moment.frame / 25, abs=1e-6)
     assert told == [*range(64, 700, 64), 700] and viewing.frames == 700 and viewing.seconds == pytest.approx(28)
     assert np.max(held) < 128  # a chunk and what is left of a block
@@ -431,7 +430,7 @@ def test_a_name_that_cannot_be_written_is_a_bad_video(viewer, tmp_path):
 
 def test_features_that_are_not_finite_are_a_bad_video(viewer, tmp_path, monkeypatch):
     path = draw(tmp_path / "a.mp4", frames=70)
-    whole = Viewer.features
+    whole = FileTracker.features
 
     def broken(self, frames):
         found = whole(self, frames)
@@ -439,6 +438,6 @@ def test_features_that_are_not_finite_are_a_bad_video(viewer, tmp_path, monkeypa
             found[3, 1, 0] = float("inf")
         return found
 
-    monkeypatch.setattr(Viewer, "features", broken)
+    monkeypatch.setattr(FileTracker, "features", broken)
     with pytest.raises(VideoError, match=r"a\.mp4: features of frame 67 are not finite"):
-        list(Viewing(viewer, path, lambda done: None))
+        list(FileTrack(viewer, path, lambda done: None))

@@ -30,8 +30,8 @@ from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.sweep_file import read_sweep
 from reproduce.prepare import require_whole
 from reproduce.report import main as report
-from reproduce.systems.checkpoints import read_checkpoint
 from reproduce.systems.cnn_features import _backbone
+from reproduce.systems.preemption import read_checkpoint
 
 EVIL = [
     "<script>alert(1)</script>",

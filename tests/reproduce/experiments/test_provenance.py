@@ -63,7 +63,7 @@ def test_a_run_knows_when_and_by_what_it_was_started(monkeypatch):
     found = provenance()
     assert found["command"] == "python reproduce/train.py row=avg_pool_lstm 'preset=[released,miniature]'"
     assert abs((datetime.fromisoformat(found["started"]) - datetime.now(timezone.utc)).total_seconds()) < 60
-    assert found["cpu"] and found["cores"] >= 1 and found["system"]
+    assert found["cpu"] and found["cores"] >= 1 and found["platform"]
     assert found["ram_gib"] == ram_gib() and 0.2 < found["ram_gib"] < 100_000
 
 

@@ -94,16 +94,15 @@ from reproduce.experiments import tracking
 from reproduce.experiments.folder import ABOUT, RunFolder
 from reproduce.common.settings import Settings
 from reproduce.common.cli import resolve
-import lightning.pytorch.loggers
 folder = RunFolder(Path("runs/data/model-0123456789ab"))
 folder.path.mkdir(parents=True)
 started = time.monotonic()
-logger = tracking.start(resolve(Settings, []), folder)
-tracking.log(logger, {"train/loss": 1.0})
+run = tracking.start(resolve(Settings, []), folder)
+tracking.log(run, {"train/loss": 1.0})
 folder.write_about({key: kind() for key, kind in ABOUT.items()})
 folder.finish({"test/accuracy": 0.5})
-tracking.finish(logger, folder)
-print("mode", logger.experiment.settings.mode, "seconds", time.monotonic() - started, flush=True)
+tracking.finish(run, folder)
+print("mode", run.settings.mode, "seconds", time.monotonic() - started, flush=True)
 """
 
 

@@ -15,7 +15,7 @@ from reproduce.common.dataset import feature_spec
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import load_trained, read_settings
 from reproduce.systems.recurrent import build_data
-from reproduce.systems.tracks import Watcher, watch
+from reproduce.systems.tracks import Tracker, track_video
 
 LOCATIONS, CHANNELS, CLASSES = 6, 5, 4
 
@@ -30,7 +30,7 @@ def networks() -> dict[str, torch.nn.Module]:
     }
 
 
-def observe(watcher: Watcher, X: torch.Tensor, sizes: list[int]):
+def observe(watcher: Tracker, X: torch.Tensor, sizes: list[int]):
     seen = []
     for part in X.split(sizes):
         seen += watcher.feed(pool_frames(part, watcher.network.inputs))
@@ -44,7 +44,7 @@ def observe(watcher: Watcher, X: torch.Tensor, sizes: list[int]):
 def test_what_is_seen_is_what_the_blocks_see(kind, frames, skip, stride):
     network = networks()[kind].eval()
     X = torch.randn(frames, LOCATIONS, CHANNELS, generator=torch.Generator().manual_seed(1))
-    watcher = Watcher(network, False, skip, 16, stride)
+    watcher = Tracker(network, False, skip, 16, stride)
     seen = observe(watcher, X, [min(40, frames - begin) for begin in range(0, frames, 40)])
 
     blocks = BlockIndex([frames], skip, 1)
@@ -73,7 +73,7 @@ def test_what_is_seen_is_what_the_blocks_see(kind, frames, skip, stride):
 @pytest.mark.parametrize("kind", ["location", "avg"])
 def test_pieces_of_any_size_give_the_same(kind):
     X = torch.randn(300, LOCATIONS, CHANNELS)
-    whole, pieces = Watcher(networks()[kind], True), Watcher(networks()[kind], True)
+    whole, pieces = Tracker(networks()[kind], True), Tracker(networks()[kind], True)
     at_once, in_pieces = observe(whole, X, [300]), observe(pieces, X, [1, 29, 1, 200, 69])
     np.testing.assert_allclose(whole.scores, pieces.scores, atol=1e-6)
     for field in ("frames", "probabilities"):
@@ -82,7 +82,7 @@ def test_pieces_of_any_size_give_the_same(kind):
 
 
 def test_memory_does_not_grow_with_the_video():
-    watcher = Watcher(networks()["location"], False)
+    watcher = Tracker(networks()["location"], False)
     held = []
     for _ in range(40):
         list(watcher.feed(pool_frames(torch.randn(50, LOCATIONS, CHANNELS), watcher.network.inputs)))
@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_video():
 
 def test_a_video_without_frames_is_refused():
     with pytest.raises(ValueError, match="without frames"):
-        list(Watcher(networks()["avg"], False).close())
+        list(Tracker(networks()["avg"], False).close())
 
 
 def test_a_run_s_network_scores_as_its_test_did(trained, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_run_s_network_scores_as_its_test_did(trained, monkeypatch):
         predictions = folder.predictions()
         assert loaded.classes == predictions.classes
         name = predictions.videos[0]
-        track = watch(loaded.network, data.store, name, loaded.watcher())
+        track = track_video(loaded.network, data.store, name, Tracker.of(loaded))
         np.testing.assert_allclose(track.scores, predictions.scores[0], atol=1e-6)
         assert track.attention.shape == (len(track.frames), *data.store.grid)
         np.testing.assert_allclose(track.attention.sum(axis=(1, 2)), 1, atol=1e-5)

@@ -15,7 +15,9 @@ from reproduce.common.cli import resolve
 from reproduce.common.dataset import read_annotation
 from reproduce.common.settings import Settings
 from reproduce.experiments.identity import run_folder
-from reproduce.systems import trainer as training
+from reproduce.systems import recurrent
+from reproduce.systems.base import run_system
+from reproduce.systems.trainer import Training
 from tests.golden.update import SHARED as GOLDEN_WORDS
 from tests.golden.update import lay_out
 
@@ -104,10 +106,9 @@ def test_nothing_reads_the_test_set_before_the_checkpoint_is_chosen(tmp_path, mo
     note(FeatureStore, "pooled", lambda store, name: "features of test" if name in held_back else "")
     note(VideoDataModule, "targets", lambda data, which: "labels of test" if which == "test" else "")
     note(VideoDataModule, "test_dataloader", lambda data: "pass over test")
-    note(training, "fit_stage", lambda *words: f"fit {words[2]}")
-    note(training, "test", lambda *words: "test")
-    monkeypatch.setattr(training, "write_test", lambda *_: {})  # after the test: predictions and pictures of videos
-    metrics = training.run(settings, annotation, run_folder(settings, annotation))
+    note(Training, "fit_stage", lambda training, stage, *_: f"fit {stage}")
+    note(recurrent, "test", lambda *words: "test")
+    metrics = run_system(settings, annotation, run_folder(settings, annotation))
     stages = ["fit holdout", "fit retrain"] if protocol == "retrain" else ["fit holdout"]
     assert events[: len(stages) + 1] == [*stages, "test"]
     assert events.count("pass over test") == 1 and events.count("labels of test") >= 1

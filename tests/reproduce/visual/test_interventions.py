@@ -16,7 +16,7 @@ from reproduce.common.settings import SettingsError
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import load_trained
 from reproduce.systems.recurrent import build_data
-from reproduce.systems.tracks import Track, watch
+from reproduce.systems.tracks import Track, Tracker, track_video
 from reproduce.visual import intervention_figures, interventions
 from reproduce.visual.clips import RunClips, clips_of
 from reproduce.visual.figure_runs import FigureSettings, Request
@@ -121,7 +121,7 @@ def test_cells_are_looked_at_one_by_one(run):
 def test_a_correction_is_what_the_network_says_with_the_new_weights_and_repeats(run):
     loaded, data = run
     video = mistaken(loaded, data.annotation)[0]
-    before = watch(loaded.network, data.store, video.name, loaded.watcher())
+    before = track_video(loaded.network, data.store, video.name, Tracker.of(loaded))
     one, tracks = correct_one(loaded, data.store, video, limit=20)
     again, _ = correct_one(loaded, data.store, video, limit=20)
     assert one == again
@@ -130,7 +130,7 @@ def test_a_correction_is_what_the_network_says_with_the_new_weights_and_repeats(
     assert loaded.classes[int(tracks.random.scores.argmax())] == one.random_prediction
     assert one.control not in (one.target, one.prediction)
     np.testing.assert_array_equal(tracks.learned.attention, before.attention)
-    after = watch(loaded.network, data.store, video.name, loaded.watcher())
+    after = track_video(loaded.network, data.store, video.name, Tracker.of(loaded))
     np.testing.assert_array_equal(after.attention, before.attention)  # the network is as it was
 
 

@@ -24,7 +24,7 @@ from reproduce.common.files import safe_name
 from reproduce.experiments.attention_files import LONGEST, SIDE, read_recordings, read_sheet
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import load_trained
-from reproduce.systems.tracks import Watcher, watch
+from reproduce.systems.tracks import Tracker, track_video
 from reproduce.visual.overlay import GAP
 from reproduce.visual.recordings import RECORDED, STRIPS, draw_filmstrips, first_block, first_videos, frames_at, record
 
@@ -130,7 +130,7 @@ def test_a_finished_run_holds_recordings_of_its_network_s_tracks(trained, clips)
     store = FeatureStore(trained / "features/miniature/clips/mobilenet_v3_small-random")
     for one in found:
         assert one.video == min(name for name in scored.videos if name.startswith(one.video.split("/")[0]))
-        track = watch(model.network, store, one.video, model.watcher())
+        track = track_video(model.network, store, one.video, Tracker.of(model))
         assert one.length == len(track.frames) == len(one.frames)
         np.testing.assert_allclose(one.attention, track.attention, atol=1e-3)
         np.testing.assert_allclose(one.probabilities, track.probabilities, atol=1e-3)
@@ -193,7 +193,7 @@ def test_films_of_any_length_are_recorded_at_any_rate(films, tmp_path, skip):
         ("c/1000.avi", 1000, 60, 24.0),
     ]
     for one in found:
-        track = watch(network, films.store, one.video, Watcher(network, True, skip))
+        track = track_video(network, films.store, one.video, Tracker(network, True, skip))
         for number, frame in enumerate(one.frames[one.frames < LONGEST - 30 * skip]):
             at = frame // skip  # the last step by then
             np.testing.assert_allclose(one.attention[number], track.attention[at], atol=1e-3)

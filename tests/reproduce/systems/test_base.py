@@ -24,9 +24,10 @@ from reproduce.common.settings import Settings
 from reproduce.experiments.attention_files import counted_in, read_attended
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import run_folder
-from reproduce.systems import outcome
-from reproduce.systems.outcome import EXTRACTION, about, write_test
-from reproduce.systems.recurrent import build_data, build_recognizer
+from reproduce.systems import base, recurrent
+from reproduce.systems.cnn_features import EXTRACTION
+from reproduce.systems.recurrent import RecurrentSystem, build_data, build_recognizer
+from reproduce.visual.recordings import draw
 
 CLASSES = ('<b> "x", y', "a|b", "🎬 ü")  # as they are sorted
 GRID, CHANNELS = (2, 3), 4
@@ -36,7 +37,7 @@ FRAMES = 4
 TEST = [f"class{label}/clip{number}.avi" for label in range(3) for number in (0, 1)]
 
 
-def draw(path: Path, seed: int) -> None:
+def draw_noise(path: Path, seed: int) -> None:
     """A clip of noise that no other seed gives."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -58,7 +59,7 @@ def original(tmp_path_factory):
         writer.writerow(["path", "class", "group", "split"])
         for label, name in enumerate(CLASSES):
             for number in range(3):
-                draw(folder / f"class{label}/clip{number}.avi", 3 * label + number)
+                draw_noise(folder / f"class{label}/clip{number}.avi", 3 * label + number)
                 side = "test" if number < 2 else "train"
                 writer.writerow([f"class{label}/clip{number}.avi", name, f"{side} {label} <&>", side])
     settings = resolve(Settings, [*WORDS, f"paths.data={root}", f"paths.features={root / 'features'}"])
@@ -80,12 +81,27 @@ def made(root: Path, *words: str):
     return settings, build_data(settings)
 
 
-def scored(settings, data, mean: list[list[float]], attention: VideoMeasures | None = None):
-    """A recognizer as it is after its test."""
-    recognizer = build_recognizer(settings, data)
+def as_tested(settings, data, mean: list[list[float]] = (), attention: VideoMeasures | None = None) -> RecurrentSystem:
+    """A system as it is after its test."""
+    system = RecurrentSystem(settings, data)
+    system.recognizer = build_recognizer(settings, data)
     scores = torch.tensor(mean, dtype=torch.float32)
-    recognizer.scores, recognizer.attention = VideoScores(scores, torch.zeros(scores.shape, dtype=torch.int64)), attention
-    return recognizer
+    votes = torch.zeros(scores.shape, dtype=torch.int64)
+    system.recognizer.scores, system.recognizer.attention = VideoScores(scores, votes), attention
+    return system
+
+
+def write_test(folder: RunFolder, settings, data, mean: list[list[float]], attention: VideoMeasures | None = None) -> dict:
+    """What is written after a test; returns what of it goes into run.json."""
+    system = as_tested(settings, data, mean, attention)
+    system.describe(folder)
+    return base._write_test(folder, system, np.asarray(mean, np.float32), data.annotation, draw)
+
+
+def about(settings, data, folder: RunFolder | None = None) -> dict:
+    """What run.json says of a run without a test."""
+    system = as_tested(settings, data)
+    return base._about(settings, data.annotation, {"cubes": data.store}, folder or RunFolder(Path("nowhere")), system)
 
 
 @pytest.fixture
@@ -109,7 +125,7 @@ def test_predictions_recalls_confusions_and_pictures_follow_from_the_scores(orig
         [0.1, 0.2, 0.3, 0.4],
         [0.1, 0.5, 0.3, 0.1],
     ]
-    found = write_test(folder, scored(settings, data, scores), data)
+    found = write_test(folder, settings, data, scores)
     assert found["per_class"] == {CLASSES[0]: 1.0, CLASSES[1]: 0.5, CLASSES[2]: 0.0, "never seen": None}
     assert found["confusion"] == [[2, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -134,7 +150,7 @@ def test_of_several_labels_average_precisions_stand_in_the_place_of_confusions(o
     first, second, third = classes = ('"x", y', "🎬 ü", "<b>")
     data.annotation = replace(data.annotation, multi_label=True, test=test, classes=classes)
     scores = [[0.9, 0.8, 0.5], [0.5, 0.1, 0.4], [0.7, 0.7, 0.4], [0.1, 0.2, 0.3], [0.2, 0.3, 0.6], [0.3, 0.4, 0.2]]
-    found = write_test(folder, scored(settings, data, scores), data)
+    found = write_test(folder, settings, data, scores)
     assert found["per_class"] == {first: pytest.approx(5 / 6), second: 1.0, third: pytest.approx(1 / 6)}
     assert found["confusion"] is None and found["filmstrips"] == {}
     back = folder.predictions(sound=False)
@@ -150,7 +166,7 @@ def measured(counts: list[int]) -> VideoMeasures:
 
 def test_what_was_measured_of_each_videos_attention_is_written(original, folder):
     settings, data = made(original)
-    write_test(folder, scored(settings, data, [[0.5, 0.3, 0.2]] * 6, measured([2, 2, 2, 2, 2, 10])), data)
+    write_test(folder, settings, data, [[0.5, 0.3, 0.2]] * 6, measured([2, 2, 2, 2, 2, 10]))
     videos, means = read_attended(folder.attended)
     assert list(videos) == TEST
     unboxed = {name for name in NAMES if counted_in(name) != "boxed_steps"}
@@ -160,7 +176,7 @@ def test_what_was_measured_of_each_videos_attention_is_written(original, folder)
 @pytest.mark.parametrize("attention", [None, measured([0] * 6)], ids=["not measured", "nothing to measure"])
 def test_a_network_without_attention_leaves_no_file_of_it(original, folder, attention):
     settings, data = made(original, "row=avg_pool_lstm")
-    assert write_test(folder, scored(settings, data, [[0.5, 0.3, 0.2]] * 6, attention), data)["filmstrips"] == {}
+    assert write_test(folder, settings, data, [[0.5, 0.3, 0.2]] * 6, attention)["filmstrips"] == {}
     assert not folder.attended.exists() and folder.predictions().videos == tuple(TEST)
 
 
@@ -168,7 +184,7 @@ def test_videos_that_went_after_the_test_cost_their_pictures_and_nothing_else(or
     shutil.copytree(original, tmp_path / "data")
     settings, data = made(tmp_path / "data")
     (tmp_path / "data/my clips" / TEST[0]).unlink()
-    found = write_test(folder, scored(settings, data, [[0.5, 0.3, 0.2]] * 6), data)
+    found = write_test(folder, settings, data, [[0.5, 0.3, 0.2]] * 6)
     said = capsys.readouterr().out
     assert f"{TEST[0]} is not recorded for the report's viewer: " in said and f"attention on {TEST[0]} is not drawn: " in said
     assert [name[:11] for name in found["filmstrips"]] == ["attention/2", "attention/3"]
@@ -190,6 +206,9 @@ def test_run_json_says_what_a_run_was_made_from(original, folder, no_gpu):
     expected = {
         "data": "my clips",
         "split": "default",
+        "system": "soft_attention",
+        "stores": ["cubes"],
+        "threshold": 0.5,
         "miniature": False,
         "multi_label": False,
         "classes": list(CLASSES),
@@ -274,5 +293,5 @@ def test_the_gpus_of_a_run_are_listed_with_their_memory(original, monkeypatch):
 
 @pytest.mark.parametrize(("processor", "device"), [("x86_64", "x86_64"), ("", "cpu")])
 def test_without_a_gpu_the_device_is_the_processor(original, monkeypatch, no_gpu, processor, device):
-    monkeypatch.setattr(outcome.platform, "processor", lambda: processor)
+    monkeypatch.setattr(recurrent.platform, "processor", lambda: processor)
     assert about(*made(original))["device"] == device
