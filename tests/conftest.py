@@ -168,6 +168,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)  # of one that failed
             part.mkdir()
             make(part)
             part.rename(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 RGB = "RGB data only"
@@ -42,7 +41,7 @@ class DataSetInfo:
         """``mAP`` or ``acc``, as tables head their columns."""
         return "mAP" if self.multi_label else "acc"
 
-    def module(self) -> ModuleType:
+    def module(self) -> Any:
         """The reader."""
         return import_module(self.reader)
 

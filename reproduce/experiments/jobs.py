@@ -22,7 +22,7 @@ POLL = 0.2  # seconds
 MOST_ON_CPU = 8  # runs at a time: each holds its features in memory
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One process to run.
 

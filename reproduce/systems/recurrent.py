@@ -179,11 +179,8 @@ def _gpus() -> list[dict[str, Any]]:
 
 def build_data(settings: Settings) -> VideoDataModule:
     """Make the data module of a run; its first stage holds a part of train, or a fold of it, out."""
-    data, fold, reader = settings.data, fold_of(settings), DATASETS[settings.data.name].module()
-    facts: dict[str, Any] = {"read": staticmethod(reader.read), "default_split": reader.DEFAULT_SPLIT}
-    if hasattr(reader, "annotation_files"):
-        facts["annotation_files"] = staticmethod(reader.annotation_files)
-    return type("ReadDataModule", (VideoDataModule,), facts)(
+    data, fold = settings.data, fold_of(settings)
+    return VideoDataModule(
         root=data_folder(settings),
         features=feature_folder(settings),
         split=split_of(settings),
@@ -196,6 +193,7 @@ def build_data(settings: Settings) -> VideoDataModule:
         ram_budget=None if data.ram_budget is None else int(data.ram_budget * 2**30),
         skip_bad=data.skip_bad,
         fold=fold and (fold.number or 1, fold.folds),
+        reader=DATASETS[data.name].module(),
     )
 
 

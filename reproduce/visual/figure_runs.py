@@ -15,7 +15,7 @@ from reproduce.common.catalogue import DEFAULT_ATTENTION, PENALTY, ROWS, SYSTEMS
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import dataset_of
 from reproduce.common.files import file_words
-from reproduce.common.settings import Settings, SettingsError, ranged
+from reproduce.common.settings import DataSettings, Settings, SettingsError, ranged
 from reproduce.evaluation.collection import Configuration, DataSet, Run, read
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import configuration, named
@@ -156,7 +156,7 @@ class Request:
             several: whether it is of fixed data sets.
         """
         dataset = self.wanted(needs[0])[0]
-        own = [] if several or dataset == "ucf11" else [dataset]
+        own = [] if several or dataset == DataSettings.name else [dataset]
         apart = [word for need in needs for word in self._apart(need)]
         apart += [f"seed_{self.settings.seed}"] if any(word.startswith("seed=") for word in self.words) else []
         apart += [self._said(key) for key in SHOWS.get(figure, RULED) if getattr(self.settings, key) != getattr(DEFAULTS, key)]

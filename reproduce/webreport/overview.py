@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, measured_columns
+from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, label_of, measured_columns
 from reproduce.common.progress import duration
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import DataSet, Run
@@ -105,7 +105,7 @@ def _empty(data: DataSet, row: str) -> Cell:
 
 
 def table_2(sets: Sequence[DataSet]) -> Section | None:
-    """HMDB-51 and Hollywood2 beside other systems, as ``table2.py`` makes them; None without a run on either."""
+    """Its data sets beside other systems, as ``table2.py`` makes them; None without a run on any of them."""
     points, measured = [], measured_columns(TABLE2_COLUMNS)
     for data in sets:
         base = max(data.rows.values(), key=lambda one: len(one.settings))
@@ -124,10 +124,10 @@ def table_2(sets: Sequence[DataSet]) -> Section | None:
     if not found:
         return None
     whole = table2(found, runs_of(points))
-    more = None
-    if {"hmdb51_2", "hmdb51_3"} - {point.column for point in points}:
-        more = missing("The mean needs all three splits of HMDB-51.", "python reproduce/table2.py")
-    return Section("table-2", "Table 2", join([_table(whole), more]))
+    there = {point.column for point in points}
+    means = [COLUMNS[name] for name in TABLE2_COLUMNS if set(COLUMNS[name].mean_of) - there]
+    more = [missing(f"The mean needs every split of {label_of(one.data)}.", "python reproduce/table2.py") for one in means]
+    return Section("table-2", "Table 2", join([_table(whole), *more]))
 
 
 def _table(whole: Table) -> Markup:

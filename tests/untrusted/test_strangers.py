@@ -31,7 +31,7 @@ def calls(path: Path) -> list[tuple[str, dict[str, object]]]:
 
 def test_no_module_unpickles():
     modules = [
-        path for package in ("datamodules", "lightning_modules", "reproduce") for path in (REPOSITORY / package).glob("*.py")
+        path for package in ("datamodules", "lightning_modules", "reproduce") for path in (REPOSITORY / package).rglob("*.py")
     ]
     loads = 0
     for path in modules:
