@@ -16,7 +16,6 @@ MAY = {
     "reproduce/common/catalogue.py": "the catalogue",
     "reproduce/common/settings.py": "defaults",
     "reproduce/figures.py": "which data sets and rows the paper's figures show",
-    "reproduce/visual/paper_figures.py": "the name of a figure",
     "reproduce/benchmarking/scale.py": "the rows of Table 1 whose steps a rehearsal times",
     "reproduce/benchmarking/settings.py": "the sizes of data sets, for rehearsals",
     "reproduce/systems/recurrent.py": "the networks of the system's own entries",
