@@ -165,6 +165,15 @@ def test_the_way_from_video_to_cell_is_true():
         assert what in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}, (place, what)
 
 
+def test_the_system_that_is_added_is_the_one_of_the_contract_test():
+    blocks = [code for language, code in fences((REPOSITORY / "reproduce/README.md").read_text()) if language == "python"]
+    tree = ast.parse((REPOSITORY / "tests/contract/test_additions.py").read_text())
+    texts = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    module, entries_of = (ast.literal_eval(texts[name]) for name in ("SYSTEM", "ENTRIES"))
+    assert module in blocks
+    assert "".join(line + "\n" for line in entries_of.split("\n") if line.startswith(("SYSTEMS", "ROWS"))) in blocks
+
+
 def test_the_workflow_calls_what_a_commit_must_pass():
     jobs = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())["jobs"]
     runs = {job: [step["run"] for step in jobs[job]["steps"] if "run" in step] for job in jobs}
