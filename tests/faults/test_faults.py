@@ -99,6 +99,7 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))
 
 
+@pytest.mark.slow(measured=True)
 @pytest.mark.counts("full disks")
 def test_a_disk_that_fills_within_a_video_keeps_the_finished_ones(clips, tmp_path):
     limited = {"preexec_fn": small_files, "env": unmeasured()}
@@ -337,6 +338,7 @@ def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
 # Seeds
 
 
+@pytest.mark.slow(measured=True)
 def test_a_configuration_gives_the_same_figures_again_and_another_seed_others(trained, clips, tmp_path):
     """Whatever the number of decoding processes: Python, NumPy, torch, workers and the order of blocks go by ``seed``."""
     for seed in (1, 2):

@@ -67,6 +67,7 @@ def test_sigterm_within_an_epoch_ends_training_and_the_figures_are_the_same(clip
         assert (here / "runs/clips" / long_run.name / name).read_bytes() == (long_run / name).read_bytes()
 
 
+@pytest.mark.slow(measured=True)
 @pytest.mark.counts("SIGTERMs")
 def test_sigterm_ends_extraction_and_keeps_what_is_done(clips, tmp_path):
     arguments = words(clips, "backbone.batch_size=2", "backbone.workers=0")

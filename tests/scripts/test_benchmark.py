@@ -37,6 +37,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow(measured=True)
 def test_every_case_gives_its_lines_and_both_files(tmp_path):
     result = script("benchmark.py", *SMALL, cwd=tmp_path)
     with (tmp_path / "results/benchmark.csv").open(newline="") as file:

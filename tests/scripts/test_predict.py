@@ -408,6 +408,7 @@ def test_without_an_encoder_or_room_nothing_is_left_under_a_final_name(viewer, t
     assert before == {name: (tmp_path / "out/a" / name).read_bytes() for name in before}
 
 
+@pytest.mark.slow(measured=True)
 def test_a_process_that_is_told_to_end_leaves_nothing(run, trained, tmp_path):
     video = draw(tmp_path / "long.avi", frames=4000)
     words = [f"checkpoint={trained / 'run'}", f"video={video}", f"features={run[1].path}", "output=out", "side=64"]

@@ -343,6 +343,7 @@ def test_a_split_goes_to_the_data_sets_that_have_it():
         _words_of("ucf11", words, ["ucf11", "hollywood2"])
 
 
+@pytest.mark.slow(measured=True)
 def test_the_miniature_table_of_one_data_set(tmp_path):
     """Drawn in the official layout, multi-label: one row of one column, as the README's command makes them, of fewer clips."""
     words = ["preset=miniature", "datasets=[hollywood2]", "rows=[soft_attention_0]", "backbone.size=64"]

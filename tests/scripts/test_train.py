@@ -80,6 +80,7 @@ def test_two_processes_that_torchrun_starts_do_so_too(trained, clips, tmp_path):
     assert (run / "predictions.csv").read_bytes() == (trained / "run" / "predictions.csv").read_bytes()
 
 
+@pytest.mark.slow(measured=True)
 def test_two_processes_extract_and_train_as_one_does(clips, tmp_path):
     """Without dropout the sums differ only in their order."""
     costs = {}
@@ -151,6 +152,7 @@ def bad_clips(tmp_path):
     return root
 
 
+@pytest.mark.slow(measured=True)
 def test_bad_videos_are_all_named_at_the_end_and_can_be_left_out(bad_clips, tmp_path):
     result = script("prepare.py", *words(bad_clips), cwd=tmp_path, check=False)
     assert result.returncode == 1

@@ -158,6 +158,7 @@ def test_a_frame_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
         assert str(path) in str(error)
 
 
+@pytest.mark.slow(measured=True)
 def test_a_long_video_takes_no_more_memory_than_a_short_one(tmp_path):
     path = tmp_path / "long.mkv"
     with av.open(str(path), "w") as container:

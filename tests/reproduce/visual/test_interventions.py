@@ -134,6 +134,7 @@ def test_a_correction_is_what_the_network_says_with_the_new_weights_and_repeats(
     np.testing.assert_array_equal(after.attention, before.attention)  # the network is as it was
 
 
+@pytest.mark.slow(measured=True)
 def test_the_figures_of_a_run(trained, clips, monkeypatch, capsys):
     monkeypatch.chdir(trained)
     words = [*TINY, f"paths.data={clips}", "row=soft_attention_1", "limit=20", "paths.results=drawn", "most=2"]
