@@ -24,7 +24,7 @@ class ReportPaths:
     """Where things lie; relative paths start at the working directory."""
 
     runs: str = "runs"
-    """run folders, <data set>/<model>-<hash of the configuration>/"""
+    """run folders, <data set>/<row or model>-<hash of the configuration>/"""
     results: str = "results"
     """receives report.html"""
 

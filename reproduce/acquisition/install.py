@@ -19,7 +19,7 @@ from reproduce.acquisition.archives import Extracted, extract, inspect, kind_of
 from reproduce.acquisition.download import DownloadError, Patience, download
 from reproduce.acquisition.ledger import Ledger
 from reproduce.common.files import Need, check_space, size_of, sync_folder
-from reproduce.common.locking import one_at_a_time
+from reproduce.common.processes import one_at_a_time
 from reproduce.common.settings import SettingsError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".rar")

@@ -169,9 +169,9 @@ DEFAULT_ATTENTION = "soft_attention_0"
 
 def row_of(settings: Mapping[str, Any]) -> str:
     """The row that a run's settings, by dotted key, make; other λ make rows of their own, such as ``soft_attention_0.5``."""
-    for name, row in ROWS.items():
-        if all(settings.get(key) == value for key, value in row.sets.items()):
-            return name
+    fitting = [name for name, row in ROWS.items() if all(settings.get(key) == value for key, value in row.sets.items())]
+    if fitting:
+        return max(fitting, key=lambda name: len(ROWS[name].sets))  # the one that says most, the first of equals
     name = settings["model.name"]
     return f"{name}_{settings[PENALTY]:g}" if PENALTY in settings else name
 

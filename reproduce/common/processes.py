@@ -1,4 +1,4 @@
-"""Processes that this one starts: they end with it. Free of torch.
+"""Processes: those that this one starts end with it, and work that one does at a time. Free of torch.
 
 SIGTERM, Ctrl-C and an error end the processes that were started too, and wait for them; so does, on Linux, the death of
 the process that started them: nothing goes on unseen.
@@ -17,6 +17,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+
+from filelock import FileLock, Timeout
+
+from datamodules.videos import DataError
 
 SCRIPTS = Path(__file__).resolve().parents[1]  # the folder of the entry scripts
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -97,3 +101,29 @@ def run_here(script: str, words: Sequence[str]) -> int:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_at_a_time(path: Path, work: str) -> Iterator[None]:
+    """Hold a lock, which the system releases when this process dies; wait where another process holds it, and say so.
+
+    Args:
+        path: of the lock.
+        work: what the other process does, for the message.
+
+    Raises:
+        DataError: another process holds it, and this one is the first of several that torchrun or srun started: the others
+            do not know that it waits.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if any(int(os.environ.get(name, "1") or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
+            raise DataError(f"another process {work}; run this again when it has finished") from None
+        print(f"another process {work}; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -197,7 +197,7 @@ class PathsSettings:
     features: str = "features"
     """feature stores, <data set>/<backbone>-<weights>/"""
     runs: str = "runs"
-    """run folders, <data set>/<model>-<hash of the configuration>/"""
+    """run folders, <data set>/<row or model>-<hash of the configuration>/"""
     results: str = "results"
     """tables"""
 

@@ -20,8 +20,7 @@ from datamodules.stored_videos import usable
 from datamodules.videos import Annotation, targets_of
 from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.dataset import STORES
-from reproduce.common.locking import one_at_a_time
-from reproduce.common.processes import is_first_process
+from reproduce.common.processes import is_first_process, one_at_a_time
 from reproduce.common.settings import Settings, to_yaml
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder

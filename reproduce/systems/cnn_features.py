@@ -26,8 +26,7 @@ from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, BackboneError, build_backbone, calibrate, folded
 from reproduce.common.dataset import feature_folder, feature_spec, require_videos
 from reproduce.common.files import Need, check_space
-from reproduce.common.locking import one_at_a_time
-from reproduce.common.processes import cores, is_first_process, leaving_on_sigterm
+from reproduce.common.processes import cores, is_first_process, leaving_on_sigterm, one_at_a_time
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, PRESETS, ROWS, SYSTEMS, row_of
+from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, PRESETS, ROWS, SYSTEMS, RowInfo, row_of
 from reproduce.common.settings import Settings, entries
 
 NAMES = {*DATASETS, *SYSTEMS, *ROWS, *COLUMNS}
@@ -56,3 +56,9 @@ def test_every_entry_names_what_exists():
 def test_a_row_is_known_by_what_it_sets():
     assert all(row_of(dict(row.sets)) == name for name, row in ROWS.items())
     assert row_of({"model.name": "soft_attention", "objective.attention_penalty": 0.5}) == "soft_attention_0.5"
+
+
+def test_the_row_that_says_most_of_a_run_is_taken(monkeypatch):
+    sets = {**ROWS[DEFAULT_ATTENTION].sets, "model.attention": "content"}
+    monkeypatch.setitem(ROWS, "content_attention_0", RowInfo("Content attention", sets))
+    assert row_of(sets) == "content_attention_0" and row_of({**sets, "model.attention": "location"}) == DEFAULT_ATTENTION

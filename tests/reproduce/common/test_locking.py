@@ -12,13 +12,13 @@ from conftest import PATIENCE, REPOSITORY, unmeasured
 from filelock import FileLock
 
 from datamodules.videos import DataError
-from reproduce.common import locking
-from reproduce.common.locking import one_at_a_time
+from reproduce.common import processes
+from reproduce.common.processes import one_at_a_time
 
 HOLD = """
 import os, signal, sys
 from pathlib import Path
-from reproduce.common.locking import one_at_a_time
+from reproduce.common.processes import one_at_a_time
 with one_at_a_time(Path(sys.argv[1]), "works"):
     print("held", flush=True)
     word = sys.stdin.readline().strip()
@@ -46,7 +46,7 @@ def kept(monkeypatch):
         found.append(FileLock(path))
         return found[-1]
 
-    monkeypatch.setattr(locking, "FileLock", make)
+    monkeypatch.setattr(processes, "FileLock", make)
     return found
 
 
