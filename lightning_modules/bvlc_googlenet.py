@@ -15,7 +15,7 @@ from torch import Tensor, nn
 NAME = "bvlc_googlenet"
 MAP = "inception_5b/output"
 """The last convolutional map, after its ReLUs: 7 x 7 x 1024 for images of 224 pixels."""
-AUTHORS_SIDE, SIDE = 256, 224  # pixels: of the mean image and the frames it is subtracted from; of what the network sees
+AUTHORS_SIDE = 256  # pixels: of the mean image, and of the frames that it is subtracted from
 CHANNEL_MEANS = (104.0, 117.0, 123.0)  # BGR, of the mean image
 INCEPTION = {  # channels of 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5, pool_proj
     "3a": (64, 96, 128, 16, 32, 32),
@@ -48,7 +48,8 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, rows, columns) -> the same shape; β = 0.75."""
-        root = torch.rsqrt(1 + nn.functional.conv2d((self.scale * x).square(), self.band))
+        near = nn.functional.conv2d((self.scale * x).square(), self.band)  # α/n Σ x²
+        root = torch.rsqrt(1 + near.float())  # single also under autocast: 1 + … loses digits that the features need
         return x * (root * torch.sqrt(root))  # root^1.5 = (…)^-0.75
 
 
