@@ -230,8 +230,7 @@ def _load_file(network: nn.Module, path: Path, name: str) -> nn.Module:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise BackboneError(
-            f"backbone.weights={path}: a .caffemodel is read with protobuf, which is not installed ({error}); "
-            "pip install 'visual-attention-reproduction[caffe]', or pip install protobuf"
+            f"backbone.weights={path}: a .caffemodel needs protobuf ({error}): pip install -e '.[caffe]'"
         ) from error
     except FileNotFoundError as error:
         raise BackboneError(
