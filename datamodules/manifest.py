@@ -70,16 +70,20 @@ class FeatureSpec:
     """What decides the values of feature cubes, as a configuration states it; the map's shape follows from it.
 
     Args:
-        backbone: name of the torchvision network.
+        backbone: name of the network.
         weights: ``imagenet:<torchvision's name>``, ``random:<seed>``, ``file:<SHA-256>`` or ``released``.
         layer: node of the network whose output is stored; None for the last convolutional map.
         size: side in pixels of the square the frames are squashed to.
+        resize: of the paper's own network, ``authors`` or ``direct``; None for others.
+        mean: of the paper's own network, ``channels`` or ``image:<SHA-256>``; None for others.
     """
 
     backbone: str
     weights: str
     layer: str | None
     size: int
+    resize: str | None = None
+    mean: str | None = None
 
     @property
     def kind(self) -> str:
@@ -88,8 +92,8 @@ class FeatureSpec:
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """The fields by name."""
-        return asdict(self)
+        """The fields by name; those that other networks do not have, only of one that has them."""
+        return {key: value for key, value in asdict(self).items() if value is not None or key not in ("resize", "mean")}
 
 
 @dataclass(frozen=True)

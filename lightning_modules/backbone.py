@@ -2,7 +2,7 @@
 
 Any torchvision classification network works; the default is GoogLeNet, cut at ``inception5b``: 7·7 locations of 1024
 channels for frames of 224 pixels. torchvision's GoogLeNet is a batch-norm port with 3x3 convolutions where the paper's
-has 5x5 ones, and not the Caffe network the paper used (protocol §6).
+has 5x5 ones; the Caffe network that the paper used is ``bvlc_googlenet`` (protocol §6).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -20,11 +21,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from lightning_modules.bvlc_googlenet import AUTHORS_SIDE, CHANNEL_MEANS, MAP, NAME, BvlcGoogLeNet
+from lightning_modules.caffemodel import read_caffemodel
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIERS = ("classifier", "fc", "head", "heads")
 """Names under which torchvision's networks keep their classifier; a convolution in it is not the last map."""
 
 WITHOUT_AUXILIARY = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.", "loss1/", "loss2/")  # heads that files hold and features do not need
 
 
 class BackboneError(RuntimeError):
@@ -36,18 +42,19 @@ class Backbone(nn.Module):
 
     Args:
         body: frames (N, 3, S, S), normalised -> map (N, D, rows, columns).
-        mean, std: normalisation of the input, per channel, for pixels in [0, 1].
+        mean, std: normalisation of the input, per channel, for pixels in [0, 1]. The mean may be an image (3, S, S).
         layer: name of the node the network was cut at.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], layer: str) -> None:
+    def __init__(self, body: nn.Module, mean: tuple[float, ...] | Tensor, std: tuple[float, ...], layer: str) -> None:
         super().__init__()
         self.body = body
         self.layer = layer
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        image = mean[None] if isinstance(mean, Tensor) else torch.tensor(mean).view(1, 3, 1, 1)
+        self.register_buffer("mean", 255 * image)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
 
@@ -98,35 +105,79 @@ def folded(backbone: Backbone) -> Backbone:
     return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def build_backbone(name: str, weights: str, layer: str | None = None, size: int = 224, seed: int = 0) -> Backbone:
+def build_backbone(
+    name: str,
+    weights: str,
+    layer: str | None = None,
+    size: int = 224,
+    seed: int = 0,
+    authors_resize: bool = True,
+    mean: Path | None = None,
+) -> Backbone:
     """Build a frozen backbone.
 
     Args:
-        name: a torchvision classification network.
+        name: a torchvision classification network, or ``bvlc_googlenet``.
         weights: ``imagenet`` (torchvision's best, downloaded and checked by its hash), ``random`` (seeded; calibrate it
-            with ``calibrate``), or a file with a state dict of the network, in any float precision.
+            with ``calibrate``), or a file with a state dict of the network, in any float precision; of ``bvlc_googlenet``
+            a ``.caffemodel`` too.
         layer: graph node to cut at, as ``torchvision.models.feature_extraction.get_graph_node_names`` lists them;
             None for the last convolutional map.
-        size: side of the frames, pixels.
+        size: side of the images that the network sees, pixels.
         seed: of random weights.
+        authors_resize: whether ``bvlc_googlenet`` takes frames of 256 pixels, as the authors' script did, and brings them
+            to ``size`` itself; others take frames of ``size``.
+        mean: of ``bvlc_googlenet``, an image (3, 256, 256) in BGR, as ``.npy``; None for its means per channel.
 
     Raises:
         BackboneError: no such network, layer or file, a file for another network, a failed download, or a network
             without a convolutional map.
     """
+    if name == NAME:
+        return _paper_backbone(weights, layer or MAP, size, seed, authors_resize, mean)
     if name not in classification_networks():
-        known = ", ".join(classification_networks())
+        known = ", ".join([*classification_networks(), NAME])
         raise BackboneError(f"backbone.name={name}: torchvision has no such classification network; it has {known}")
     transforms, extra = _official_input(name)
     network = _network(name, weights, seed, extra)
     network.eval()
     node = layer or last_map(network, size)
+    backbone = Backbone(_cut(network, node, name), tuple(transforms["mean"]), tuple(transforms["std"]), node)
+    return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _paper_backbone(weights: str, layer: str, size: int, seed: int, authors_resize: bool, mean_file: Path | None) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = BvlcGoogLeNet(size if authors_resize else None)
+    if weights == "imagenet":
+        raise BackboneError(f"backbone.weights=imagenet: torchvision does not have {NAME}; give a file of its weights")
+    if weights != "random":
+        network = _load_file(network, Path(weights), NAME)
+    mean = torch.tensor(CHANNEL_MEANS)[:, None, None] if mean_file is None else _mean_image(mean_file)
+    if not authors_resize and mean_file is not None:
+        mean = nn.functional.interpolate(mean[None], (size, size), mode="bilinear", align_corners=False)[0]
+    # Frames are RGB, the mean is BGR; 255 as the backbone has it for pixels in [0, 1].
+    backbone = Backbone(_cut(network.eval(), layer, NAME), mean.flip(0) / 255, (1 / 255,) * 3, layer)
+    return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _mean_image(path: Path) -> Tensor:
     try:
-        body = create_feature_extractor(network, {node: "map"})
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BackboneError(f"backbone.mean={path}: not a readable .npy file ({error})") from error
+    shape = (3, AUTHORS_SIDE, AUTHORS_SIDE)
+    if getattr(found, "shape", None) != shape or found.dtype.kind != "f" or not 1 < float(np.mean(found)) < 255:
+        raise BackboneError(f"backbone.mean={path}: not a mean image {shape} of BGR pixels from 0 to 255")
+    return torch.from_numpy(found.astype(np.float32))
+
+
+def _cut(network: nn.Module, node: str, name: str) -> nn.Module:
+    try:
+        return create_feature_extractor(network, {node: "map"})
     except ValueError as error:
         raise BackboneError(f"backbone.layer={node}: {name} has no such node ({error})") from error
-    backbone = Backbone(body, tuple(transforms["mean"]), tuple(transforms["std"]), node)
-    return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def classification_networks() -> list[str]:
@@ -173,7 +224,14 @@ def _imagenet_network(name: str) -> nn.Module:
 
 def _load_file(network: nn.Module, path: Path, name: str) -> nn.Module:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".caffemodel":
+            state: Any = read_caffemodel(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise BackboneError(
+            f"backbone.weights={path}: a .caffemodel needs protobuf ({error}): pip install -e '.[caffe]'"
+        ) from error
     except FileNotFoundError as error:
         raise BackboneError(
             f"backbone.weights={path}: neither 'imagenet' nor 'random' nor an existing file (looked at {path.resolve()})"
@@ -184,7 +242,7 @@ def _load_file(network: nn.Module, path: Path, name: str) -> nn.Module:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BackboneError(f"backbone.weights={path}: holds no state dict (names -> tensors)")
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
     problem = network.load_state_dict(state, strict=False) if _same_shapes(network, state) else None
     # A file with batch norm folded into the convolutions has no counter of batches: it carries no information.
     missing = [key for key in problem.missing_keys if not key.endswith("num_batches_tracked")] if problem else []
@@ -242,6 +300,8 @@ def calibrate(backbone: Backbone, frames: Tensor, batch: int = 64) -> None:
         batch: frames at a time.
     """
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     for norm in norms:
         norm.reset_running_stats()
         norm.train()

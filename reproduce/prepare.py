@@ -27,7 +27,7 @@ from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
-from reproduce.common.catalogue import DATASETS
+from reproduce.common.catalogue import DATASETS, PAPER_NETWORK
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
@@ -130,9 +130,14 @@ def _describe(annotation: Annotation) -> None:
 
 
 def _space_for_features(settings: PrepareSettings) -> Need | None:
-    """Of the paper's backbone; of others, extraction itself finds out before it begins."""
+    """Of GoogLeNet; of other networks, extraction itself finds out before it begins."""
     backbone = settings.backbone
-    if backbone.name != "googlenet" or backbone.layer is not None or backbone.size != 224 or settings.released:
+    if (
+        backbone.name not in ("googlenet", PAPER_NETWORK)
+        or backbone.layer is not None
+        or backbone.size != 224
+        or settings.released
+    ):
         return None
     folder = feature_folder(settings)
     total = DATASETS[settings.data.name].module().LEAST_FRAMES * GOOGLENET_BYTES

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules.blocks import BLOCK_LENGTH
 from datamodules.decoding import read_chunks
 from datamodules.features import FeatureSpec, FeatureStore
-from lightning_modules.backbone import build_backbone, calibrate, folded
+from lightning_modules.backbone import calibrate, folded
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.frames import Frames, pool_frames, run_blocks, run_dense, window_means, windows
 from lightning_modules.objective import Objective
@@ -45,6 +45,9 @@ from reproduce.benchmarking.workloads import (
     random_data,
     step,
 )
+from reproduce.common.dataset import frame_side
+from reproduce.common.settings import with_values
+from reproduce.systems.backbones import built
 from reproduce.systems.cnn_features import extract_into, half_precision, kept_cosine, packet_and_workers
 from reproduce.systems.feature_writer import PRECISIONS
 
@@ -83,14 +86,12 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
         if not path.is_file():
             encode_clip(path, settings.clip_frames, number)
     options = settings.backbone
-    backbone = build_backbone(options.name, "random", options.layer, options.size)
-    chunk = torch.from_numpy(next(read_chunks(paths[0], options.size, 16))).permute(0, 3, 1, 2)
+    backbone, side = built(with_values(settings, {"backbone.weights": "random"})), frame_side(settings)
+    chunk = torch.from_numpy(next(read_chunks(paths[0], side, 16))).permute(0, 3, 1, 2)
     calibrate(backbone, chunk)
     backbone = backbone.to(device)
     with torch.no_grad():
-        _, channels, rows, columns = backbone.map(
-            torch.zeros(1, 3, options.size, options.size, dtype=torch.uint8, device=device)
-        ).shape
+        _, channels, rows, columns = backbone.map(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).shape
     half = half_precision(device.type == "cuda")
 
     some = paths[: settings.plain_clips]
@@ -121,7 +122,7 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
         )
 
     packet, _ = packet_and_workers(ran)
-    images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (packet, 3, side, side), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def run(network: Callable[[torch.Tensor], Any], name: str) -> Work:

@@ -11,13 +11,16 @@ import torch
 
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from datamodules.pool import GPU_SHARE
-from lightning_modules.backbone import build_backbone, folded
+from lightning_modules.backbone import folded
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
 from reproduce.benchmarking.lines import Line
 from reproduce.benchmarking.settings import SCALES, BenchmarkSettings, Scale
 from reproduce.benchmarking.workloads import medians, step
 from reproduce.common.catalogue import ROWS
+from reproduce.common.dataset import frame_side
+from reproduce.common.settings import with_values
+from reproduce.systems.backbones import built
 from reproduce.systems.cnn_features import PACKET, half_precision
 from reproduce.systems.feature_writer import PRECISIONS
 from reproduce.systems.recurrent import build_network
@@ -70,11 +73,11 @@ def _line(what: str, device: torch.device, hours: float) -> Line:
 
 def _extraction_rate(settings: BenchmarkSettings, device: torch.device) -> float:
     """Frames a second of the network alone, in the precision that extraction takes."""
-    options = settings.backbone
-    backbone = folded(build_backbone(options.name, "random", options.layer, options.size)).to(device)
+    backbone = folded(built(with_values(settings, {"backbone.weights": "random"}))).to(device)
     dtype = PRECISIONS[half_precision(device.type == "cuda") or "fp32"]
     packet = PACKET[device.type == "cuda"]
-    images = torch.randint(0, 256, (packet, 3, options.size, options.size), dtype=torch.uint8, device=device)
+    side = frame_side(settings)
+    images = torch.randint(0, 256, (packet, 3, side, side), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
 
     def work() -> None:

@@ -246,6 +246,9 @@ class PresetInfo:
     above: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
+PAPER_NETWORK = "bvlc_googlenet"
+"""The one `backbone.name` that is no network of torchvision."""
+
 PRESETS: dict[str, PresetInfo] = {
     "paper": PresetInfo(on={"hmdb51": {"model.hidden_dim": 1024}}),
     "released": PresetInfo(

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.folds import parse_fold
-from reproduce.common.catalogue import COLUMNS, DATASETS, MODELS, PRESETS, ROWS, measured_columns
+from reproduce.common.catalogue import COLUMNS, DATASETS, MODELS, PAPER_NETWORK, PRESETS, ROWS, measured_columns
 from reproduce.common.settings import MANY, DataSettings, Settings, SettingsError, entries, get
 
 S = TypeVar("S")  # Settings, or those of a script that runs nothing
@@ -171,6 +171,12 @@ def validate(settings: Any) -> None:
         raise SettingsError(
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
+    for key, value in (("resize", settings.backbone.resize == "authors"), ("mean", settings.backbone.mean is not None)):
+        if value and settings.backbone.name != PAPER_NETWORK:
+            raise SettingsError(
+                f"backbone.{key}={getattr(settings.backbone, key)}: goes with backbone.name={PAPER_NETWORK}, not with "
+                f"{settings.backbone.name}"
+            )
     alone = [row for row, info in ROWS.items() if not info.system.members]
     if len(set(settings.fusion.rows)) < 2 or not set(settings.fusion.rows) <= set(alone):
         raise SettingsError(f"fusion.rows={settings.fusion.rows}: name two rows or more, of {', '.join(alone)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,14 @@ from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
-from reproduce.common.catalogue import DATASETS, GENERATED
+from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.processes import cores
 from reproduce.common.settings import Settings, SettingsError
+
+AUTHORS_SIDE = 256  # pixels that the authors' script squashed frames to, before it subtracted the mean image
+CHANNELS = "channels"  # stands for the mean image's means of each channel
+MEAN_FILE = "ilsvrc_2012_mean.npy"
+MEAN_SHA256 = "97eefba7e046ee097121ad18564329636d2f9c153b748c7313653cae8594a149"
 
 
 def split_of(settings: Settings) -> str:
@@ -106,7 +111,9 @@ def feature_spec(settings: Settings) -> FeatureSpec:
         kind = f"random:{backbone.seed}"
     elif kind not in ("imagenet", "released"):
         kind = f"file:{_weights_sha256(Path(kind).expanduser())}"
-    return FeatureSpec(backbone.name, kind, backbone.layer, backbone.size)
+    if backbone.name != PAPER_NETWORK:
+        return FeatureSpec(backbone.name, kind, backbone.layer, backbone.size)
+    return FeatureSpec(backbone.name, kind, backbone.layer, backbone.size, resize_of(settings), _mean_in_words(settings))
 
 
 @lru_cache
@@ -117,6 +124,45 @@ def _weights_sha256(path: Path) -> str:
         raise SettingsError(
             f"backbone.weights={path}: neither imagenet, random nor released, and no readable file ({error})"
         ) from error
+
+
+def resize_of(settings: Settings) -> str:
+    """How frames come to the network: ``authors`` or ``direct``."""
+    return settings.backbone.resize or ("authors" if settings.backbone.name == PAPER_NETWORK else "direct")
+
+
+def frame_side(settings: Settings) -> int:
+    """Side in pixels of the square that a decoded frame is squashed to."""
+    return AUTHORS_SIDE if resize_of(settings) == "authors" else settings.backbone.size
+
+
+def mean_image(settings: Settings) -> Path | None:
+    """The mean image that settings of the paper's network name, or that lies beside their weights; None without one."""
+    backbone = settings.backbone
+    if backbone.mean is not None:
+        return None if backbone.mean == CHANNELS else Path(backbone.mean).expanduser()
+    beside = Path(backbone.weights).expanduser().with_name(MEAN_FILE)
+    return beside if backbone.weights not in ("imagenet", "random", "released") and beside.is_file() else None
+
+
+def fetches_mean(settings: Settings) -> bool:
+    """Whether the mean image comes with the weights: it is ImageNet's own."""
+    return settings.backbone.weights == "imagenet" and settings.backbone.mean is None
+
+
+def _mean_in_words(settings: Settings) -> str:
+    path = mean_image(settings)
+    if path is None:
+        return f"image:{MEAN_SHA256}" if fetches_mean(settings) else CHANNELS
+    return f"image:{_mean_sha256(path)}"
+
+
+@lru_cache
+def _mean_sha256(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise SettingsError(f"backbone.mean={path}: neither {CHANNELS} nor a readable file ({error})") from error
 
 
 def open_store(settings: Settings) -> FeatureStore:
@@ -146,7 +192,7 @@ class StoreKind:
 STORES = {
     "cubes": StoreKind(
         folder=feature_folder,
-        facts=lambda settings: asdict(feature_spec(settings)),
+        facts=lambda settings: feature_spec(settings).made_from,
         maker="reproduce.systems.cnn_features",
         part="features",
         open=open_store,

@@ -71,13 +71,17 @@ class BackboneSettings:
     """The frozen image network whose last convolutional map is attended to."""
 
     name: str = "googlenet"
-    """any torchvision classification network"""
+    """any torchvision classification network, or bvlc_googlenet (the paper's own)"""
     weights: str = "imagenet"
-    """imagenet (torchvision's download), random (calibrated on the data), released (imported), or a file"""
+    """imagenet (torchvision's download, or BVLC's), random (calibrated on the data), released (imported), or a file"""
     layer: Optional[str] = None  # noqa: UP045
     """graph node to cut the network at; null for its last convolutional map"""
     size: int = ranged(224, 16, 4096)
     """side in pixels of the square that frames are squashed to"""
+    resize: Optional[str] = one_of(None, ("authors", "direct"))  # noqa: UP045
+    """authors (to 256x256, minus the mean, then to size) or direct; null for authors with bvlc_googlenet, direct with others"""
+    mean: Optional[str] = None  # noqa: UP045
+    """of bvlc_googlenet: a mean image, or channels (means); null for ilsvrc_2012_mean.npy beside the weights, else channels"""
     seed: int = ranged(0, 0, 2**31)
     """of random weights"""
     precision: str = one_of("auto", ("auto", "fp32", "fp16", "bf16"))

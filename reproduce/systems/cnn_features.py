@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -15,19 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from datamodules.decoding import RESIZE_RULE, VideoError, decoder_version, probe, read_chunks
+from datamodules.decoding import VideoError, decoder_version, probe, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
 from datamodules.files import write_atomically
 from datamodules.frames import FrameDataModule
 from datamodules.stored_videos import replaced, to_extract
 from datamodules.videos import Annotation, Video
-from lightning_modules.backbone import Backbone, BackboneError, build_backbone, calibrate, folded
-from reproduce.common.dataset import feature_folder, feature_spec, require_videos
+from lightning_modules.backbone import Backbone, BackboneError, calibrate, folded
+from reproduce.common.dataset import (
+    feature_folder,
+    feature_spec,
+    frame_side,
+    require_videos,
+)
 from reproduce.common.files import Need, check_space
 from reproduce.common.processes import cores, is_first_process, leaving_on_sigterm, one_at_a_time
 from reproduce.common.settings import Settings, SettingsError
+from reproduce.systems.backbones import built, notes_on, resize_rule, restore_backbone
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained
 from reproduce.systems.trainer import quiet_lightning, strategy
@@ -115,25 +120,23 @@ def about(store: FeatureStore, annotation: Annotation) -> dict[str, Any]:
 
 def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str]) -> None:
     backbone = _backbone(settings, annotation, store)
-    empty = torch.zeros(1, 3, settings.backbone.size, settings.backbone.size, dtype=torch.uint8)
+    side = frame_side(settings)
+    empty = torch.zeros(1, 3, side, side, dtype=torch.uint8)
     _, channels, rows, columns = backbone.map(empty).shape
     precision, compiled = _how(settings, annotation, store, names, backbone)
     paths = [annotation.folder / name for name in names]
     if is_first_process():
         size = (estimated_frames(annotation, names) or 0) * channels * (rows * columns * 2 + 8)  # fp16 cubes, two fp32 vectors
         check_space([Need(store.path, int(size), f"the features of {len(names)} videos")])
-        notes = [f"Features: {settings.backbone.name}, {_weights_in_words(settings)}"]
-        if settings.backbone.name == "googlenet" and settings.backbone.weights != "random":
-            notes.append("torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network")
         facts = {
             "layer": backbone.layer,
             "weights_sha256": backbone.sha256(),
-            "resize": RESIZE_RULE,
+            "resize": resize_rule(settings),
             "precision": precision,
             "compiled": compiled,
             "decoder": decoder_version(),
             "torch": torch.__version__,
-            "notes": notes,
+            "notes": notes_on(settings),
         }
         store.create(feature_spec(settings), (rows, columns), channels, facts)
     extract_into(settings, store, backbone, names, paths, precision, compiled)
@@ -154,7 +157,7 @@ def extract_into(
         LostProcess: a decoding process was killed; names the video.
     """
     packet, workers = packet_and_workers(settings)
-    data = FrameDataModule(paths, settings.backbone.size, packet, workers)
+    data = FrameDataModule(paths, frame_side(settings), packet, workers)
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
     stopwatch, preemption = Stopwatch(), Preemption()
     quiet_lightning()
@@ -226,11 +229,6 @@ def packet_and_workers(settings: Settings) -> tuple[int, int]:
     return packet, max(1, spare) if on_gpu else max(0, spare - 1)
 
 
-def _weights_in_words(settings: Settings) -> str:
-    kinds = {"imagenet": "trained on ImageNet", "random": "RANDOM weights, batch norm calibrated on frames of train"}
-    return kinds.get(settings.backbone.weights, f"weights of the file {os.path.basename(settings.backbone.weights)}")
-
-
 def _how(
     settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str], backbone: Backbone
 ) -> tuple[str, bool]:
@@ -242,7 +240,7 @@ def _how(
     if precision == "auto":
         precision = half_precision(on_gpu) or "fp32"
         if precision != "fp32":
-            sample = calibration_frames(annotation, options.size)
+            sample = calibration_frames(annotation, frame_side(settings))
             frames = sample[:: max(1, len(sample) // TRIED_FRAMES)]
             cosine = kept_cosine(backbone, frames, precision, torch.device("cuda" if on_gpu else "cpu"))
             enough = cosine >= LEAST_COSINE
@@ -302,9 +300,8 @@ def estimated_frames(annotation: Annotation, names: Sequence[str]) -> float | No
 
 def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -> Backbone:
     """The backbone of a store; random weights are calibrated once and kept beside the features."""
-    options = settings.backbone
-    backbone = build_backbone(options.name, options.weights, options.layer, options.size, options.seed)
-    if options.weights != "random":
+    backbone = built(settings)
+    if settings.backbone.weights != "random":
         return backbone
     path = store.path / BACKBONE
     if path.is_file():
@@ -315,31 +312,13 @@ def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -
         return backbone
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order, so that the weights do not depend on the number of cores
-    calibrate(backbone, calibration_frames(annotation, options.size))
+    calibrate(backbone, calibration_frames(annotation, frame_side(settings)))
     torch.set_num_threads(threads)
     if is_first_process():
         buffer = BytesIO()  # a full disk is an OSError when bytes are written, a RuntimeError when torch writes
         torch.save(backbone.state_dict(), buffer)
         write_atomically(path, buffer.getbuffer())
     return backbone
-
-
-def restore_backbone(backbone: nn.Module, path: Path, advice: str) -> None:
-    """Give a backbone the weights that lie beside a feature store; no code in the file is run.
-
-    Args:
-        backbone: of the architecture that was stored.
-        path: ``backbone.pt``.
-        advice: what to do about a damaged file.
-
-    Raises:
-        FeatureStoreError: the file is damaged, or of another network.
-    """
-    try:
-        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # damaged bytes make the unpickler raise almost anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FeatureStoreError(f"{path}: not the weights of this backbone, or damaged ({reason}); {advice}") from error
 
 
 def calibration_frames(annotation: Annotation, size: int) -> Tensor:

@@ -30,11 +30,13 @@ from datamodules.features import BACKBONE, FeatureStore
 from datamodules.frames import FramePacket
 from datamodules.pool import FramePool
 from datamodules.videos import DataError
-from lightning_modules.backbone import Backbone, BackboneError, build_backbone
+from lightning_modules.backbone import Backbone, BackboneError
 from lightning_modules.frames import Frames, Network, Output, pool_frames, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
+from reproduce.common.dataset import frame_side
 from reproduce.experiments.attention_files import Moment
-from reproduce.systems.cnn_features import PACKET, half_precision, restore_backbone
+from reproduce.systems.backbones import built, restore_backbone
+from reproduce.systems.cnn_features import PACKET, half_precision
 from reproduce.systems.feature_writer import FeatureExtractor, Stopwatch
 from reproduce.systems.loading import Trained
 
@@ -276,7 +278,7 @@ class FileTrack:
             VideoError: the video does not decode, or its features are not finite.
         """
         info = probe(self.path)
-        size = self.source.trained.settings.backbone.size
+        size = frame_side(self.source.trained.settings)
         for chunk in ahead(chunks(read_timed(self.path, size, self.threads), FRAMES)):
             times, images = zip(*chunk, strict=True)
             features = self.source.features(np.stack(images))
@@ -341,7 +343,7 @@ def load_backbone(trained: Trained, store: Path) -> Backbone:
             "published, so that no new video can be shown to it. Train on a backbone: train.py … backbone.weights=imagenet"
         )
     try:
-        backbone = build_backbone(options.name, options.weights, options.layer, options.size, options.seed)
+        backbone = built(trained.settings)
     except BackboneError as error:
         raise DataError(f"the backbone of {folder}: {error}") from error
     if options.weights == "random":

@@ -1,5 +1,9 @@
 """A video is watched in pieces: nothing depends on how many frames come at a time, and its scores are those of the test."""
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +15,14 @@ from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.frames import pool_frames, run_blocks
 from lightning_modules.metrics import block_scores
+from reproduce.common.catalogue import PAPER_NETWORK
 from reproduce.common.dataset import feature_spec
+from reproduce.common.settings import with_values
 from reproduce.experiments.folder import RunFolder
+from reproduce.systems import tracks
 from reproduce.systems.loading import load_trained, read_settings
 from reproduce.systems.recurrent import build_data
-from reproduce.systems.tracks import Tracker, track_video
+from reproduce.systems.tracks import FileTrack, Tracker, track_video
 
 LOCATIONS, CHANNELS, CLASSES = 6, 5, 4
 
@@ -108,7 +115,20 @@ def test_a_run_s_network_scores_as_its_test_did(trained, monkeypatch):
         np.testing.assert_allclose(track.scores, predictions.scores[0], atol=1e-6)
         assert track.attention.shape == (len(track.frames), *data.store.grid)
         np.testing.assert_allclose(track.attention.sum(axis=(1, 2)), 1, atol=1e-5)
-        assert data.store.manifest["spec"] == vars(feature_spec(loaded.settings))
+        assert data.store.manifest["spec"] == feature_spec(loaded.settings).made_from
+
+
+@pytest.mark.parametrize(("backbone", "side"), [("resnet18", 64), (PAPER_NETWORK, 256)])
+def test_frames_are_decoded_as_extraction_decodes_them(trained, monkeypatch, backbone, side):
+    loaded = load_trained(trained / "run")
+    asked = []
+    monkeypatch.setattr(tracks, "probe", lambda path: None)
+    monkeypatch.setattr(tracks, "read_timed", lambda path, size, threads: iter(asked.append(size) or ()))
+    settings = with_values(loaded.settings, {"backbone.name": backbone, "backbone.size": 64})
+    source = SimpleNamespace(trained=replace(loaded, settings=settings))
+    with pytest.raises(ValueError, match="without frames"):
+        list(FileTrack(source, Path("clip.avi"), print))
+    assert asked == [side]
 
 
 def test_what_is_no_run_is_refused(tmp_path, trained):

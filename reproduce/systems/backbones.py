@@ -1,0 +1,100 @@
+"""The image network that settings name: its files, what it is given of a frame, and what is said of both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from datamodules.decoding import RESIZE_RULE
+from datamodules.features import FeatureStoreError
+from lightning_modules.backbone import Backbone, build_backbone
+from reproduce.acquisition import caffe_files
+from reproduce.common.catalogue import PAPER_NETWORK
+from reproduce.common.dataset import feature_spec, fetches_mean, mean_image, resize_of
+from reproduce.common.settings import Settings
+
+
+def built(settings: Settings) -> Backbone:
+    """The network that settings name, its files fetched where they are not there yet; random weights as initialised.
+
+    Raises:
+        BackboneError: it cannot be built.
+        DataError: BVLC's files cannot be fetched.
+    """
+    options = settings.backbone
+    weights, mean = options.weights, None
+    if options.name == PAPER_NETWORK:
+        downloads = Path(torch.hub.get_dir()) / "checkpoints"
+        mean = caffe_files.fetched(caffe_files.MEAN, downloads) if fetches_mean(settings) else mean_image(settings)
+        if weights == "imagenet":
+            weights = str(caffe_files.fetched(caffe_files.WEIGHTS, downloads))
+    return build_backbone(
+        name=options.name,
+        weights=os.path.expanduser(weights),
+        layer=options.layer,
+        size=options.size,
+        seed=options.seed,
+        authors_resize=resize_of(settings) == "authors",
+        mean=mean,
+    )
+
+
+def restore_backbone(backbone: nn.Module, path: Path, advice: str) -> None:
+    """Give a backbone the weights that lie beside a feature store; no code in the file is run.
+
+    Args:
+        backbone: of the architecture that was stored.
+        path: ``backbone.pt``.
+        advice: what to do about a damaged file.
+
+    Raises:
+        FeatureStoreError: the file is damaged, or of another network.
+    """
+    try:
+        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # damaged bytes make the unpickler raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FeatureStoreError(f"{path}: not the weights of this backbone, or damaged ({reason}); {advice}") from error
+
+
+def resize_rule(settings: Settings) -> str:
+    """What the manifest says of how frames come to the network."""
+    if settings.backbone.name != PAPER_NETWORK:
+        return RESIZE_RULE
+    mean = f"BGR minus {feature_spec(settings).mean}"
+    if resize_of(settings) == "direct":
+        return f"{RESIZE_RULE}; {mean}"
+    return f"{RESIZE_RULE.replace('size x size', '256 x 256')}; {mean}; to size x size, bilinear, no crop"
+
+
+def notes_on(settings: Settings) -> list[str]:
+    """What tables say of the network: which it is, its weights, and where it is not the paper's."""
+    options = settings.backbone
+    notes = [f"Features: {options.name}, {_weights_in_words(settings)}"]
+    if options.name == "googlenet" and options.weights != "random":
+        notes.append("torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network")
+    if options.name == PAPER_NETWORK:
+        notes.append(f"the paper's Caffe network; {_input_in_words(settings)}")
+    return notes
+
+
+def _weights_in_words(settings: Settings) -> str:
+    kinds = {"imagenet": "trained on ImageNet", "random": "RANDOM weights, batch norm calibrated on frames of train"}
+    if settings.backbone.name == PAPER_NETWORK:
+        kinds |= {
+            "imagenet": "BVLC's weights, trained on ImageNet",
+            "random": "RANDOM weights, without batch norm to calibrate",
+        }
+    return kinds.get(settings.backbone.weights, f"weights of the file {os.path.basename(settings.backbone.weights)}")
+
+
+def _input_in_words(settings: Settings) -> str:
+    """What the paper's network is given of a frame, for a table's note."""
+    image = fetches_mean(settings) or mean_image(settings) is not None
+    mean = "the mean image" if image else "its means per channel, in place of the mean image"
+    size = settings.backbone.size
+    way = f"256x256, then {size}x{size}" if resize_of(settings) == "authors" else f"straight to {size}x{size}"
+    return f"frames {way}, minus {mean}"
