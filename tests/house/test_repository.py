@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, REPOSITORY, TINY
+from conftest import PATIENCE, REPOSITORY, TINY, once
 
 from reproduce.common.cli import resolve
 from reproduce.common.settings import Settings, entries
@@ -82,8 +82,13 @@ for name, words in json.loads(sys.argv[1]).items():
 
 
 @pytest.fixture(scope="module")
-def first_points(clips, trained):
+def first_points(clips, trained, tmp_path_factory):
     """By sweep file, the figures of its first point's run; all in one process, because most of a run's time is imports."""
+    found = once(tmp_path_factory, "first-points", lambda folder: run_first_points(folder, clips, trained))
+    return json.loads((found / "metrics.json").read_text()), (found / "errors").read_text()
+
+
+def run_first_points(folder, clips, trained) -> None:
     commands = {}
     for path in SWEEPS:
         sweep = read_sweep(path)
@@ -96,7 +101,8 @@ def first_points(clips, trained):
     command = [sys.executable, "-c", RUN_EACH, json.dumps(commands)]
     result = subprocess.run(command, cwd=trained, capture_output=True, text=True, timeout=PATIENCE)
     ran = [line.split(" ", 2)[1:] for line in result.stdout.splitlines() if line.startswith("RAN ")]
-    return {name: json.loads(metrics) for name, metrics in ran}, result.stderr
+    (folder / "metrics.json").write_text(json.dumps({name: json.loads(metrics) for name, metrics in ran}))
+    (folder / "errors").write_text(result.stderr)
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)

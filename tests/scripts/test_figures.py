@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coloured_videos import is_blue, is_red, red_and_blue, rotate_header, write_video
-from conftest import TINY, draw_clips, script
+from conftest import TINY, draw_clips, once, script
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -39,7 +39,11 @@ def asked(*words: str) -> Request:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
     """A working folder in which the command has drawn figures of clips of any shape, and trained what they needed."""
-    folder = tmp_path_factory.mktemp("figures")
+    folder = tmp_path_factory.mktemp("figures") / "here"
+    return Path(shutil.copytree(once(tmp_path_factory, "first-figures", draw), folder))
+
+
+def draw(folder: Path) -> None:
     draw_clips(folder / "data/clips")
     clips = folder / "data/clips/class0"
     rng = np.random.default_rng(0)
@@ -52,7 +56,6 @@ def drawn(tmp_path_factory) -> Path:
         file.writelines(f"class0/{name},class0,special\n" for name in SPECIAL)
     words = [*TINY, "paths.data=data", "figure=attention", CHOSEN, "columns=4"]
     (folder / "stdout").write_text(script("figures.py", *words, cwd=folder).stdout)
-    return folder
 
 
 @pytest.fixture
