@@ -50,7 +50,8 @@ def deal_folds(videos: Sequence[Video], folds: int, classes: Sequence[str], seed
 
     The largest group comes first, equal ones in seeded random order; each goes to the fold in which its classes are rarest
     so far: where ``Σ_c ((m_fc + g_c)² - m_fc²) / N_c²`` is least, for m_fc videos of class c in the fold, g_c in the group
-    and N_c in all, the number of videos counting as one more class.
+    and N_c in all, the number of videos counting as one more class. Where a class has only as many groups left as folds
+    lack it, the group goes to one of those.
 
     Args:
         videos: those of train.
@@ -76,10 +77,15 @@ def deal_folds(videos: Sequence[Video], folds: int, classes: Sequence[str], seed
     order.sort(key=lambda group: -len(members[group]))
     dealt: list[Counter[int]] = [Counter() for _ in range(folds)]
     fold_of = np.zeros(len(videos), dtype=np.int64)
+    left = Counter(label for labels in touched.values() for label in labels)  # groups of each class that are not dealt yet
     for group in order:
+        lacking = {c: {fold for fold in range(folds) if not dealt[fold][c]} for c in touched[group] if c >= 0}
+        tight = [some for c, some in lacking.items() if left[c] <= len(some)]
+        allowed = set.intersection(*tight) or set.union(*tight) if tight else set(range(folds))
+        left.subtract(touched[group].keys())
         gain = touched[group] + Counter({EVERY_VIDEO: len(members[group])})
         cost = [sum(((m[c] + g) ** 2 - m[c] ** 2) / total[c] ** 2 for c, g in gain.items()) for m in dealt]
-        best = int(np.argmin(cost))
+        best = min(sorted(allowed), key=lambda fold: cost[fold])
         dealt[best].update(gain)
         fold_of[members[group]] = best
     return fold_of
