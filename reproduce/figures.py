@@ -39,6 +39,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.videos import DataError
+from reproduce.common.catalogue import GENERATED
 from reproduce.common.cli import command_line, fail
 from reproduce.common.settings import SettingsError
 from reproduce.visual.figure_runs import OWN_KEYS, FigureSettings, Need, Request, Rule, parse_rule
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         for name in names:
             request.check(name, NEEDS[name])
         lacking = _missing(request, names)
-        if lacking and (settings.train or "miniature" in settings.preset):
+        if lacking and (settings.train or GENERATED in settings.preset):
             request.train(lacking)
     except (DataError, SettingsError) as error:
         raise fail(error) from None

@@ -27,7 +27,7 @@ from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
 from datamodules.videos import Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
-from reproduce.common.catalogue import DATASETS, PAPER_NETWORK
+from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
@@ -87,7 +87,7 @@ def _check(settings: PrepareSettings) -> None:
         raise SettingsError(f"delete={settings.delete}: choose from {', '.join(CHOICES)}")
     if wanted and DATASETS[settings.data.name].of_user:
         raise SettingsError("download, archive and delete go with ucf11, hmdb51 and hollywood2; a videofolder is your own")
-    if wanted and "miniature" in settings.preset:
+    if wanted and GENERATED in settings.preset:
         raise SettingsError("preset=miniature draws its own data; drop download, archive and delete, or the preset")
     if settings.mirrors and not settings.download:
         raise SettingsError("mirrors goes with download=true")

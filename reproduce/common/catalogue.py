@@ -12,10 +12,7 @@ from importlib import import_module
 from typing import Any
 
 RGB = "RGB data only"
-RGB_FLOW = "RGB data and optical flow"
-RGB_FLOW_OBJECTS = "RGB data, optical flow and object responses"
-SECTIONS = (RGB, RGB_FLOW, RGB_FLOW_OBJECTS)
-"""The sections of Table 2: what a system sees."""
+"""A section of Table 2, by its name in ``evaluation/published.csv``: what a system sees."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.videos import DataError
+from reproduce.common.catalogue import GENERATED
 from reproduce.common.files import write_rows
 from reproduce.common.settings import SettingsError
 from reproduce.systems.loading import Trained
@@ -46,7 +47,7 @@ def correction(request: Request, needs: Sequence[Need]) -> list[Path]:
     if limit < 1:
         raise SettingsError(f"limit={limit}: must be at least 1")
     strips = folder if limit == DEFAULTS.limit else folder / f"limit_{limit}"
-    most = request.settings.most or (MINIATURE_CLIPS if "miniature" in request.settings.preset else None)
+    most = request.settings.most or (MINIATURE_CLIPS if GENERATED in request.settings.preset else None)
     trained, store = run.trained, run.data.store
     file, wrong = folder / "correction.csv", {video.name: video for video in mistaken(trained, run.annotation)}
     if request.settings.videos:

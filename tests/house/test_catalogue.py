@@ -1,4 +1,4 @@
-"""Nothing but the catalogue chooses by a name: of a data set, a system, a row or a preset."""
+"""Nothing but the catalogue chooses by a name: of a data set, a system, a row or a column."""
 
 import ast
 from pathlib import Path
@@ -8,6 +8,7 @@ from conftest import REPOSITORY
 
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, PRESETS, ROWS, SYSTEMS, RowInfo, row_of
 from reproduce.common.settings import Settings, entries
+from reproduce.evaluation.published import table2
 
 NAMES = {*DATASETS, *SYSTEMS, *ROWS, *COLUMNS}
 PACKAGES = ("lightning_modules", "datamodules", "reproduce")
@@ -39,7 +40,9 @@ def test_no_module_decides_by_a_name(package):
 def test_every_entry_names_what_exists():
     known = {entry.key for entry in entries(Settings)}
     groups = {key.rpartition(".")[0] for key in known}
+    sections = {line.section for line in table2()}
     for system in SYSTEMS.values():
+        assert system.sees in sections
         assert set(system.settings) <= known | groups and (not system.members or system.members in known)
         assert (REPOSITORY / f"{system.module.replace('.', '/')}.py").is_file()
     for row in ROWS.values():
