@@ -27,6 +27,7 @@ from datamodules.blocks import (
 from datamodules.boxes import cell_coverage, centres_inside, read_boxes
 from datamodules.features import FeatureStore
 from datamodules.folds import deal_folds
+from datamodules.parts import WHOLE, Part
 from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
 from datamodules.stored_videos import usable
 from datamodules.videos import DataError, Reader, Video, hold_out, targets_of
@@ -58,6 +59,7 @@ class VideoDataModule(LightningDataModule):
         skip_bad: leave out videos that are missing or do not decode, and say so, instead of raising.
         fold: (i, n) to validate on the i-th of n group-aware folds of train, from 1, and to train on the others.
         reader: module that reads the data set; None for the class's own.
+        part: of the data set.
 
     Raises:
         DataError: what is on disk is not the data set, or the feature store lacks videos.
@@ -82,6 +84,7 @@ class VideoDataModule(LightningDataModule):
         skip_bad: bool = False,
         fold: tuple[int, int] | None = None,
         reader: Reader | None = None,
+        part: Part = WHOLE,
     ) -> None:
         super().__init__()
         reader = reader or self.reader
@@ -101,7 +104,7 @@ class VideoDataModule(LightningDataModule):
         """What the network needs of each frame: some of ``cube``, ``mean`` and ``max``; nothing else is read."""
         self.resident, self.gpu_budget, self.ram_budget = resident, gpu_budget, ram_budget
         self.store = FeatureStore(Path(features))
-        annotation = reader.read(Path(root), split or reader.DEFAULT_SPLIT, skip_bad)
+        annotation = reader.read(Path(root), split or reader.DEFAULT_SPLIT, skip_bad, part)
         self.annotation = usable(annotation, self.store, skip_bad)
         self.capacity: int | None = None
         """Frames that rotate through memory at a time; None where all of them fit."""

@@ -18,6 +18,7 @@ class Archive:
         parts: what must lie in such a folder for it to be whole.
         md5: published hash; None where nobody publishes one.
         nested: whether it holds an archive ``<part>.rar`` of each part instead of the part itself.
+        stems: other names, without suffix, under which its contents are handed on, such as of another edition.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Archive:
     parts: tuple[str, ...]
     md5: str | None = None
     nested: bool = False
+    stems: tuple[str, ...] = ()
 
     def place(self, root: Path) -> Path | None:
         """The folder below ``root`` in which all its parts lie; None where there is none."""

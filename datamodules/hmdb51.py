@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datamodules.distribution import Archive
+from datamodules.parts import WHOLE, Part
 from datamodules.reading import SHOWN, DataError, read_lines, unusable_name
 from datamodules.videos import Annotation, Video, check, find_folder, miniature_marker
 
@@ -104,13 +105,14 @@ def is_split(name: str) -> bool:
     return name in SPLITS
 
 
-def read(root: Path, split: str = "1", skip_bad: bool = False) -> Annotation:
+def read(root: Path, split: str = "1", skip_bad: bool = False, part: Part = WHOLE) -> Annotation:
     """Read and check HMDB-51 below ``root``.
 
     Args:
         root: folder that holds the class folders (or ``hmdb51_org/``) and ``testTrainMulti_7030_splits/``.
         split: ``1``, ``2`` or ``3``.
         skip_bad: leave missing clips out instead of raising.
+        part: what to take of it.
 
     Raises:
         DataError: the split is unknown, a split file is missing, malformed or not whole, or any of the 6766 clips is missing.
@@ -148,7 +150,7 @@ def read(root: Path, split: str = "1", skip_bad: bool = False) -> Annotation:
     )
     per_side = {side: number // len(CLASSES) for side, number in COUNTS.items()}
     counts = marker["counts"] if marker else {**COUNTS, "classes": dict.fromkeys(CLASSES, sum(per_side.values()))}
-    return check(annotation, WHERE, counts, skip_bad)
+    return check(annotation, WHERE, counts, skip_bad, part)
 
 
 def read_split_file(path: Path) -> list[tuple[str, str | None]]:

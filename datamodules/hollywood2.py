@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from datamodules.distribution import Archive
+from datamodules.parts import WHOLE, Part
 from datamodules.reading import SHOWN, DataError, read_lines
 from datamodules.videos import Annotation, Video, check, find_folder, miniature_marker
 
@@ -54,13 +55,14 @@ def is_split(name: str) -> bool:
     return name in SPLITS
 
 
-def read(root: Path, split: str = "official", skip_bad: bool = False) -> Annotation:
+def read(root: Path, split: str = "official", skip_bad: bool = False, part: Part = WHOLE) -> Annotation:
     """Read and check Hollywood2 below ``root``.
 
     Args:
         root: folder that holds ``Hollywood2/`` or its ``AVIClips/`` and ``ClipSets/``.
         split: ``official``, the only one.
         skip_bad: leave missing clips out instead of raising.
+        part: what to take of it.
 
     Raises:
         DataError: the split is unknown, a label file is missing or malformed or disagrees with another about the list
@@ -84,7 +86,7 @@ def read(root: Path, split: str = "official", skip_bad: bool = False) -> Annotat
         miniature=bool(marker),
         published_split=True,
     )
-    return check(annotation, WHERE, marker["counts"] if marker else COUNTS, skip_bad)
+    return check(annotation, WHERE, marker["counts"] if marker else COUNTS, skip_bad, part)
 
 
 def _read_side(sets: Path, side: str) -> list[Video]:

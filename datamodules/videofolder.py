@@ -8,6 +8,7 @@ import stat
 import unicodedata
 from pathlib import Path, PurePosixPath
 
+from datamodules.parts import WHOLE, Part
 from datamodules.reading import SHOWN, DataError, read_rows, unusable_name
 from datamodules.videos import SUFFIXES, Annotation, Video, check, hold_out
 
@@ -25,7 +26,7 @@ def is_split(name: str) -> bool:
     return bool(re.fullmatch(SPLITS, name))
 
 
-def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotation:
+def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part = WHOLE) -> Annotation:
     """Read and check a folder of videos.
 
     Args:
@@ -34,6 +35,7 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
         split: ``default``: the CSV's own split, or 70/30 with groups kept whole, seeded.
             ``seed-<n>``: another seed of the 70/30 split.
         skip_bad: leave missing videos out instead of raising.
+        part: what to take of it.
 
     Raises:
         DataError: no video, an empty class folder, a malformed CSV (file and line named), names or files that are not told
@@ -72,7 +74,7 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
             f"videofolder: {root.resolve()} has one class only, {''.join(classes)!r}; recognition needs two\n{WHERE}"
         )
     annotation = Annotation(name, split, root, root, classes, False, train, test)
-    return check(annotation, WHERE, skip_bad=skip_bad)
+    return check(annotation, WHERE, skip_bad=skip_bad, part=part)
 
 
 def _scan(root: Path) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from datamodules.parts import WHOLE, Part
 from datamodules.reading import DataError, read_json, unusable_name
 from datamodules.removed import removed_videos, video_bytes
 
@@ -57,6 +58,7 @@ class Annotation:
         spare: videos of the data set that this split has on neither side; others of its splits may.
         published_split: whether the split is published as a list of clips; that clips of one source stand on both sides is
             the data set's own affair then, and every published number on it has the same.
+        part: which part of the data set was chosen, in words; empty for the whole.
     """
 
     data: str
@@ -71,6 +73,7 @@ class Annotation:
     miniature: bool = False
     spare: tuple[Video, ...] = ()
     published_split: bool = False
+    part: str = ""
 
     @property
     def videos(self) -> tuple[Video, ...]:
@@ -117,8 +120,8 @@ class Reader(Protocol):
         """Whether there is a split of that name."""
         ...
 
-    def read(self, root: Path, split: str, skip_bad: bool) -> Annotation:
-        """Read and check the data set below its folder; raises DataError where it is not the official one."""
+    def read(self, root: Path, split: str, skip_bad: bool, part: Part) -> Annotation:
+        """Read and check the data set, or a part, below its folder; raises DataError where it is not the official one."""
         ...
 
 
@@ -175,22 +178,36 @@ def _same_form(found: Any, like: Any) -> bool:
     return isinstance(found, list) and len(found) == len(like) and all(type(n) is int and 0 <= n <= 99 for n in found)
 
 
-def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_bad: bool = False) -> Annotation:
-    """Compare an annotation with the disk and with itself.
+def check(
+    annotation: Annotation,
+    advice: str,
+    counts: dict | None = None,
+    skip_bad: bool = False,
+    part: Part = WHOLE,
+    group_number: Callable[[Video], int] | None = None,
+) -> Annotation:
+    """Compare an annotation, or a part of it, with the disk and with itself.
 
     Args:
-        annotation: as read.
+        annotation: as read, whole.
         advice: one line that says what to do about missing files.
         counts: expected numbers, any of ``train``, ``test`` and ``classes`` (videos of each class, both sides).
         skip_bad: leave missing videos out, with a note, instead of raising; counts are not compared where train or test
             lacks any.
+        part: what to take of it; counts are those of the whole lists.
+        group_number: of a video, where groups have numbers.
 
     Returns:
-        The annotation, without missing videos where ``skip_bad`` allows it.
+        The annotation of the part, without missing videos where ``skip_bad`` allows it.
 
     Raises:
         DataError: a video is missing or listed twice, stands on both sides, a class is empty, or a count is wrong.
     """
+    if part:
+        if counts:
+            _compare_counts(annotation, counts, advice)
+        annotation, counts = part.of(annotation, group_number), None
+        advice = f"{advice}\n    data.groups and data.classes chose {part}; data.split must leave videos of it on both sides"
     names = [video.name for video in annotation.train + annotation.test + annotation.spare]
     twice = sorted(name for name, number in Counter(names).items() if number > 1)
     if twice:
@@ -205,6 +222,11 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
     gone = removed_videos(annotation.root)
     missing = [name for name in names if name not in gone and not (annotation.folder / name).is_file()]
     if missing and not skip_bad:
+        lost = set(missing)
+        there = {label for video in annotation.listed if video.name not in lost for label in video.labels}
+        if 1 < len(there) < len(annotation.classes):
+            names = ",".join(annotation.classes[label] for label in sorted(there))
+            advice += f"\n    or take the classes that are there: data.classes=[{names}]"
         raise DataError(
             f"{annotation.data}: {len(missing)} of {len(names)} annotated videos are missing: {_some(missing)}\n"
             f"    looked in {annotation.folder.resolve()}\n{advice}\n"

@@ -19,7 +19,8 @@ from typing import Optional
 
 from datamodules.videos import DataError
 from reproduce.common.catalogue import DATASETS, ROWS
-from reproduce.common.cli import command_line, fail
+from reproduce.common.cli import command_line, fail, resolve
+from reproduce.common.dataset import turns_of
 from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.evaluation import paper_tables
 from reproduce.evaluation.results import Table
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> Table:
             "seeds": (settings.seeds, ()),
         }
         check_grid(settings, chosen, words, TAKEN)
-        columns = {data: _words_of(data, words, settings.datasets) for data in settings.datasets}
+        columns = {data: _turns_of(data, words, settings.datasets) for data in settings.datasets}
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -73,6 +74,15 @@ def main(argv: list[str] | None = None) -> Table:
     write_table(table, Path(settings.paths.results))
     exit_if_failed(failures)
     return table
+
+
+def _turns_of(data: str, words: list[str], datasets: list[str]) -> list[list[str]]:
+    """A column's words for each split that it is pooled over."""
+    own = _words_of(data, words, datasets)
+    turns = turns_of(resolve(Settings, own))
+    if len(turns) == 1:
+        return [own]
+    return [[*(word for word in own if not word.startswith("data.split=")), f"data.split={turn}"] for turn in turns]
 
 
 def _words_of(data: str, words: list[str], datasets: list[str]) -> list[str]:

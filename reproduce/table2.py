@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> Table:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    columns = {column: [*words, f"column={column}"] for column in settings.columns}
+    columns = {column: [[*words, f"column={column}"]] for column in settings.columns}
     points, failures = finish_grid(
         settings, columns, settings.rows, settings.seeds, settings.workers, "table2.py", settings.source
     )

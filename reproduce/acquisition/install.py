@@ -131,7 +131,8 @@ def _mirrors(archive: Archive, archives: Sequence[Archive], mirrors: Sequence[st
 
 def _placed(archive: Archive, root: Path) -> list[Path]:
     """Find an archive where a user may put it: in the data set's folder or the one above, packed as it was or otherwise."""
-    names = dict.fromkeys([archive.name, *(_stem(archive.name) + suffix for suffix in SUFFIXES)])
+    stems = (_stem(archive.name), *archive.stems)
+    names = dict.fromkeys([archive.name, *(stem + suffix for stem in stems for suffix in SUFFIXES)])
     return [folder / name for name in names for folder in (root, root.parent) if (folder / name).is_file()]
 
 

@@ -114,6 +114,7 @@ SYSTEMS: dict[str, SystemInfo] = {
     "softmax_regression": SystemInfo(
         "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model.name", "model.last_n", *_LOSS, *_TRAINING)
     ),
+    "linear_probe": SystemInfo("reproduce.systems.linear_probe", RGB, ("model.name",), deterministic=True),
     "fusion": SystemInfo("reproduce.systems.fusion", RGB, ("model.name", "fusion"), stores=(), members="fusion.rows"),
 }
 """By ``model.name``."""
@@ -152,6 +153,9 @@ ROWS: dict[str, RowInfo] = {
     "avg_pool_lstm": RowInfo("Avg pooled LSTM", {"model.name": "avg_pool_lstm"}),
     "max_pool_lstm": RowInfo("Max pooled LSTM", {"model.name": "max_pool_lstm"}),
     **{f"soft_attention_{penalty:g}": _attention(penalty) for penalty in (0.0, 1.0, 10.0)},
+    "linear_probe": RowInfo(
+        "Linear probe (logistic regression on the mean feature)", {"model.name": "linear_probe"}, "Linear probe"
+    ),
     "late_fusion": RowInfo("Late fusion, mean of scores", {"model.name": "fusion", "fusion.method": "mean"}),
     "late_fusion_svm": RowInfo("Late fusion, linear SVM", {"model.name": "fusion", "fusion.method": "svm"}),
 }

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.folds import parse_fold
+from datamodules.parts import parse_groups
 from reproduce.common.catalogue import COLUMNS, DATASETS, MODELS, PAPER_NETWORK, PRESETS, ROWS, measured_columns
 from reproduce.common.settings import MANY, DataSettings, Settings, SettingsError, entries, get
 
@@ -162,9 +163,10 @@ def validate(settings: Any) -> None:
     name, folder = settings.data.name, settings.data.folder
     if DATASETS[name].of_user and not folder:
         raise SettingsError(f"data.name={name}: say which folder below paths.data, as data.folder=<name>")
-    if settings.data.fold is not None:
+    if settings.data.fold is not None or settings.data.groups is not None:
         try:
-            parse_fold(settings.data.fold)
+            _ = settings.data.fold and parse_fold(settings.data.fold)
+            _ = settings.data.groups and parse_groups(settings.data.groups)
         except ValueError as error:
             raise SettingsError(str(error)) from None
     if folder and (folder.startswith(("~", "/")) or os.path.isabs(folder) or ".." in folder.replace(os.sep, "/").split("/")):

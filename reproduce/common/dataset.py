@@ -11,6 +11,7 @@ from typing import Any
 from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
+from datamodules.parts import Part, parse_groups
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
@@ -26,6 +27,19 @@ MEAN_SHA256 = "97eefba7e046ee097121ad18564329636d2f9c153b748c7313653cae8594a149"
 def split_of(settings: Settings) -> str:
     """The split a run uses."""
     return settings.data.split or DATASETS[settings.data.name].default_split
+
+
+def part_of(settings: Settings) -> Part:
+    """The part of the data set that a run takes; false for the whole."""
+    data = settings.data
+    return Part(parse_groups(data.groups) if data.groups else (), tuple(data.classes))
+
+
+def turns_of(settings: Settings) -> tuple[str, ...]:
+    """The splits that a table pools: one, or those that ``data.split`` stands for, such as each group left out in its turn."""
+    module = DATASETS[settings.data.name].module()
+    each = getattr(module, "EACH", None)
+    return module.turns(part_of(settings)) if each and settings.data.split == each else (split_of(settings),)
 
 
 def dataset_of(settings: Settings) -> str:
@@ -48,7 +62,7 @@ def read_annotation(settings: Settings) -> Annotation:
     data = DATASETS[settings.data.name]
     if GENERATED in settings.preset and not data.of_user:
         make_miniature(settings, root)
-    annotation = data.module().read(root, split_of(settings), settings.data.skip_bad)
+    annotation = data.module().read(root, split_of(settings), settings.data.skip_bad, part_of(settings))
     if settings.data.fold is not None:
         deal_folds(annotation.train, parse_fold(settings.data.fold).folds, annotation.classes)
     return annotation

@@ -46,7 +46,12 @@ class DataSettings:
     folder: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """folder below paths.data; null for the data set's name. A videofolder needs it"""
     split: Optional[str] = None  # noqa: UP045
-    """ucf11: paper_like, logo-1 … logo-25, random; hmdb51: 1, 2, 3; videofolder: default, seed-<n>; null for the first"""
+    """ucf11: paper_like, logo-1 … logo-25, logo (of tables: each of these, pooled), random; hmdb51: 1, 2, 3; videofolder: \
+default, seed-<n>; null for the first"""
+    groups: Optional[str] = None  # noqa: UP045
+    """part of ucf11 by its groups, such as 1-3,7; null for all. Tables say so"""
+    classes: list[str] = field(default_factory=list)
+    """part of a data set by its classes; none for all. Tables say so"""
     fold: Optional[str] = None  # noqa: UP045
     """i/n: train's first stage alone, validated on fold i of n folds of train by whole groups; all/n: each fold in its turn"""
     fps: float = ranged(30.0, 1e-3, 30)

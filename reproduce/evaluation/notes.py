@@ -129,14 +129,36 @@ def _in_words(one: Comparison) -> str:
     return f"{signed(100 * one.difference)} [{low}, {high}], corrected p {p_in_words(one.corrected)}"
 
 
-def of_run(about: Mapping[str, Any]) -> list[str]:
-    """What has to be said of a run's data and features, from ``run.json``."""
-    name = label_of(str(about["data"]))
-    sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
-    notes = [f"{name}: {sizes}, split {about['split']}", *about["notes"]]
-    if about.get("stride", 1) != 1:
-        notes.append(f"{name}: blocks at stride {about['stride']}, the paper's is 1")
-    return notes
+def of_runs(abouts: Sequence[Mapping[str, Any]], pooled: bool = False) -> list[str]:
+    """What has to be said of the data and features of a cell's runs, from their ``run.json``, each once.
+
+    Args:
+        abouts: of each run.
+        pooled: whether the runs of several splits are pooled.
+    """
+    name = label_of(str(abouts[0]["data"]))
+    tested = {about["split"]: about["test_videos"] for about in abouts}
+    several = pooled and len(tested) > 1
+    notes = []
+    if several:
+        notes.append(f"{name}: {sum(tested.values())} test videos, pooled over {len(tested)} splits: {_listed(list(tested))}")
+    for about in abouts:
+        if not several:
+            sizes = f"{about['train_videos']} train and {about['test_videos']} test videos"
+            notes.append(f"{name}: {sizes}, split {about['split']}")
+        notes += about["notes"]
+        if about.get("part"):
+            notes.append(f"{name}: a PART of the data set, {about['part']}; no number of it compares with one of the whole")
+        if about.get("stride", 1) != 1:
+            notes.append(f"{name}: blocks at stride {about['stride']}, the paper's is 1")
+    return list(dict.fromkeys(notes))
+
+
+def _listed(splits: Sequence[str]) -> str:
+    """``logo-1, …, logo-25 of groups 1-3``: what all names end in stands once."""
+    stems, ends = zip(*(split.partition(" of ")[::2] for split in splits), strict=True)
+    shown = stems if len(stems) <= 5 else (*stems[:2], "…", stems[-1])
+    return ", ".join(shown) + (f" of {ends[0]}" if ends[0] else "")
 
 
 def _of_columns(table: Table) -> list[str]:

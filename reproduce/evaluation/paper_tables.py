@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from reproduce.experiments.scheduler import Point
 
 Runs = Callable[[str, str], Mapping[int, Sequence[FinishedRun]]]
-"""From a column and a row of a table to the finished runs of each seed, one for each split."""
+"""From a column and a row of a table to the finished runs of each seed, one for each split that it is a mean of or pooled
+from."""
 Given = Mapping[tuple[str, str], Cell]
 """By row and column, cells that stand in place of those made from runs."""
 UNFINISHED = "has no finished run here"
@@ -26,19 +27,26 @@ REMARK = (
 
 
 def runs_of(points: Iterable[Point]) -> Runs:
-    """The finished runs among some points; a seed counts for a column where all that the column is a mean of are finished."""
-    found: dict[tuple[str, str, int], FinishedRun] = {}
+    """The finished runs among some points.
+
+    A seed counts for a column where all that the column is a mean of, or is pooled from, are finished.
+    """
+    found: dict[tuple[str, str, int], list[FinishedRun]] = {}
+    turns = {}
     for point in points:
         metrics = point.folder.metrics()
+        turns[point.column] = point.turns
         if metrics is not None:
             seed = NO_SEED if is_deterministic(point.row) else point.seed
-            found[point.column, point.row, seed] = FinishedRun(point.folder, point.folder.about(), metrics)
+            run = FinishedRun(point.folder, point.folder.about(), metrics)
+            found.setdefault((point.column, point.row, seed), []).append(run)
 
     def of_cell(column: str, row: str) -> dict[int, list[FinishedRun]]:
         parts = COLUMNS[column].parts(column) if column in COLUMNS else (column,)
         seeds = dict.fromkeys(seed for part, other, seed in found if part in parts and other == row)
-        by_seed = {seed: [found[part, row, seed] for part in parts if (part, row, seed) in found] for seed in seeds}
-        return {seed: runs for seed, runs in by_seed.items() if len(runs) == len(parts)}
+        by_seed = {seed: [run for part in parts for run in found.get((part, row, seed), ())] for seed in seeds}
+        whole = sum(turns.get(part, 1) for part in parts)
+        return {seed: runs for seed, runs in by_seed.items() if len(runs) == whole}
 
     return of_cell
 
@@ -54,12 +62,18 @@ def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Give
     """
     cells = {}
     for data in datasets:
+        found = {row: runs(data, row) for row in rows}
+        part = next(
+            (run.about.get("part", "") for of_row in found.values() for of_seed in of_row.values() for run in of_seed), ""
+        )
         column = Column(
             figure=DATASETS[data].figure,
-            printed={row: published.table1(data, row) for row in rows},
-            runs={row: runs(data, row) for row in rows},
+            printed={row: None if part else published.table1(data, row) for row in rows},
+            runs=found,
             grouped=DATASETS[data].grouped,
             name="" if DATASETS[data].of_user else DATASETS[data].label,
+            part=part,
+            pooled=True,
             given={row: cell for (row, of), cell in (given or {}).items() if of == data},
         )
         cells |= {(row, data): cell for row, cell in cells_of(column).items()}

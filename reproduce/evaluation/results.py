@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics as python_statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.videos import DataError
@@ -194,6 +197,8 @@ class Column:
         grouped: whether videos are resampled by their groups.
         name: for a reader; empty for the name that the runs give.
         given: by row, a cell that stands in place of one made from runs.
+        part: which part of the data set it is of, in words; empty for the whole.
+        pooled: whether a seed's runs, on test sets that share no video, count as one run on all of them.
     """
 
     figure: str
@@ -202,6 +207,18 @@ class Column:
     grouped: bool = False
     name: str = ""
     given: Mapping[str, Cell] = field(default_factory=dict)
+    part: str = ""
+    pooled: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The name, with the part."""
+        return ", ".join(filter(None, [self.name, self.part]))
+
+    def predictions(self, of_seed: Sequence[FinishedRun]) -> list[Predictions]:
+        """What a seed's runs predicted, each by itself or pooled."""
+        found = [run.predictions for run in of_seed]
+        return [pool(found)] if self.pooled and len(found) > 1 else found
 
 
 def cells_of(column: Column) -> dict[str, Cell]:
@@ -221,7 +238,7 @@ def cells_of(column: Column) -> dict[str, Cell]:
         if is_deterministic(row):  # its one run stands beside each seed of the other
             seeds = dict.fromkeys(baseline, next(iter(seeds.values())))
         common = [seed for seed in seeds if seed in baseline]
-        ours, theirs = ([run.predictions for seed in common for run in of_row[seed]] for of_row in (seeds, baseline))
+        ours, theirs = ([one for seed in common for one in column.predictions(of_row[seed])] for of_row in (seeds, baseline))
         if not common:
             reasons[row] = f"{BASELINE_NAME} has no finished run of the same seed"
         elif not same_videos(ours, theirs):
@@ -240,26 +257,48 @@ def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]
     """A row's cell, not compared yet."""
     seeds, printed = column.runs[row], column.printed.get(row)
     if not seeds:
-        return Cell(column.figure, (), None, printed, (notes.UNFINISHED,), data=column.name)
+        return Cell(column.figure, (), None, printed, (notes.UNFINISHED,), data=column.heading)
     runs = list(chain(*seeds.values()))
     key = "test/mAP" if multi_label else "test/accuracy"
     for run in runs:
         if key not in run.metrics:
             raise DataError(f"{run.folder.path / 'metrics.json'}: lacks {key}; {AGAIN}")
-    low, high = interval(resample([run.predictions for run in runs], multi_label, groups))
+    found = [one for of_seed in seeds.values() for one in column.predictions(of_seed)]
+    low, high = interval(resample(found, multi_label, groups))
     return Cell(
         figure="mAP" if multi_label else "acc",
-        values=tuple(100 * python_statistics.fmean(run.metrics[key] for run in of_seed) for of_seed in seeds.values()),
+        values=tuple(100 * _mean(of_seed, key, column.pooled) for of_seed in seeds.values()),
         interval=(100 * low, 100 * high),
         paper=printed,
-        notes=tuple(dict.fromkeys(note for run in runs for note in notes.of_run(run.about))),
+        notes=tuple(notes.of_runs([run.about for run in runs], column.pooled)),
         attention=notes.means(run.metrics for run in runs),
         miniature=any(run.about["miniature"] for run in runs),
-        data=column.name or label_of(str(runs[0].about["data"])),
+        data=column.heading if column.name else ", ".join(filter(None, [label_of(str(runs[0].about["data"])), column.part])),
         grouped=column.grouped,
         deterministic=is_deterministic(row),
         runs=tuple((seed, run.folder) for seed, of_seed in seeds.items() for run in of_seed),
     )
+
+
+def _mean(of_seed: Sequence[FinishedRun], key: str, pooled: bool) -> float:
+    """Mean of a seed's runs, by their test videos where these are pooled."""
+    if not pooled or len(of_seed) == 1:
+        return python_statistics.fmean(run.metrics[key] for run in of_seed)
+    sizes = [len(run.predictions.videos) for run in of_seed]
+    return math.fsum(size * run.metrics[key] for size, run in zip(sizes, of_seed, strict=True)) / sum(sizes)
+
+
+def pool(found: Sequence[Predictions]) -> Predictions:
+    """Predictions on several test sets, which share no video, as those on one."""
+    whole = Predictions(
+        tuple(video for one in found for video in one.videos),
+        found[0].classes,
+        np.concatenate([one.target for one in found]),
+        np.concatenate([one.scores for one in found]),
+    )
+    if len(set(whole.videos)) != len(whole.videos) or any(one.classes != whole.classes for one in found):
+        raise DataError("test sets that share videos, or differ in their classes, cannot be pooled")
+    return whole
 
 
 def is_deterministic(row: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
+from datamodules.parts import Part
 from datamodules.videos import Annotation
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, kind_of, row_of
 from reproduce.evaluation import paper_tables, published
@@ -132,16 +133,18 @@ def _check_runs(results: Path, record: Record, runs: Path | None, data: Path | N
 
 def _lists(data: Path | None) -> Callable[[dict[str, Any]], Annotation | None]:
     """From a run's ``run.json`` to its data set as it lies on disk, each read once; None where it is not to be looked at."""
-    known: dict[tuple[str, str], Annotation] = {}
+    known: dict[str, Annotation] = {}
 
     def official(about: dict[str, Any]) -> Annotation | None:
         if data is None:
             return None
-        name, split = about["data"], about["split"]
-        if (name, split) not in known:
-            skip_bad = bool(named(about["identity"])["data.skip_bad"])
-            known[name, split] = DATASETS[kind_of(name)].module().read(data / name, split, skip_bad)
-        return known[name, split]
+        name, said = about["data"], named(about["identity"])
+        split, skip_bad = said["data.split"], bool(said["data.skip_bad"])
+        part = Part(tuple(said.get("data.groups", ())), tuple(said.get("data.classes", ())))
+        key = repr((name, split, skip_bad, part))
+        if key not in known:
+            known[key] = DATASETS[kind_of(name)].module().read(data / name, split, skip_bad, part)
+        return known[key]
 
     return official
 

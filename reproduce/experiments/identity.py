@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from datamodules.videos import Annotation
 from reproduce.common.catalogue import PENALTY, ROWS, SYSTEMS
-from reproduce.common.dataset import STORES, dataset_of, split_of
+from reproduce.common.dataset import STORES, dataset_of, part_of, split_of
 from reproduce.common.settings import Settings, get, keys_of, with_values
 from reproduce.experiments.folder import RunFolder
 
@@ -50,6 +50,8 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
     found["seed"] = seed_of(settings)
     if settings.data.fold is not None:
         found["data.fold"] = settings.data.fold
+    part = part_of(settings)
+    found |= {f"data.{name}": list(chosen) for name, chosen in asdict(part).items() if chosen}
     if system.members:
         found["members"] = [configuration(member, dataset) for member in members(settings)]
     return found

@@ -15,7 +15,7 @@ from datamodules.stored_videos import to_extract, usable
 from datamodules.videos import Annotation, DataError
 from reproduce.common.catalogue import ROWS, SYSTEMS
 from reproduce.common.cli import resolve
-from reproduce.common.dataset import STORES, data_folder, feature_spec, read_annotation
+from reproduce.common.dataset import STORES, data_folder, feature_spec, read_annotation, split_of
 from reproduce.common.processes import run_here
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.folder import RunFolder
@@ -43,6 +43,7 @@ class Point:
         words: for train.py.
         folder: of the run.
         name: for a reader; by default column, row and seed.
+        turns: how many runs, of a split each, a cell is pooled from under one seed.
         job: the process that runs it, where one has to.
     """
 
@@ -52,6 +53,7 @@ class Point:
     words: list[str]
     folder: RunFolder
     name: str = ""
+    turns: int = 1
     job: Job | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,7 +95,8 @@ class Scheduler:
             DataError: it is not in place; says where it was looked for.
         """
         data = settings.data
-        key = repr((settings.preset, settings.paths.data, data.name, data.folder, data.split, data.fold, data.skip_bad))
+        decides = data.name, data.folder, data.split, data.groups, data.classes, data.fold, data.skip_bad
+        key = repr((settings.preset, settings.paths.data, *decides))
         if key not in self._annotations:
             try:
                 self._annotations[key] = read_annotation(settings)
@@ -101,12 +104,14 @@ class Scheduler:
                 raise DataError(f"{data.name}: looked in {data_folder(settings).resolve()}\n{error}") from error
         return self._annotations[key]
 
-    def point(self, words: Sequence[str], column: str = "", name: str = "") -> Point:
+    def point(self, words: Sequence[str], column: str = "", name: str = "", turns: int = 1) -> Point:
         """The point of some words."""
         settings = _settings(tuple(words))
         folder = run_folder(settings, self.annotation(settings))
         row = settings.row or settings.model.name
-        return Point(column or settings.data.name, row, seed_of(settings), list(words), folder, name)
+        column = column or settings.data.name
+        name = name or (f"{column} {settings.data.split} {row} seed {seed_of(settings)}" if turns > 1 else "")
+        return Point(column, row, seed_of(settings), list(words), folder, name, turns)
 
     def members(self, point: Point) -> list[Point]:
         """The points that a point is made from: its words with other rows; none for most."""
@@ -130,8 +135,10 @@ class Scheduler:
         Raises:
             DataError: some are missing or bad; says what to do.
         """
-        settings_of = {(kind, point.column): point.settings for point in points for kind in _stores(point)}
-        for (kind, _), settings in settings_of.items():
+        settings_of = {
+            (kind, point.column, point.settings.data.split): point.settings for point in points for kind in _stores(point)
+        }
+        for (kind, *_), settings in settings_of.items():
             usable(self.annotation(settings), STORES[kind].open(settings), settings.data.skip_bad)
 
     def job(self, point: Point) -> Job:
@@ -192,7 +199,7 @@ def _prepare(column: str, kind: str, words: list[str]) -> int:
         if not to_extract(annotation, store):
             return 0
     print(f"preparing {column}", flush=True)
-    return run_here("prepare.py", [*words, f"data.split={annotation.split}"])  # which no other split's clips hold up
+    return run_here("prepare.py", [*words, f"data.split={split_of(settings)}"])  # which no other split's clips hold up
 
 
 def check_grid(
@@ -225,7 +232,7 @@ def check_grid(
 
 def finish_grid(
     settings: Settings,
-    columns: Mapping[str, list[str]],
+    columns: Mapping[str, Sequence[list[str]]],
     rows: Sequence[str],
     seeds: Sequence[int],
     workers: int | None,
@@ -236,7 +243,7 @@ def finish_grid(
 
     Args:
         settings: the table's, for paths and devices.
-        columns: by column, the words of its runs.
+        columns: by column, the words of its runs, for each split that is pooled.
         rows: of the catalogue.
         seeds: of each cell; a deterministic system takes the first alone.
         workers: runs at a time; None for as many as the machine has room for.
@@ -248,18 +255,19 @@ def finish_grid(
     """
     grid = [
         (column, row, [*words, f"row={row}", f"seed={seed}"])
-        for column, words in columns.items()
+        for column, turns in columns.items()
+        for words in turns
         for row in rows
         for seed in (seeds[:1] if ROWS[row].system.deterministic else seeds)
     ]
     try:
         if source is not None:
             _check_writable(Path(settings.paths.results))
-            return _stored(settings, grid, source), []
+            return _stored(settings, grid, source, {column: len(turns) for column, turns in columns.items()}), []
         _check_writable(Path(settings.paths.results))
         scheduler = Scheduler(settings, workers)
-        _read_all(scheduler, {column: resolve(Settings, words) for column, words in columns.items()}, script)
-        points = [scheduler.point(words, column) for column, _, words in grid]
+        _read_all(scheduler, [resolve(Settings, words) for turns in columns.values() for words in turns], script)
+        points = [scheduler.point(words, column, turns=len(columns[column])) for column, _, words in grid]
         everything = [*points, *(member for point in points for member in scheduler.members(point))]
         if failed := scheduler.prepare(everything):
             raise DataError(f"could not prepare {', '.join(dict.fromkeys(failed))}; the reasons stand above")
@@ -270,7 +278,9 @@ def finish_grid(
         raise SystemExit(1) from None
 
 
-def _stored(settings: Settings, grid: Sequence[tuple[str, str, list[str]]], source: str) -> list[Point]:
+def _stored(
+    settings: Settings, grid: Sequence[tuple[str, str, list[str]]], source: str, turns: Mapping[str, int]
+) -> list[Point]:
     """The points that a source has finished runs of."""
     stored, points = Source(source, Path(settings.paths.runs).expanduser() / "from-wandb"), []
     for column, row, words in grid:
@@ -279,7 +289,7 @@ def _stored(settings: Settings, grid: Sequence[tuple[str, str, list[str]]], sour
         if folder is None:
             print(f"{source}: no finished run of {column} {row} seed {wanted.seed} with these settings", flush=True)
         else:
-            points.append(Point(column, row, seed, words, folder))
+            points.append(Point(column, row, seed, words, folder, turns=turns[column]))
     return points
 
 
@@ -294,14 +304,14 @@ def _check_writable(folder: Path) -> None:
         raise DataError(f"cannot write to {folder.resolve()} ({error}); set paths.results") from error
 
 
-def _read_all(scheduler: Scheduler, columns: Mapping[str, Settings], script: str) -> None:
+def _read_all(scheduler: Scheduler, columns: Iterable[Settings], script: str) -> None:
     """Read every column's data set before any work, so that nothing is found missing hours later.
 
     Raises:
         DataError: one message about all that are not in place.
     """
     problems: dict[str, None] = {}
-    for settings in columns.values():
+    for settings in columns:
         try:
             scheduler.annotation(settings)
         except DataError as error:

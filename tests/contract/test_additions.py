@@ -32,6 +32,7 @@ class Priors:
 '''
 READER = '''"""A dozen drawn clips, class by folder; the last two of each class are test."""
 
+from datamodules.parts import WHOLE
 from datamodules.videos import Annotation, Video, check
 
 DEFAULT_SPLIT = "only"
@@ -43,7 +44,7 @@ def is_split(name):
     return name == "only"
 
 
-def read(root, split="only", skip_bad=False):
+def read(root, split="only", skip_bad=False, part=WHOLE):
     """Read it."""
     classes = tuple(sorted(path.name for path in root.iterdir() if path.is_dir()))
     sides = {"train": [], "test": []}
@@ -52,7 +53,7 @@ def read(root, split="only", skip_bad=False):
             video = Video(f"{name}/{path.name}", (label,), f"{name} {number // 2}")
             sides["test" if number >= 4 else "train"].append(video)
     annotation = Annotation("dozen", split, root, root, classes, False, tuple(sides["train"]), tuple(sides["test"]))
-    return check(annotation, "draw it again", skip_bad=skip_bad)
+    return check(annotation, "draw it again", skip_bad=skip_bad, part=part)
 '''
 ENTRIES = """
 SYSTEMS["priors"] = SystemInfo("reproduce.systems.priors", RGB, ("model.name",), stores=(), deterministic=True)

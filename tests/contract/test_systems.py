@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_to_a_complete_one(dozen, name):
     hits = found.target[np.arange(len(found.videos)), found.scores.argmax(axis=1)]
     assert metrics["test/accuracy"] == pytest.approx(hits.mean())
     assert (about["system"], about["stores"], about["threshold"]) == (name, list(info.stores), 0.5)
-    assert ("features" in about) == ("stride" in about) == ("cubes" in info.stores)
+    assert ("features" in about) == ("cubes" in info.stores) and ("stride" in about) == ("data.stride" in info.settings)
     assert run.attended.is_file() == any(key.startswith("test/attention") for key in metrics) == info.attends
     if run.validation.is_file():
         held = read_predictions(run.validation)

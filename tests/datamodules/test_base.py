@@ -31,6 +31,7 @@ from datamodules.batches import Batch, DenseBatch
 from datamodules.blocks import num_blocks
 from datamodules.boxes import cell_coverage
 from datamodules.features import FeatureStoreError
+from datamodules.parts import Part
 from datamodules.videos import Annotation, DataError, Video, targets_of
 
 
@@ -299,7 +300,7 @@ def test_a_reader_is_all_that_a_data_module_needs(root, features):
             return videofolder.is_split(name)
 
         @staticmethod
-        def read(root: Path, split: str, skip_bad: bool) -> Annotation:
+        def read(root: Path, split: str, skip_bad: bool, part: Part) -> Annotation:
             read.append((root, split, skip_bad))
             return videofolder.read(root, "default", skip_bad)
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from datamodules import ucf11
+from datamodules.parts import WHOLE, Part
 from datamodules.videos import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 LIST = SHARED / "data" / "ucf11_files.txt"
+CLIPS = SHARED / "data" / "ucf11_groups_1_to_3"
 pytestmark = pytest.mark.skipif(not LIST.is_file(), reason=f"the list of UCF-11's files is not there: {LIST}")
 
 
@@ -116,7 +118,7 @@ def test_class_folders_directly_below_the_root_are_found_too(root):
 
 @pytest.mark.parametrize("split", ["paper", "logo-0", "logo-26", "logo-", "logo-01", "1", ""])
 def test_an_unknown_split_is_refused_and_the_known_ones_are_named(root, split):
-    with pytest.raises(DataError, match="UCF-11 has paper_like, logo-1 … logo-25, and random"):
+    with pytest.raises(DataError, match="UCF-11 has paper_like, logo, logo-1 … logo-25, and random"):
         ucf11.read(root, split)
 
 
@@ -135,3 +137,59 @@ def test_a_missing_clip_is_named_and_left_out_under_skip_bad(tmp_path, paths):
     annotation = ucf11.read(tmp_path, skip_bad=True)
     assert (len(annotation.train), len(annotation.test)) == (974, 625)
     assert any("1 videos left out (1 train, 0 test)" in note for note in annotation.notes)
+
+
+def as_avi(paths: list[str]) -> list[str]:
+    return [path.replace(".mpg", ".avi") for path in paths]
+
+
+@pytest.mark.parametrize(
+    "place", ["action_youtube_naudio", "", "action_youtube_naudio/action_youtube_naudio", "../action_youtube_naudio"]
+)
+def test_the_avi_edition_has_the_same_clips_wherever_it_lies(tmp_path, paths, root, place):
+    own = tmp_path / "data" / "ucf11"
+    own.mkdir(parents=True)
+    lay_out(own / place, as_avi(paths))
+    for split in ("paper_like", "random"):
+        found, known = sides(ucf11.read(own, split)), sides(ucf11.read(root, split))
+        assert found == tuple(set(as_avi(sorted(side))) for side in known)
+
+
+def test_both_editions_at_once_are_refused_by_name(tmp_path, paths):
+    lay_out(tmp_path / "action_youtube_naudio", as_avi(paths[:1]))
+    lay_out(tmp_path / "UCF11_updated_mpg", paths[:1])
+    with pytest.raises(DataError, match=r"there twice: .*UCF11_updated_mpg and .*action_youtube_naudio"):
+        ucf11.read(tmp_path)
+
+
+def test_an_avi_edition_in_a_folder_of_another_name_is_known_by_its_clips(tmp_path, paths):
+    lay_out(tmp_path / "UCF11_updated_mpg", as_avi(paths))  # where an archive's contents are put, whatever is in it
+    assert {video.name[-4:] for video in ucf11.read(tmp_path).videos} == {".avi"}
+
+
+def test_a_part_takes_its_groups_alone_and_names_them(tmp_path, paths):
+    lay_out(tmp_path / "UCF11_updated_mpg", [path for path in paths if path.rsplit("_", 2)[1] in ("01", "02", "03")])
+    annotation = ucf11.read(tmp_path, "logo-2", part=Part((1, 2, 3)))
+    assert annotation.split == "logo-2 of groups 1-3" and annotation.part == "groups 1-3" and len(annotation.classes) == 11
+    assert {ucf11.group_number(video) for video in annotation.test} == {2}
+    assert {ucf11.group_number(video) for video in annotation.train} == {1, 3}
+    assert len(annotation.videos) == sum(sum(row[:3]) for row in ucf11.CLIPS.values())
+    with pytest.raises(DataError, match=r"no test video(.|\n)*groups 1-3; data\.split must leave videos"):
+        ucf11.read(tmp_path, "paper_like", part=Part((1, 2, 3)))
+
+
+def test_leaving_each_group_out_in_its_turn_is_a_tables_affair(root):
+    assert ucf11.turns(Part((1, 2, 3))) == ("logo-1", "logo-2", "logo-3")
+    assert ucf11.turns(WHOLE) == tuple(f"logo-{group}" for group in range(1, 26))
+    assert ucf11.is_split("logo")
+    with pytest.raises(DataError, match="data.split=logo: is every group in turn, .* a run takes one: logo-2, logo-5"):
+        ucf11.read(root, "logo", part=Part((2, 5)))
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"real clips are not there: {CLIPS}")
+def test_the_real_clips_are_a_part_of_the_avi_edition(tmp_path):
+    (tmp_path / "action_youtube_naudio").symlink_to(CLIPS)
+    names = tuple(name for name in ucf11.PREFIXES if name not in ("swing", "volleyball_spiking"))
+    annotation = ucf11.read(tmp_path, "logo-1", part=Part((1, 2, 3), names))
+    assert (len(annotation.train), len(annotation.test), annotation.part) == (111, 53, "groups 1-3, 9 classes")
+    assert all(annotation.path(video).is_file() for video in annotation.videos)
