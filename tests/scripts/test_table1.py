@@ -14,12 +14,13 @@ import pytest
 from conftest import PATIENCE, REPOSITORY, TINY, script, wait_for
 from finished import finished_run
 
+from datamodules.videos import DataError
 from reproduce.common.settings import SettingsError
 from reproduce.evaluation import notes, published
 from reproduce.evaluation.results import Cell, Column, FinishedRun, Table, cells_of, signed
 from reproduce.evaluation.significance import Comparison
 from reproduce.evaluation.writers import FORMATS, _width, to_csv, to_html, to_latex, to_markdown, to_text, write_table
-from reproduce.table1 import _words_of
+from reproduce.table1 import _turns_of, _words_of
 
 ROWS = ("avg_pool_lstm", "soft_attention_0")
 SMALL_TABLE = REPOSITORY / "tests/support/small_table.py"
@@ -262,6 +263,30 @@ def test_splits_are_averaged_for_each_seed(tmp_path):
     assert cell.interval[0] < 50 < cell.interval[1]
 
 
+def test_splits_that_share_no_video_are_pooled(tmp_path):
+    """Each group of three left out in its turn: a video counts once, however many its split tests."""
+    runs, sizes = {"avg_pool_lstm": {1: []}, "soft_attention_0": {1: [], 2: []}}, (2, 6, 12)
+    for row, seed, right in (
+        ("avg_pool_lstm", 1, (0, 0, 3)),
+        ("soft_attention_0", 1, (2, 6, 0)),
+        ("soft_attention_0", 2, (1, 3, 6)),
+    ):
+        for split, (size, hits) in enumerate(zip(sizes, right, strict=True), start=1):
+            names = [f"g{split}v{number}" for number in range(size)]
+            hit = [number < hits for number in range(size)]
+            folder = finished_run(tmp_path / f"{row}{seed}{split}", hit, "ucf11", names, split=f"logo-{split} of groups 1-3")
+            runs[row][seed].append(folder)
+    cells = cells_of(replace(column(runs), pooled=True))
+    assert cells["avg_pool_lstm"].values == (pytest.approx(100 * 3 / 20),)
+    assert cells["soft_attention_0"].values == (pytest.approx(100 * 8 / 20), pytest.approx(100 * 10 / 20))
+    one = cells["soft_attention_0"].comparison  # of seed 1: right of 8 videos where the other is of none, and wrong of 3
+    assert one.difference == pytest.approx(5 / 20) and one.p == pytest.approx(2 * (1 + 11 + 55 + 165) / 2**11)
+    assert "UCF-11: 20 test videos, pooled over 3 splits: logo-1, logo-2, logo-3 of groups 1-3" in cells["avg_pool_lstm"].notes
+    twice = {"soft_attention_0": {1: [runs["soft_attention_0"][1][0]] * 2}}
+    with pytest.raises(DataError, match="share videos"):
+        cells_of(replace(column(twice), pooled=True))
+
+
 def test_what_cannot_be_compared_is_said(tmp_path):
     base = {1: [finished_run(tmp_path / "base", [1, 0])]}
     other = {1: [finished_run(tmp_path / "other", [1, 0], names=["v0", "v7"])]}
@@ -341,6 +366,13 @@ def test_a_split_goes_to_the_data_sets_that_have_it():
     assert _words_of("ucf11", words, ["ucf11", "hmdb51"]) == ["preset=miniature", "data.name=ucf11"]
     with pytest.raises(SettingsError, match="none of ucf11, hollywood2"):
         _words_of("ucf11", words, ["ucf11", "hollywood2"])
+
+
+def test_each_group_in_its_turn_is_a_run_of_its_own():
+    turns = _turns_of("ucf11", ["preset=miniature", "data.split=logo", "data.groups=2,4"], ["ucf11"])
+    assert turns == [["preset=miniature", "data.groups=2,4", "data.name=ucf11", f"data.split=logo-{n}"] for n in (2, 4)]
+    assert len(_turns_of("ucf11", ["data.split=logo"], ["ucf11"])) == 25
+    assert _turns_of("ucf11", ["data.split=logo-3"], ["ucf11"]) == [["data.split=logo-3", "data.name=ucf11"]]
 
 
 @pytest.mark.slow(measured=True)
