@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import Type
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -103,19 +104,32 @@ def read_timed(path: Path, size: int | None = None, threads: int = 1) -> Iterato
             interval = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_RATE)
             for frame in container.decode(stream):
                 image = frame.reformat(size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
-                turns = round(frame.rotation / 90) % 4  # counter-clockwise
                 if not number:
                     begin = frame.time or 0.0
                 elif frame.time is not None and frame.time - begin > seconds:
                     seconds = frame.time - begin
                 else:
                     seconds += interval
-                yield seconds, np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+                yield seconds, _as_displayed(image, frame)
                 number += 1
     except (av.FFmpegError, ValueError, MemoryError) as error:
         raise VideoError(f"{path}: frame {number} does not decode ({_reason(error)})") from error
     if number == 0:
         raise VideoError(f"{path}: has no frame")
+
+
+def _as_displayed(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turn and mirror an image as its frame's display matrix asks, to the nearest of the eight orientations.
+
+    The matrix shows the pixel (x, y) at x' = ax + cy, y' = bx + dy (ISO 14496-12, §8.3.2); FFmpeg keeps a, b, u, c, d, …
+    """
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.swapaxes(0, 1), c, b  # columns of the picture shown are rows of the stored one
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def read_chunks(path: Path, size: int, length: int = CHUNK, threads: int = 1) -> Iterator[np.ndarray]:
@@ -144,19 +158,26 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         container = av.open(f"file:{path}", mode="r", options=options, metadata_errors="replace")
     except (OSError, ValueError, av.FFmpegError) as error:
         raise VideoError(f"{path}: not a readable video ({_reason(error)})") from error
-    # A sound file's cover picture is a video stream too, of one frame.
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    problem = None
-    if not streams:
+    stream, problem = _chosen(container), None
+    if stream is None:
         problem = "has no video stream" + (" but a cover picture" if container.streams.video else "")
-    elif streams[0].codec_context is None:
+    elif stream.codec_context is None:
         problem = "its codec is unknown to FFmpeg"
-    elif streams[0].codec_context.width * streams[0].codec_context.height > MAX_PIXELS:
-        problem = f"frames of {streams[0].codec_context.width} x {streams[0].codec_context.height} pixels are too large"
-    if problem:
+    elif stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        problem = f"frames of {stream.codec_context.width} x {stream.codec_context.height} pixels are too large"
+    if stream is None or problem:
         container.close()
         raise VideoError(f"{path}: {problem}")
-    return container, streams[0]
+    return container, stream
+
+
+def _chosen(container: InputContainer) -> VideoStream | None:
+    """The video stream that FFmpeg takes; of a cover picture, which is a stream of one frame too, the next one by its rule."""
+    others = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+    if best in others or not others:
+        return best if best in others else None
+    return max(others, key=lambda stream: bool(stream.disposition & Disposition.default))
 
 
 def _reason(error: BaseException) -> str:
