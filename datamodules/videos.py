@@ -23,6 +23,10 @@ MINIATURE_MARKER = "miniature.json"
 
 MOST_VIDEOS = 10**6  # of a generated data set: more than any
 SUFFIXES = (".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm")
+DAMAGED = ("refuse", "keep")
+"""What to do with damaged videos: refuse them, or keep what decodes of them."""
+REMEDY = "data.damaged=keep keeps what decodes"
+"""Ends a message about a damaged video, and tells it from those that no setting makes decode."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,14 @@ class Annotation:
         if not left_out:
             return self
         kept = {side: tuple(v for v in getattr(self, side) if v.name not in left_out) for side in ("train", "test", "spare")}
-        gone = {side: len(getattr(self, side)) - len(kept[side]) for side in ("train", "test")}
-        said = f"{sum(gone.values())} videos left out ({gone['train']} train, {gone['test']} test): {why}"
-        return replace(self, **kept, notes=(*self.notes, f"{self.data}: {said}") if any(gone.values()) else self.notes)
+        return replace(self.noting(left_out, "left out", why), **kept)
+
+    def noting(self, names: Iterable[str], what: str, why: str) -> Annotation:
+        """The same annotation with a note on some videos, if any of them is of train or test."""
+        named = set(names)
+        train, test = (sum(video.name in named for video in side) for side in (self.train, self.test))
+        said = f"{self.data}: {train + test} videos {what} ({train} train, {test} test): {why}"
+        return replace(self, notes=(*self.notes, said)) if train + test else self
 
 
 class Reader(Protocol):
