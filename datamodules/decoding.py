@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from datamodules.damage import FALLBACK_RATE, LEAST_BYTES, DamageError, DamageWatch
@@ -125,7 +126,7 @@ def read_timed(
 
     Where the file does not say, or times do not ascend, a frame follows the one before at the rate that FFmpeg guesses.
     """
-    number, begin, seconds = 0, 0.0, 0.0
+    number, begin, seconds, angle, matrix = 0, 0.0, 0.0, 0, (1, 0, 0, 1)
     try:
         container, stream = _open(path)
         with container:
@@ -134,16 +135,19 @@ def read_timed(
             stream.thread_type = "AUTO" if threads > 1 else "NONE"
             # Where all frames have one time, the average rate is absurd.
             interval = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_RATE)
+            scaler = VideoReformatter()  # not the frame's own, whose threads would live as long
             watch = DamageWatch(container, stream, path.stat().st_size, keep=kept is not None)
             for frame in watch.frames():
-                image = frame.reformat(size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
+                image = scaler.reformat(frame, size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
                 if not number:
                     begin = frame.time or 0.0
                 elif frame.time is not None and frame.time - begin > seconds:
                     seconds = frame.time - begin
                 else:
                     seconds += interval
-                yield seconds, _as_displayed(image, frame)
+                if not number or frame.rotation != angle:  # a frame that was asked stays in memory until garbage is collected
+                    angle, matrix = frame.rotation, _display_matrix(frame)
+                yield seconds, _as_displayed(image, matrix)
                 number += 1
             if kept is not None and watch.found:
                 kept.append(watch.found)
@@ -155,15 +159,19 @@ def read_timed(
         raise VideoError(f"{path}: has no frame")
 
 
-def _as_displayed(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror an image as its frame's display matrix asks, to the nearest of the eight orientations.
-
-    The matrix shows the pixel (x, y) at x' = ax + cy, y' = bx + dy (ISO 14496-12, §8.3.2); FFmpeg keeps a, b, u, c, d, …
-    """
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """The numbers a, b, c, d of a frame's display matrix; those of an upright picture where it has none."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _as_displayed(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Turn and mirror an image as a display matrix asks, to the nearest of the eight orientations.
+
+    The matrix shows the pixel (x, y) at x' = ax + cy, y' = bx + dy (ISO 14496-12, §8.3.2).
+    """
+    a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.swapaxes(0, 1), c, b  # columns of the picture shown are rows of the stored one
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -22,7 +22,13 @@ MINIATURE_MARKER = "miniature.json"
 """Present in a data set's folder that ``datamodules.miniature`` generated; holds the counts to expect there."""
 
 MOST_VIDEOS = 10**6  # of a generated data set: more than any
-SUFFIXES = (".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm")
+# As cameras, phones and programs name video files.
+ENDINGS = (
+    "mp4 avi mpg mov mkv webm mpeg mpe m1v m2v m4v mts m2ts ts vob wmv asf flv f4v 3gp 3g2 ogv ogm gif mjpeg mjpg dv divx qt rm"
+    " rmvb mxf y4m"
+)
+SUFFIXES = tuple(f".{ending}" for ending in ENDINGS.split())
+"""Of video files, in lower case; any case is understood."""
 DAMAGED = ("refuse", "keep")
 """What to do with damaged videos: refuse them, or keep what decodes of them."""
 REMEDY = "data.damaged=keep keeps what decodes"
@@ -61,6 +67,7 @@ class Annotation:
         spare: videos of the data set that this split has on neither side; others of its splits may.
         published_split: whether the split is published as a list of clips; that clips of one source stand on both sides is
             the data set's own affair then, and every published number on it has the same.
+        passed_over: files among the videos that do not end like one, by their paths below the folder.
     """
 
     data: str
@@ -75,6 +82,7 @@ class Annotation:
     miniature: bool = False
     spare: tuple[Video, ...] = ()
     published_split: bool = False
+    passed_over: tuple[str, ...] = ()
 
     @property
     def videos(self) -> tuple[Video, ...]:
@@ -112,6 +120,13 @@ class Annotation:
         train, test = (sum(video.name in named for video in side) for side in (self.train, self.test))
         said = f"{self.data}: {train + test} videos {what} ({train} train, {test} test): {why}"
         return replace(self, notes=(*self.notes, said)) if train + test else self
+
+
+def describe_passed_over(annotation: Annotation) -> list[str]:
+    """A line for a reader on files among the videos that were passed over; often none."""
+    files = annotation.passed_over
+    named = f"{annotation.data}: {len(files)} files passed over, which do not end like a video: {shortened(files)}"
+    return [named] if files else []
 
 
 class Reader(Protocol):
@@ -204,7 +219,7 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
     twice = sorted(name for name, number in Counter(names).items() if number > 1)
     if twice:
         raise DataError(
-            f"{annotation.data}, split {annotation.split}: {_some(twice)} listed twice or on both sides of the split. "
+            f"{annotation.data}, split {annotation.split}: {shortened(twice)} listed twice or on both sides of the split. "
             f"Every video may stand once, in train or in test. Looked in {annotation.root.resolve()}"
         )
     for name in names:
@@ -215,7 +230,7 @@ def check(annotation: Annotation, advice: str, counts: dict | None = None, skip_
     missing = [name for name in names if name not in gone and not (annotation.folder / name).is_file()]
     if missing and not skip_bad:
         raise DataError(
-            f"{annotation.data}: {len(missing)} of {len(names)} annotated videos are missing: {_some(missing)}\n"
+            f"{annotation.data}: {len(missing)} of {len(names)} annotated videos are missing: {shortened(missing)}\n"
             f"    looked in {annotation.folder.resolve()}\n{advice}\n"
             "    or leave them out, and have every table say so, with data.skip_bad=true"
         )
@@ -244,7 +259,7 @@ def check_sides(annotation: Annotation, advice: str) -> None:
         empty = [name for label, name in enumerate(annotation.classes) if not per_class[label]]
         if empty and not annotation.multi_label:
             raise DataError(
-                f"{annotation.data}, split {annotation.split}: no {side} video of {_some(empty)}\n"
+                f"{annotation.data}, split {annotation.split}: no {side} video of {shortened(empty)}\n"
                 f"    looked in {annotation.folder.resolve()}\n{advice}"
             )
 
@@ -320,7 +335,7 @@ def strata(videos: Iterable[Video]) -> Iterable[int]:
         yield from video.labels or (-1,)
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def shortened(names: Sequence[str], most: int = 5) -> str:
     """The first names, quoted, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

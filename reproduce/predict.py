@@ -31,7 +31,6 @@ from reproduce.common.dataset import feature_folder
 from reproduce.common.files import file_names
 from reproduce.common.settings import SettingsError
 
-MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")
 ALSO_SHOWN = 3  # classes of an interval
 BAR = 20  # characters
 WRITTEN = ("overlay.mp4", "summary.json")  # by this script: a video, and what stands beside it
@@ -130,7 +129,7 @@ def videos_in(video: Path, output: Path) -> list[Path]:
         if not os.path.exists(video):
             raise DataError(f"video={video}: there is no such file or folder (looked at {os.path.realpath(video)})")
         return [video]
-    suffixes, own = (*SUFFIXES, *MORE_SUFFIXES), Path(os.path.realpath(output))
+    own = Path(os.path.realpath(output))
     try:
         below = sorted(video.rglob("*"))
     except OSError as error:  # it changes meanwhile, or a disk fails
@@ -138,14 +137,14 @@ def videos_in(video: Path, output: Path) -> list[Path]:
     found = [
         path
         for path in below
-        if path.suffix.lower() in suffixes
+        if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(video).parts)
         and own not in Path(os.path.realpath(path)).parents  # also of a link that leads to itself
         and not (path.name == WRITTEN[0] and os.path.isfile(path.with_name(WRITTEN[1])))  # by another call
         and os.path.isfile(path)
     ]
     if not found:
-        raise DataError(f"video={video}: the folder holds no video ({', '.join(suffixes)})")
+        raise DataError(f"video={video}: the folder holds no video ({', '.join(SUFFIXES)})")
     return found
 
 

@@ -8,9 +8,9 @@
     python reproduce/prepare.py data.name=ucf11 backbone.weights=released released=/data/their_features
 
 download=true takes what is there: the data set's folder, its archive in that folder or the one above, and only else the
-network. Continues where an earlier call stopped. Videos that do not decode or are damaged are listed at the end and make the exit
-status 1, unless data.skip_bad=true, which leaves them out of every run and says so in every table. data.damaged=keep takes what
-decodes of damaged ones.
+network. Continues where an earlier call stopped. Videos that do not decode or are damaged are listed at the end and make the
+exit status 1, unless data.skip_bad=true, which leaves them out of every run and says so in every table. data.damaged=keep keeps
+what decodes of damaged ones.
 
 HMDB-51's three splits share one store of features. Without data.split all three are checked and all 6766 clips taken; with it
 only the 5100 of that split are, and delete refuses until the other clips have features too.
@@ -26,7 +26,7 @@ from typing import Optional
 
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
-from datamodules.videos import REMEDY, Annotation, DataError, Video
+from datamodules.videos import REMEDY, Annotation, DataError, Video, describe_passed_over
 from reproduce.acquisition.ledger import CHOICES, delete
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.cli import command_line, fail
@@ -126,7 +126,7 @@ def _describe(annotation: Annotation) -> None:
         f"videos of {len(annotation.classes)} classes in {annotation.folder.resolve()}",
         flush=True,
     )
-    for line in describe(annotation, find_leaks(annotation)):
+    for line in [*describe_passed_over(annotation), *describe(annotation, find_leaks(annotation))]:
         print(line, flush=True)
 
 
