@@ -180,7 +180,7 @@ def test_a_list_of_bad_videos_alone_gives_their_errors_and_no_frame(tmp_path):
 def test_a_video_that_breaks_in_the_middle_has_no_end_and_the_next_ones_are_complete(paths, monkeypatch, packet):
     broken = LENGTHS.index(64)
 
-    def breaking(path, size):
+    def breaking(path, size, **options):
         for chunk in read_chunks(path, size):
             yield chunk
             if path == paths[broken]:
