@@ -80,15 +80,12 @@ def main(argv: list[str] | None = None) -> list[Path]:
     layout = Layout(settings.side, settings.columns, min(settings.top, len(viewer.trained.classes)))
     if not SYSTEMS[viewer.trained.settings.model.name].attends:
         print(f"{viewer.trained.settings.model.name} has no attention: the videos show the probabilities alone")
-    written: list[Path] = []
+    keep, written = settings.damaged == "keep", []
     bad: list[VideoError] = []
     with leaving_on_sigterm():
         for path, name in zip(videos, names_of(videos, video), strict=True):
             try:
-                _print(
-                    predict_video(viewer, path, output / name, layout, settings.overwrite, settings.damaged == "keep"),
-                    layout.top,
-                )
+                _print(predict_video(viewer, path, output / name, layout, settings.overwrite, keep), layout.top)
             except VideoError as error:
                 if isinstance(error, DamagedVideo):
                     error = VideoError(f"{error.path}: {error.what}; damaged=keep keeps what decodes")
