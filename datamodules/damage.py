@@ -68,7 +68,7 @@ class DamageWatch:
         """
         number = 0
         for packet in self._packets():
-            if packet.stream_index != self.stream.index:
+            if packet.stream.index != self.stream.index:
                 continue
             try:
                 frames = packet.decode()
@@ -99,7 +99,7 @@ class DamageWatch:
             yield packet
 
     def _see(self, packet: Packet) -> None:
-        shown, index = packet.dts if packet.pts is None else packet.pts, packet.stream_index
+        shown, index = packet.dts if packet.pts is None else packet.pts, packet.stream.index
         if shown is None:  # what ends a stream's packets
             return
         unit = float(packet.time_base)

@@ -180,6 +180,25 @@ def test_files_put_together_are_not_refused(tmp_path, suffix, codec):
 
 
 @pytest.mark.counts("strange videos")
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize("seconds", [1, 6])
+def test_sound_before_the_picture_and_longer_or_shorter_than_it_costs_no_frame(tmp_path, suffix, seconds):
+    path = tmp_path / f"sound.{suffix}"
+    with av.open(str(path), "w") as container:
+        sound, picture = container.add_stream("aac", rate=16000, layout="mono"), container.add_stream("h264", rate=30)
+        picture.width, picture.height, picture.pix_fmt = 160, 64, "yuv420p"
+        for number in range(seconds * 16):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 16000, number * 1024
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+        for number in range(90):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(stamped(number), "rgb24")))
+        container.mux(picture.encode(None))
+    assert [stamp_of(frame) for frame in read_frames(path)] == list(range(90))
+
+
+@pytest.mark.counts("strange videos")
 def test_what_an_edit_list_leaves_out_is_not_missing(tmp_path):
     path = film(tmp_path / "edited.mp4", "h264")
     data = bytearray(path.read_bytes())
