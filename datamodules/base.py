@@ -57,6 +57,7 @@ class VideoDataModule(LightningDataModule):
         gpu_budget: bytes of each GPU's memory for features; at most 60 % of what is free are taken.
         ram_budget: bytes of each process's main memory for features; None for its part of half of what is free.
         skip_bad: leave out videos that are missing or do not decode, and say so, instead of raising.
+        keep_damaged: take damaged videos whose store has what decodes of them, and say so, instead of raising.
         fold: (i, n) to validate on the i-th of n group-aware folds of train, from 1, and to train on the others.
         reader: module that reads the data set; None for the class's own.
         part: of the data set.
@@ -85,6 +86,7 @@ class VideoDataModule(LightningDataModule):
         fold: tuple[int, int] | None = None,
         reader: Reader | None = None,
         part: Part = WHOLE,
+        keep_damaged: bool = False,
     ) -> None:
         super().__init__()
         reader = reader or self.reader
@@ -105,7 +107,7 @@ class VideoDataModule(LightningDataModule):
         self.resident, self.gpu_budget, self.ram_budget = resident, gpu_budget, ram_budget
         self.store = FeatureStore(Path(features))
         annotation = reader.read(Path(root), split or reader.DEFAULT_SPLIT, skip_bad, part)
-        self.annotation = usable(annotation, self.store, skip_bad)
+        self.annotation = usable(annotation, self.store, skip_bad, keep_damaged)
         self.capacity: int | None = None
         """Frames that rotate through memory at a time; None where all of them fit."""
         self._subsets: dict[tuple, Subset] = {}

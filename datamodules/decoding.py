@@ -10,21 +10,35 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from datamodules.videos import DataError
+from datamodules.damage import FALLBACK_RATE, LEAST_BYTES, DamageError, DamageWatch
+from datamodules.videos import REMEDY, DataError
 
 HEAD = 512  # bytes that tell text from video
 TEXT = bytes(range(32, 127)) + b"\t\r\n\f"
 MAX_PIXELS = 2**26  # of a frame: 8192 x 8192, twice 8K; a header of a few bytes may claim a frame that fills the memory
 CHUNK = 32  # frames held in memory at a time
-FALLBACK_RATE = 25  # frames per second, where a file has neither times nor a rate; FFmpeg's own assumption
 
 RESIZE_RULE = "whole frame squashed to size x size, libswscale bilinear, rgb24, display rotation applied"
 
 
 class VideoError(DataError):
     """A video cannot be decoded from its first to its last frame."""
+
+
+class DamagedVideo(VideoError):
+    """A video is damaged.
+
+    Args:
+        path: its file.
+        what: is damaged, and where.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path}: {what}; {REMEDY}")
+        self.path, self.what = path, what
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,7 @@ class VideoInfo:
         declared_frames: the header's frame count, 0 where it has none.
         seconds: the duration it claims, 0.0 where it claims none.
         pixel_aspect: width of a pixel as it is to be shown, over its height.
+        file_bytes: size of the file.
     """
 
     fps: float
@@ -45,6 +60,13 @@ class VideoInfo:
     declared_frames: int
     seconds: float = 0.0
     pixel_aspect: float = 1.0
+    file_bytes: int = 0
+
+    @property
+    def expected_frames(self) -> int:
+        """The declared frames, capped by the duration at the average rate and by what the file has bytes for; 0 if unknown."""
+        caps = [self.declared_frames, round(self.seconds * self.fps) or self.declared_frames, self.file_bytes // LEAST_BYTES]
+        return min(caps)
 
 
 def decoder_version() -> str:
@@ -65,10 +87,18 @@ def probe(path: Path) -> VideoInfo:
         seconds = (container.duration or 0) / av.time_base
         context = stream.codec_context
         aspect = float(stream.sample_aspect_ratio or 1)
-        return VideoInfo(float(rate or 0), context.width, context.height, stream.frames, seconds, aspect)
+        return VideoInfo(
+            fps=float(rate or 0),
+            width=context.width,
+            height=context.height,
+            declared_frames=stream.frames,
+            seconds=seconds,
+            pixel_aspect=aspect,
+            file_bytes=path.stat().st_size,
+        )
 
 
-def read_frames(path: Path, size: int | None = None, threads: int = 1) -> Iterator[np.ndarray]:
+def read_frames(path: Path, size: int | None = None, threads: int = 1, kept: list[str] | None = None) -> Iterator[np.ndarray]:
     """Decode every frame in display order.
 
     Args:
@@ -76,23 +106,27 @@ def read_frames(path: Path, size: int | None = None, threads: int = 1) -> Iterat
         size: side of the square the whole frame is squashed to, aspect ratio dropped (protocol §6); None keeps the
             stored size.
         threads: decoder threads.
+        kept: keep what decodes of a damaged video; this list receives what is damaged, in words. None refuses it.
 
     Yields:
-        (H, W, 3) uint8 RGB, rotated as the file's display matrix asks.
+        (H, W, 3) uint8 RGB, turned and mirrored as the file's display matrix asks.
 
     Raises:
-        VideoError: the file cannot be opened, a frame does not decode, or there is none; names file and frame.
+        DamagedVideo: the video is damaged, and not to be kept; may come after its last frame.
+        VideoError: the file cannot be opened, or has no frame.
     """
-    for _, image in read_timed(path, size, threads):
+    for _, image in read_timed(path, size, threads, kept):
         yield image
 
 
-def read_timed(path: Path, size: int | None = None, threads: int = 1) -> Iterator[tuple[float, np.ndarray]]:
+def read_timed(
+    path: Path, size: int | None = None, threads: int = 1, kept: list[str] | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
     """``read_frames``, each frame with the seconds since the first one at which it is shown.
 
     Where the file does not say, or times do not ascend, a frame follows the one before at the rate that FFmpeg guesses.
     """
-    number, begin, seconds = 0, 0.0, 0.0
+    number, begin, seconds, angle, matrix = 0, 0.0, 0.0, 0, (1, 0, 0, 1)
     try:
         container, stream = _open(path)
         with container:
@@ -101,27 +135,54 @@ def read_timed(path: Path, size: int | None = None, threads: int = 1) -> Iterato
             stream.thread_type = "AUTO" if threads > 1 else "NONE"
             # Where all frames have one time, the average rate is absurd.
             interval = 1 / float(stream.guessed_rate or stream.average_rate or FALLBACK_RATE)
-            for frame in container.decode(stream):
-                image = frame.reformat(size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
-                turns = round(frame.rotation / 90) % 4  # counter-clockwise
+            scaler = VideoReformatter()  # not the frame's own, whose threads would live as long
+            watch = DamageWatch(container, stream, path.stat().st_size, keep=kept is not None)
+            for frame in watch.frames():
+                image = scaler.reformat(frame, size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
                 if not number:
                     begin = frame.time or 0.0
                 elif frame.time is not None and frame.time - begin > seconds:
                     seconds = frame.time - begin
                 else:
                     seconds += interval
-                yield seconds, np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+                if not number or frame.rotation != angle:  # a frame that was asked stays in memory until garbage is collected
+                    angle, matrix = frame.rotation, _display_matrix(frame)
+                yield seconds, _as_displayed(image, matrix)
                 number += 1
-    except (av.FFmpegError, ValueError, MemoryError) as error:
+            if kept is not None and watch.found:
+                kept.append(watch.found)
+    except DamageError as error:
+        raise DamagedVideo(path, str(error)) from error
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise VideoError(f"{path}: frame {number} does not decode ({_reason(error)})") from error
     if number == 0:
         raise VideoError(f"{path}: has no frame")
 
 
-def read_chunks(path: Path, size: int, length: int = CHUNK, threads: int = 1) -> Iterator[np.ndarray]:
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """The numbers a, b, c, d of a frame's display matrix; those of an upright picture where it has none."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    return a, b, c, d
+
+
+def _as_displayed(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Turn and mirror an image as a display matrix asks, to the nearest of the eight orientations.
+
+    The matrix shows the pixel (x, y) at x' = ax + cy, y' = bx + dy (ISO 14496-12, §8.3.2).
+    """
+    a, b, c, d = matrix
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.swapaxes(0, 1), c, b  # columns of the picture shown are rows of the stored one
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def read_chunks(
+    path: Path, size: int, length: int = CHUNK, threads: int = 1, kept: list[str] | None = None
+) -> Iterator[np.ndarray]:
     """Decode in chunks of at most ``length`` frames, (n, size, size, 3) uint8 each. Raises as ``read_frames``."""
     held: list[np.ndarray] = []
-    for frame in read_frames(path, size, threads):
+    for frame in read_frames(path, size, threads, kept):
         held.append(frame)
         if len(held) == length:
             yield np.stack(held)
@@ -144,19 +205,28 @@ def _open(path: Path) -> tuple[InputContainer, VideoStream]:
         container = av.open(f"file:{path}", mode="r", options=options, metadata_errors="replace")
     except (OSError, ValueError, av.FFmpegError) as error:
         raise VideoError(f"{path}: not a readable video ({_reason(error)})") from error
-    # A sound file's cover picture is a video stream too, of one frame.
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    problem = None
-    if not streams:
+    stream, problem = _chosen(container), None
+    if stream is None:
         problem = "has no video stream" + (" but a cover picture" if container.streams.video else "")
-    elif streams[0].codec_context is None:
+    elif stream.codec_context is None:
         problem = "its codec is unknown to FFmpeg"
-    elif streams[0].codec_context.width * streams[0].codec_context.height > MAX_PIXELS:
-        problem = f"frames of {streams[0].codec_context.width} x {streams[0].codec_context.height} pixels are too large"
-    if problem:
+    elif stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+        problem = f"frames of {stream.codec_context.width} x {stream.codec_context.height} pixels are too large"
+    if stream is None or problem:
         container.close()
         raise VideoError(f"{path}: {problem}")
-    return container, streams[0]
+    return container, stream
+
+
+def _chosen(container: InputContainer) -> VideoStream | None:
+    """The video stream that FFmpeg takes; of a cover picture, which is a stream of one frame too, the next one by its rule."""
+    others = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    best = container.streams.best("video")
+
+    def rank(stream: VideoStream) -> tuple[bool, bool]:
+        return stream is best, bool(stream.disposition & Disposition.default)
+
+    return max(others, key=rank, default=None)
 
 
 def _reason(error: BaseException) -> str:

@@ -30,6 +30,7 @@ class Segment(NamedTuple):
         first: whether the video begins with this segment.
         end: header facts of the video if it ends with this segment.
         error: why the video cannot be decoded; what came before of it is void.
+        damage: what is damaged in a video that is kept and ends with this segment, in words.
     """
 
     video: int
@@ -37,6 +38,7 @@ class Segment(NamedTuple):
     first: bool
     end: VideoInfo | None = None
     error: str | None = None
+    damage: str = ""
 
 
 class FramePacket(NamedTuple):
@@ -55,15 +57,23 @@ class FrameStream(IterableDataset):
         packet: frames N of a packet.
         rank, world_size: videos are dealt to ranks and to each rank's workers by file size, each video to one.
         workers: decoding processes.
+        keep: keep what decodes of damaged videos, instead of reporting an error.
 
     Attributes:
         at: (workers, 2) int64, shared with them: each one's process id and the number of the video it is at, else -1.
     """
 
     def __init__(
-        self, paths: Sequence[Path], size: int, packet: int, rank: int = 0, world_size: int = 1, workers: int = 0
+        self,
+        paths: Sequence[Path],
+        size: int,
+        packet: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        keep: bool = False,
     ) -> None:
-        self.paths = list(paths)
+        self.paths, self.keep = list(paths), keep
         self.size, self.packet = size, packet
         self.rank, self.world_size = rank, world_size
         self.at = torch.full((max(1, workers), 2), -1)
@@ -80,10 +90,11 @@ class FrameStream(IterableDataset):
         filled, segments = 0, []
         for video in mine:
             self.at[worker] = torch.tensor([os.getpid(), video])
-            first = True
+            first, damage = True, []
             try:
                 facts = probe(self.paths[video])
-                for chunk in _with_last_flag(read_chunks(self.paths[video], self.size)):
+                chunks = read_chunks(self.paths[video], self.size, kept=damage if self.keep else None)
+                for chunk in _with_last_flag(chunks):
                     images, is_last = chunk
                     while len(images):
                         part = images[: self.packet - filled]
@@ -91,7 +102,9 @@ class FrameStream(IterableDataset):
                         buffer[filled : filled + len(part)] = part
                         filled += len(part)
                         ends = is_last and not len(images)
-                        segments.append(Segment(video, len(part), first, facts if ends else None))
+                        segments.append(
+                            Segment(video, len(part), first, facts if ends else None, damage="; ".join(damage) if ends else "")
+                        )
                         first = False
                         if filled == self.packet:
                             yield self._packet(buffer, filled, segments)
@@ -127,11 +140,12 @@ class FrameDataModule(LightningDataModule):
         size: side of the square frames, pixels.
         packet: frames a batch.
         num_workers: decoding processes of each rank; 0 decodes in the main process.
+        keep: keep what decodes of damaged videos, instead of reporting an error.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, packet: int = 64, num_workers: int = 0) -> None:
+    def __init__(self, paths: Sequence[Path], size: int, packet: int = 64, num_workers: int = 0, keep: bool = False) -> None:
         super().__init__()
-        self.paths, self.size, self.packet, self.num_workers = list(paths), size, packet, num_workers
+        self.paths, self.size, self.packet, self.num_workers, self.keep = list(paths), size, packet, num_workers, keep
         self.stream: FrameStream | None = None
         self.lost: list[Path] = []
         """Videos at which decoding processes were when they died, after an error."""
@@ -139,7 +153,7 @@ class FrameDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """This rank's packets."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        self.stream = FrameStream(self.paths, self.size, self.packet, rank, world_size, self.num_workers)
+        self.stream = FrameStream(self.paths, self.size, self.packet, rank, world_size, self.num_workers, self.keep)
         return DataLoader(
             self.stream,
             batch_size=None,

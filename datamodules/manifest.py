@@ -237,6 +237,8 @@ def problem(entry: Any, spec: StoreSpec) -> str | None:
     declared = entry.get("declared_frames", 0)
     if type(declared) is not int:
         return f"declared_frames is {declared!r}"
+    if not isinstance(entry.get("damage", ""), str):
+        return f"damage is {entry['damage']!r}"
     for prefix, array in zip(prefixes, spec.arrays, strict=True):
         key, numbers = f"{prefix}bytes", entry[rows] * array.row_bytes
         header = entry[key] - numbers

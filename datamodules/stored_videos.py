@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datamodules.manifest import FeatureStoreError
 from datamodules.reading import DataError
 from datamodules.stores import Store
-from datamodules.videos import Annotation, Video, check_sides
+from datamodules.videos import REMEDY, Annotation, Video, check_sides
 
 
 def replaced(annotation: Annotation, store: Store, videos: Iterable[Video] | None = None) -> dict[str, tuple[int, int]]:
@@ -28,21 +28,31 @@ def replaced(annotation: Annotation, store: Store, videos: Iterable[Video] | Non
     return found
 
 
-def to_extract(annotation: Annotation, store: Store, videos: Iterable[Video] | None = None) -> list[str]:
-    """Videos, of train and test or of those given, that lack features or have those of a file that was replaced since."""
+def to_extract(
+    annotation: Annotation, store: Store, videos: Iterable[Video] | None = None, keep_damaged: bool = False
+) -> list[str]:
+    """Videos, of train and test or of those given, that lack features or have those of a file that was replaced since.
+
+    With ``keep_damaged``, videos that were refused because they are damaged are among them.
+    """
     videos = annotation.videos if videos is None else tuple(videos)
-    return sorted({*store.missing(video.name for video in videos), *replaced(annotation, store, videos)})
+    names = [video.name for video in videos]
+    return sorted({*_missing(store, names, keep_damaged), *replaced(annotation, store, videos)})
 
 
-def usable(annotation: Annotation, store: Store, skip_bad: bool) -> Annotation:
-    """The annotation without the videos that a finished store knows to be bad.
+def _missing(store: Store, names: list[str], keep_damaged: bool) -> list[str]:
+    return [*store.missing(names), *(name for name in names if keep_damaged and REMEDY in store.bad.get(name, ""))]
+
+
+def usable(annotation: Annotation, store: Store, skip_bad: bool, keep_damaged: bool = False) -> Annotation:
+    """The annotation without the videos that a finished store knows to be bad, and with a note on damaged ones that are kept.
 
     Raises:
         FeatureStoreError: the store lacks videos, or has features of files that were replaced since.
-        DataError: videos are bad and ``skip_bad`` is not set, or leave a class without any.
+        DataError: videos are bad, or damaged and not to be kept, and ``skip_bad`` is not set or leaves a class without any.
     """
     names = [video.name for video in annotation.videos]
-    missing = store.missing(names)
+    missing = _missing(store, names, keep_damaged)
     if missing:
         raise FeatureStoreError(
             f"{store.path.resolve()}: features of {len(missing)} of {len(names)} videos are missing, {missing[0]!r} for "
@@ -55,13 +65,19 @@ def usable(annotation: Annotation, store: Store, skip_bad: bool) -> Annotation:
             f"{store.path.resolve()}: {len(others)} videos were replaced since their features were made, {name!r} for one: "
             f"it had {then} bytes and has {now}; python reproduce/prepare.py with the same settings extracts them again"
         )
-    bad = [name for name in names if name in store.bad]
+    damaged = [name for name in names if name in store.damaged_files]
+    bad = [name for name in names if name in store.bad or (name in damaged and not keep_damaged)]
+    remedy = any(name in damaged or REMEDY in store.bad[name] for name in bad)
+    what = "do not decode or are damaged" if remedy else "do not decode"
     if bad and not skip_bad:
         raise DataError(
-            f"{annotation.data}: {len(bad)} videos do not decode: {', '.join(map(repr, bad[:5]))}. Replace the files and "
+            f"{annotation.data}: {len(bad)} videos {what}: {', '.join(map(repr, bad[:5]))}. Replace the files and "
             "run prepare.py with retry_bad=true, or leave them out, and have every table say so, with data.skip_bad=true"
+            + (f"; {REMEDY}" if remedy else "")
         )
-    left = annotation.without(bad, "do not decode")
+    left = annotation.without(bad, what)
     if bad:
-        check_sides(left, f"    {len(bad)} videos do not decode; replace the files and run prepare.py with retry_bad=true")
+        check_sides(left, f"    {len(bad)} videos {what}; replace the files and run prepare.py with retry_bad=true")
+    if damaged and keep_damaged:
+        left = left.noting(damaged, "damaged", "what decodes of them is kept")
     return left

@@ -82,6 +82,11 @@ class Store:
         return self.manifest.get("bad", {})
 
     @property
+    def damaged_files(self) -> dict[str, str]:
+        """Name of a finished video whose file is damaged -> what is damaged; its arrays are of what decodes."""
+        return {name: entry["damage"] for name, entry in self.videos.items() if "damage" in entry}
+
+    @property
     def notes(self) -> list[str]:
         """What every table made from this store has to say about it."""
         return self.manifest.get("notes", [])

@@ -1,4 +1,4 @@
-"""Anybody's videos: ``<root>/<class>/*.{mp4,avi,mpg,mov,mkv,webm}`` with an optional ``videos.csv``."""
+"""Anybody's videos: ``<root>/<class>/**/*.mp4``, or of another ending of ``SUFFIXES``, with an optional ``videos.csv``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ SPLITS = r"default|seed-\d{1,9}"
 DEFAULT_SPLIT = "default"
 COLUMNS = ("path", "class", "group", "split")
 OFFICIAL = ("ucf11", "hmdb51", "hollywood2")
-WHERE = "Lay the videos out as <root>/<class>/<video>.{mp4,avi,mpg,mov,mkv,webm}, or list them in <root>/videos.csv"
+WHERE = "Lay the videos out as <root>/<class>/<video>.mp4 (or .avi, .mkv …), or list them in <root>/videos.csv"
+BY_NAME = "Clips v_<class>_g<nn>_c<nn> that differ in the last number alone are one group, unless videos.csv has groups"
+CLIP_OF_GROUP = r"(v_.+_g\d+)_c\d+"  # UCF-50's and UCF-101's names: class, group (one scene, one actor), clip
 
 
 def is_split(name: str) -> bool:
@@ -30,8 +32,9 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
     """Read and check a folder of videos.
 
     Args:
-        root: folder with one sub-folder a class. If it holds ``videos.csv`` (columns ``path,class[,group][,split]``,
-            split ``train`` or ``test``), only the videos listed there are used, with the classes named there.
+        root: folder with one sub-folder a class, whose own sub-folders are read too. If it holds ``videos.csv`` (columns
+            ``path,class[,group][,split]``, split ``train`` or ``test``), only the videos listed there are used, with the
+            classes named there. Without groups, clips ``v_<class>_g<nn>_c<nn>`` of one class and number are a group.
         split: ``default``: the CSV's own split, or 70/30 with groups kept whole, seeded.
             ``seed-<n>``: another seed of the 70/30 split.
         skip_bad: leave missing videos out instead of raising.
@@ -50,11 +53,12 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
             f"one's; rename the folder, or use data.name={name}"
         )
     listing = root / "videos.csv"
-    rows = _read_csv(listing) if listing.is_file() or listing.is_symlink() else _scan(root)
+    listed = listing.is_file() or listing.is_symlink()
+    rows, passed_over = (_read_csv(listing), []) if listed else _scan(root)
     _refuse_look_alikes(root, rows)
     classes = tuple(sorted({row["class"] for row in rows}))
     label = {name: number for number, name in enumerate(classes)}
-    videos = [Video(row["path"], (label[row["class"]],), row.get("group") or row["path"]) for row in rows]
+    videos = [Video(row["path"], (label[row["class"]],), _group_of(row)) for row in rows]
     given = {row.get("split") for row in rows} - {None}
     if not re.fullmatch(SPLITS, split):
         raise DataError(f"data.split={split}: a videofolder has 'default' and 'seed-<n>'")
@@ -64,7 +68,7 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
         train = tuple(v for v, row in zip(videos, rows, strict=True) if row["split"] == "train")
         test = tuple(v for v, row in zip(videos, rows, strict=True) if row["split"] == "test")
         shared = {v.group for v in train} & {v.group for v in test}
-        if shared:
+        if shared and "group" in rows[0]:  # groups by name are told by the check for leaks
             raise DataError(f"{listing}: group {sorted(shared)[0]!r} is in train and in test; a group is one source")
     else:
         seed = SPLIT_SEED if split == "default" else int(split.removeprefix("seed-"))
@@ -73,24 +77,48 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
         raise DataError(
             f"videofolder: {root.resolve()} has one class only, {''.join(classes)!r}; recognition needs two\n{WHERE}"
         )
-    annotation = Annotation(name, split, root, root, classes, False, train, test)
-    return check(annotation, WHERE, skip_bad=skip_bad, part=part)
+    annotation = Annotation(name, split, root, root, classes, False, train, test, passed_over=tuple(passed_over))
+    by_name = any(re.fullmatch(CLIP_OF_GROUP, video.group + "_c01") for video in videos)
+    return check(annotation, f"{WHERE}\n{BY_NAME}" if by_name else WHERE, skip_bad=skip_bad, part=part)
 
 
-def _scan(root: Path) -> list[dict[str, str]]:
+def _group_of(row: dict[str, str]) -> str:
+    """What a row names, or else a clip's group by its name, or the video itself."""
+    found = re.fullmatch(CLIP_OF_GROUP, PurePosixPath(row["path"]).stem) if "group" not in row else None
+    return found[1] if found else row.get("group") or row["path"]
+
+
+def _scan(root: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """The videos of each class folder, and the other files there."""
     folders = sorted(path for path in _entries(root) if path.is_dir() and not path.name.startswith("."))
     if not folders:
         raise DataError(f"videofolder: {root.resolve()} has no class folder\n{WHERE}")
-    rows = []
+    rows, passed_over = [], []
     for folder in folders:
-        found = sorted(p.name for p in _entries(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        found = []
+        for name in sorted(_files(folder)):
+            is_video = PurePosixPath(name).suffix.lower() in SUFFIXES
+            (found if is_video else passed_over).append(f"{folder.name}/{name}")
         if not found:
             raise DataError(
                 f"videofolder: the class folder {folder.resolve()} holds no video ({', '.join(SUFFIXES)})\n"
                 "    put videos into it, or remove it"
             )
-        rows += [{"path": f"{folder.name}/{name}", "class": folder.name} for name in found]
-    return rows
+        rows += [{"path": name, "class": folder.name} for name in found]
+    return rows, passed_over
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of the files below a folder, but for hidden ones and those in hidden folders."""
+    found = []
+    for entry in (entry for entry in _entries(folder) if not entry.name.startswith(".")):
+        if not entry.is_dir():
+            found.append(entry.name)
+        elif entry.is_symlink():  # which may lead back
+            found.append(f"{entry.name}/")
+        else:
+            found += [f"{entry.name}/{name}" for name in _files(entry)]
+    return found
 
 
 def _entries(folder: Path) -> list[Path]:

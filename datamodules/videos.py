@@ -23,7 +23,17 @@ MINIATURE_MARKER = "miniature.json"
 """Present in a data set's folder that ``datamodules.miniature`` generated; holds the counts to expect there."""
 
 MOST_VIDEOS = 10**6  # of a generated data set: more than any
-SUFFIXES = (".mp4", ".avi", ".mpg", ".mov", ".mkv", ".webm")
+# As cameras, phones and programs name video files.
+ENDINGS = (
+    "mp4 avi mpg mov mkv webm mpeg mpe m1v m2v m4v mts m2ts ts vob wmv asf flv f4v 3gp 3g2 ogv ogm gif mjpeg mjpg dv divx qt rm"
+    " rmvb mxf y4m"
+)
+SUFFIXES = tuple(f".{ending}" for ending in ENDINGS.split())
+"""Of video files, in lower case; any case is understood."""
+DAMAGED = ("refuse", "keep")
+"""What to do with damaged videos: refuse them, or keep what decodes of them."""
+REMEDY = "data.damaged=keep keeps what decodes"
+"""Ends a message about a damaged video, and tells it from those that no setting makes decode."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,7 @@ class Annotation:
         published_split: whether the split is published as a list of clips; that clips of one source stand on both sides is
             the data set's own affair then, and every published number on it has the same.
         part: which part of the data set was chosen, in words; empty for the whole.
+        passed_over: files among the videos that do not end like one, by their paths below the folder.
     """
 
     data: str
@@ -74,6 +85,7 @@ class Annotation:
     spare: tuple[Video, ...] = ()
     published_split: bool = False
     part: str = ""
+    passed_over: tuple[str, ...] = ()
 
     @property
     def videos(self) -> tuple[Video, ...]:
@@ -103,9 +115,21 @@ class Annotation:
         if not left_out:
             return self
         kept = {side: tuple(v for v in getattr(self, side) if v.name not in left_out) for side in ("train", "test", "spare")}
-        gone = {side: len(getattr(self, side)) - len(kept[side]) for side in ("train", "test")}
-        said = f"{sum(gone.values())} videos left out ({gone['train']} train, {gone['test']} test): {why}"
-        return replace(self, **kept, notes=(*self.notes, f"{self.data}: {said}") if any(gone.values()) else self.notes)
+        return replace(self.noting(left_out, "left out", why), **kept)
+
+    def noting(self, names: Iterable[str], what: str, why: str) -> Annotation:
+        """The same annotation with a note on some videos, if any of them is of train or test."""
+        named = set(names)
+        train, test = (sum(video.name in named for video in side) for side in (self.train, self.test))
+        said = f"{self.data}: {train + test} videos {what} ({train} train, {test} test): {why}"
+        return replace(self, notes=(*self.notes, said)) if train + test else self
+
+
+def describe_passed_over(annotation: Annotation) -> list[str]:
+    """A line for a reader on files among the videos that were passed over; often none."""
+    files = annotation.passed_over
+    named = f"{annotation.data}: {len(files)} files passed over, which do not end like a video: {shortened(files)}"
+    return [named] if files else []
 
 
 class Reader(Protocol):
@@ -212,7 +236,7 @@ def check(
     twice = sorted(name for name, number in Counter(names).items() if number > 1)
     if twice:
         raise DataError(
-            f"{annotation.data}, split {annotation.split}: {_some(twice)} listed twice or on both sides of the split. "
+            f"{annotation.data}, split {annotation.split}: {shortened(twice)} listed twice or on both sides of the split. "
             f"Every video may stand once, in train or in test. Looked in {annotation.root.resolve()}"
         )
     for name in names:
@@ -228,7 +252,7 @@ def check(
             names = ",".join(annotation.classes[label] for label in sorted(there))
             advice += f"\n    or take the classes that are there: data.classes=[{names}]"
         raise DataError(
-            f"{annotation.data}: {len(missing)} of {len(names)} annotated videos are missing: {_some(missing)}\n"
+            f"{annotation.data}: {len(missing)} of {len(names)} annotated videos are missing: {shortened(missing)}\n"
             f"    looked in {annotation.folder.resolve()}\n{advice}\n"
             "    or leave them out, and have every table say so, with data.skip_bad=true"
         )
@@ -257,7 +281,7 @@ def check_sides(annotation: Annotation, advice: str) -> None:
         empty = [name for label, name in enumerate(annotation.classes) if not per_class[label]]
         if empty and not annotation.multi_label:
             raise DataError(
-                f"{annotation.data}, split {annotation.split}: no {side} video of {_some(empty)}\n"
+                f"{annotation.data}, split {annotation.split}: no {side} video of {shortened(empty)}\n"
                 f"    looked in {annotation.folder.resolve()}\n{advice}"
             )
 
@@ -333,7 +357,7 @@ def strata(videos: Iterable[Video]) -> Iterable[int]:
         yield from video.labels or (-1,)
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def shortened(names: Sequence[str], most: int = 5) -> str:
     """The first names, quoted, and how many more there are."""
     shown = ", ".join(repr(name) for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")

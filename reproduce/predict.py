@@ -13,7 +13,7 @@ Writes, for each video, into <output>/<video's name>/:
     summary.json     the whole video's scores and those over time
 
 Films may be of any length, in any format that FFmpeg reads. A video that is finished is not made again. One that does not
-decode does not stop the others: it is named at the end, and the exit status is 1.
+decode, or is damaged without damaged=keep, does not stop the others: it is named at the end, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from datamodules.videos import SUFFIXES, DataError
+from datamodules.videos import DAMAGED, SUFFIXES, DataError
 from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import feature_folder
 from reproduce.common.files import file_names
 from reproduce.common.settings import SettingsError
 
-MORE_SUFFIXES = (".mpeg", ".m4v", ".ts", ".m2ts", ".mts", ".gif", ".wmv", ".flv", ".ogv", ".3gp", ".mjpeg", ".asf", ".vob")
 ALSO_SHOWN = 3  # classes of an interval
 BAR = 20  # characters
 WRITTEN = ("overlay.mp4", "summary.json")  # by this script: a video, and what stands beside it
@@ -56,6 +55,8 @@ class PredictSettings:
     """frames of the filmstrip"""
     overwrite: bool = False
     """make again what is finished"""
+    damaged: str = "refuse"
+    """videos with gaps, an early end or frames that do not decode: refuse them, or keep what decodes, and say so"""
     features: Optional[str] = None  # noqa: UP045
     """folder of the run's features, which holds the weights of a random backbone; null for where the run had it"""
     accelerator: str = "auto"
@@ -72,20 +73,22 @@ def main(argv: list[str] | None = None) -> list[Path]:
         viewer = _viewer(settings, checkpoint)
     except (DataError, SettingsError) as error:
         raise fail(error) from None
-    from datamodules.decoding import VideoError
+    from datamodules.decoding import DamagedVideo, VideoError
     from reproduce.common.processes import leaving_on_sigterm
     from reproduce.visual.prediction_files import Layout, predict_video
 
     layout = Layout(settings.side, settings.columns, min(settings.top, len(viewer.trained.classes)))
     if not SYSTEMS[viewer.trained.settings.model.name].attends:
         print(f"{viewer.trained.settings.model.name} has no attention: the videos show the probabilities alone")
-    written: list[Path] = []
+    keep, written = settings.damaged == "keep", []
     bad: list[VideoError] = []
     with leaving_on_sigterm():
         for path, name in zip(videos, names_of(videos, video), strict=True):
             try:
-                _print(predict_video(viewer, path, output / name, layout, settings.overwrite), layout.top)
+                _print(predict_video(viewer, path, output / name, layout, settings.overwrite, keep), layout.top)
             except VideoError as error:
+                if isinstance(error, DamagedVideo):
+                    error = VideoError(f"{error.path}: {error.what}; damaged=keep keeps what decodes")
                 bad.append(error)
                 print(f"left out: {error}\n", flush=True)
             except DataError as error:
@@ -115,6 +118,8 @@ def _checked(settings: PredictSettings) -> tuple[Path, Path]:
             raise SettingsError(f"{key}={getattr(settings, key)}: must be at least {least}")
     if not LEAST_SIDE <= settings.side <= MOST_SIDE:
         raise SettingsError(f"side={settings.side}: must be from {LEAST_SIDE} to {MOST_SIDE}")
+    if settings.damaged not in DAMAGED:
+        raise SettingsError(f"damaged={settings.damaged}: choose from {', '.join(DAMAGED)}")
     if settings.accelerator not in ("auto", "cpu", "gpu"):
         raise SettingsError(f"accelerator={settings.accelerator}: choose from auto, cpu, gpu")
     return Path(settings.checkpoint).expanduser(), Path(settings.video).expanduser()
@@ -130,7 +135,7 @@ def videos_in(video: Path, output: Path) -> list[Path]:
         if not os.path.exists(video):
             raise DataError(f"video={video}: there is no such file or folder (looked at {os.path.realpath(video)})")
         return [video]
-    suffixes, own = (*SUFFIXES, *MORE_SUFFIXES), Path(os.path.realpath(output))
+    own = Path(os.path.realpath(output))
     try:
         below = sorted(video.rglob("*"))
     except OSError as error:  # it changes meanwhile, or a disk fails
@@ -138,14 +143,14 @@ def videos_in(video: Path, output: Path) -> list[Path]:
     found = [
         path
         for path in below
-        if path.suffix.lower() in suffixes
+        if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(video).parts)
         and own not in Path(os.path.realpath(path)).parents  # also of a link that leads to itself
         and not (path.name == WRITTEN[0] and os.path.isfile(path.with_name(WRITTEN[1])))  # by another call
         and os.path.isfile(path)
     ]
     if not found:
-        raise DataError(f"video={video}: the folder holds no video ({', '.join(suffixes)})")
+        raise DataError(f"video={video}: the folder holds no video ({', '.join(SUFFIXES)})")
     return found
 
 
@@ -191,6 +196,8 @@ def _print(summary: dict[str, Any], top: int) -> None:
     kind = "each class by itself" if summary["multi_label"] else "they sum to 1"
     frames = f"{summary['frames']} frame{'s' if summary['frames'] != 1 else ''}"
     print(f"{summary['video']}: {frames}, {clock(summary['seconds'])}; probabilities ({kind}):")
+    if "damage" in summary:
+        print(f"  damaged: {summary['damage']}; what decodes is kept")
     ranking = sorted(summary["scores"].items(), key=lambda item: -item[1])[:top]
     width = max(len(name) for name, _ in ranking)
     for place, (name, score) in enumerate(ranking, start=1):

@@ -8,8 +8,9 @@
     python reproduce/prepare.py data.name=ucf11 backbone.weights=released released=/data/their_features
 
 download=true takes what is there: the data set's folder, its archive in that folder or the one above, and only else the
-network. Continues where an earlier call stopped. Videos that do not decode are listed at the end and make the exit status 1,
-unless data.skip_bad=true, which leaves them out of every run and says so in every table.
+network. Continues where an earlier call stopped. Videos that do not decode or are damaged are listed at the end and make the
+exit status 1, unless data.skip_bad=true, which leaves them out of every run and says so in every table. data.damaged=keep keeps
+what decodes of damaged ones.
 
 HMDB-51's three splits share one store of features. Without data.split all three are checked and all 6766 clips taken; with it
 only the 5100 of that split are, and delete refuses until the other clips have features too.
@@ -25,13 +26,13 @@ from typing import Optional
 
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
-from datamodules.videos import Annotation, DataError, Video
+from datamodules.videos import REMEDY, Annotation, DataError, Video, describe_passed_over
 from reproduce.acquisition.ledger import CHOICES, delete
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
-from reproduce.common.settings import Settings, SettingsError
+from reproduce.common.settings import DataSettings, Settings, SettingsError
 
 GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
 
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> Path:
             require_whole(store, names)
     except (DataError, SettingsError) as error:
         raise fail(error) from error
-    _report(store, names, settings.data.skip_bad)
+    _report(store, names, settings.data)
     try:
         _delete(settings, annotation, store)
     except (DataError, OSError) as error:
@@ -125,7 +126,7 @@ def _describe(annotation: Annotation) -> None:
         f"videos of {len(annotation.classes)} classes in {annotation.folder.resolve()}",
         flush=True,
     )
-    for line in describe(annotation, find_leaks(annotation)):
+    for line in [*describe_passed_over(annotation), *describe(annotation, find_leaks(annotation))]:
         print(line, flush=True)
 
 
@@ -187,7 +188,7 @@ def require_whole(store: FeatureStore, names: list[str]) -> None:
     print(f"the features of {len(finished)} videos are what was written", flush=True)
 
 
-def _report(store, names: list[str], skip_bad: bool) -> None:
+def _report(store, names: list[str], data: DataSettings) -> None:
     good = [name for name in names if name in store.videos]
     frames = sum(store.frames(name) for name in good)
     rows, columns = store.grid
@@ -199,12 +200,17 @@ def _report(store, names: list[str], skip_bad: bool) -> None:
             f"note: the headers of {len(lying)} videos claim another number of frames than were decoded, {lying[0]!r} "
             f"{first['declared_frames']} instead of {first['frames']}; the decoded ones count"
         )
-    bad = [name for name in names if name in store.bad]
-    for name in bad:
-        print(f"bad: {name}: {store.bad[name]}", file=sys.stderr)
-    if bad and not skip_bad:
+    bad, damaged = {name: store.bad[name] for name in names if name in store.bad}, store.damaged_files
+    for name in (name for name in good if name in damaged):
+        if data.keeps_damaged:
+            print(f"damaged: {name}: {damaged[name]}; what decodes is kept", file=sys.stderr)
+        else:
+            bad[name] = f"{damaged[name]}; {REMEDY}"
+    for name, reason in bad.items():
+        print(f"bad: {name}: {reason}", file=sys.stderr)
+    if bad and not data.skip_bad:
         print(
-            f"error: {len(bad)} of {len(names)} videos do not decode. Replace the files and run again with "
+            f"error: {len(bad)} of {len(names)} videos do not decode or are damaged. Replace the files and run again with "
             "retry_bad=true, or leave them out of every run with data.skip_bad=true",
             file=sys.stderr,
         )

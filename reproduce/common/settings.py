@@ -17,6 +17,7 @@ from typing import Any, Optional, get_type_hints
 
 import yaml
 
+from datamodules.videos import DAMAGED
 from reproduce.common import catalogue
 
 INFINITY = float("inf")
@@ -69,6 +70,13 @@ memory in turns, each once an epoch), or auto (gpu or else ram if they fit the b
     """GiB of main memory that each process may fill with features; null for its part of half of what is free"""
     skip_bad: bool = False
     """leave out videos that are missing or do not decode, and say so in every table, instead of refusing"""
+    damaged: str = one_of("refuse", DAMAGED)
+    """videos with gaps, an early end or frames that do not decode: refuse, as bad ones; or keep what decodes, and say so"""
+
+    @property
+    def keeps_damaged(self) -> bool:
+        """Whether what decodes of damaged videos is kept."""
+        return self.damaged == "keep"
 
 
 @dataclass

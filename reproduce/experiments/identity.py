@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.videos import Annotation
+from datamodules.videos import DAMAGED, Annotation
 from reproduce.common.catalogue import PENALTY, ROWS, SYSTEMS
 from reproduce.common.dataset import STORES, dataset_of, part_of, split_of
 from reproduce.common.settings import Settings, get, keys_of, with_values
@@ -52,6 +52,8 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
         found["data.fold"] = settings.data.fold
     part = part_of(settings)
     found |= {f"data.{name}": list(chosen) for name, chosen in asdict(part).items() if chosen}
+    if settings.data.damaged != DAMAGED[0]:  # a run that says nothing of it keeps its name
+        found["data.damaged"] = settings.data.damaged
     if system.members:
         found["members"] = [configuration(member, dataset) for member in members(settings)]
     return found

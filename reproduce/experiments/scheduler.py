@@ -139,7 +139,7 @@ class Scheduler:
             (kind, point.column, point.settings.data.split): point.settings for point in points for kind in _stores(point)
         }
         for (kind, *_), settings in settings_of.items():
-            usable(self.annotation(settings), STORES[kind].open(settings), settings.data.skip_bad)
+            usable(self.annotation(settings), STORES[kind].open(settings), settings.data.skip_bad, settings.data.keeps_damaged)
 
     def job(self, point: Point) -> Job:
         """The process that runs a point; it waits for those of its members that are not finished."""
@@ -196,7 +196,7 @@ def _prepare(column: str, kind: str, words: list[str]) -> int:
     annotation, store = read_annotation(settings), STORES[kind].open(settings)
     if store.exists():
         store.require(feature_spec(settings))
-        if not to_extract(annotation, store):
+        if not to_extract(annotation, store, keep_damaged=settings.data.keeps_damaged):
             return 0
     print(f"preparing {column}", flush=True)
     return run_here("prepare.py", [*words, f"data.split={split_of(settings)}"])  # which no other split's clips hold up

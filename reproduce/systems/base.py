@@ -129,12 +129,12 @@ def _run(settings: Settings, annotation: Annotation, folder: RunFolder, draw: Dr
 def _usable(settings: Settings, annotation: Annotation, stores: Stores) -> Annotation:
     """The data set without videos that do not decode, as the run's stores know, or those of its members where they lie here."""
     for store in stores.values():
-        annotation = usable(annotation, store, settings.data.skip_bad)
+        annotation = usable(annotation, store, settings.data.skip_bad, settings.data.keeps_damaged)
     for member in members(settings):
         for kind in SYSTEMS[member.model.name].stores:
             store = FeatureStore(STORES[kind].folder(member))
             if store.exists() and not store.missing(video.name for video in annotation.videos):
-                annotation = usable(annotation, store, settings.data.skip_bad)
+                annotation = usable(annotation, store, settings.data.skip_bad, settings.data.keeps_damaged)
     return annotation
 
 

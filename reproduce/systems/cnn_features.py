@@ -67,11 +67,11 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
     """
     spec = feature_spec(settings)
     videos = annotation.videos if videos is None else videos
-    path = feature_folder(settings)
+    path, keep = feature_folder(settings), settings.data.keeps_damaged
     store = FeatureStore(path)
     if store.exists():
         store.require(spec)
-        if not to_extract(annotation, store, videos):
+        if not to_extract(annotation, store, videos, keep):
             return store
     require_videos(annotation, store.missing(video.name for video in videos))
     if spec.weights == "released":
@@ -97,7 +97,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
                     f"{len(others)} videos were replaced since their features were made: {some}; extracting them again",
                     flush=True,
                 )
-            missing = to_extract(annotation, store, videos)
+            missing = to_extract(annotation, store, videos, keep)
             if missing:
                 _extract(settings, annotation, store, missing)
     except BackboneError as error:
@@ -157,7 +157,7 @@ def extract_into(
         LostProcess: a decoding process was killed; names the video.
     """
     packet, workers = packet_and_workers(settings)
-    data = FrameDataModule(paths, frame_side(settings), packet, workers)
+    data = FrameDataModule(paths, frame_side(settings), packet, workers, keep=settings.data.keeps_damaged)
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
     stopwatch, preemption = Stopwatch(), Preemption()
     quiet_lightning()
@@ -289,13 +289,13 @@ def kept_cosine(backbone: Backbone, frames: Tensor, precision: str, device: torc
 
 
 def estimated_frames(annotation: Annotation, names: Sequence[str]) -> float | None:
-    """Frames of some videos, by the headers of up to 20 of them; None if those do not say."""
+    """Frames of some videos: their number times the median of what up to 20 headers say; None if those do not say."""
     known = []
     for name in list(names)[:: max(1, len(names) // 20)]:
         with contextlib.suppress(VideoError):
-            known.append(probe(annotation.folder / name).declared_frames)
+            known.append(probe(annotation.folder / name).expected_frames)
     known = [number for number in known if number]
-    return float(np.mean(known)) * len(names) if known else None
+    return float(np.median(known)) * len(names) if known else None
 
 
 def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -> Backbone:

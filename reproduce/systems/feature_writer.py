@@ -199,7 +199,7 @@ class FeatureWriter(BasePredictionWriter):
             if segment.end is not None:
                 end = segment.end
                 facts = {"width": end.width, "height": end.height, "declared_frames": end.declared_frames}
-                facts |= {"source_bytes": self.sizes[segment.video]}
+                facts |= {"source_bytes": self.sizes[segment.video]} | ({"damage": segment.damage} if segment.damage else {})
                 self.open.pop(segment.video).close(fps=end.fps, **facts)
         return there - begun, time.perf_counter() - there
 

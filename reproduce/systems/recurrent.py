@@ -192,6 +192,7 @@ def build_data(settings: Settings) -> VideoDataModule:
         gpu_budget=int(data.gpu_budget * 2**30),
         ram_budget=None if data.ram_budget is None else int(data.ram_budget * 2**30),
         skip_bad=data.skip_bad,
+        keep_damaged=data.keeps_damaged,
         fold=fold and (fold.number or 1, fold.folds),
         reader=DATASETS[data.name].module(),
         part=part_of(settings),

@@ -252,14 +252,22 @@ class FileTrack:
         path: of the video.
         told: called with the frames so far, now and then.
         threads: that decode.
+        kept: keep what decodes of a damaged video; this list receives what is damaged. None refuses it.
 
     Attributes:
         frames: F, so far.
         seconds: from the first frame's beginning to the last one's end, so far.
     """
 
-    def __init__(self, source: FileTracker, path: Path, told: Callable[[int], None], threads: int = 1) -> None:
-        self.source, self.path, self.told, self.threads = source, path, told, threads
+    def __init__(
+        self,
+        source: FileTracker,
+        path: Path,
+        told: Callable[[int], None],
+        threads: int = 1,
+        kept: list[str] | None = None,
+    ) -> None:
+        self.source, self.path, self.told, self.threads, self.kept = source, path, told, threads, kept
         self.frames, self.seconds = 0, 0.0
         self.tracker = Tracker.of(source.trained)
         self._times: deque[float] = deque()  # of the frames whose moments are still to come
@@ -279,7 +287,7 @@ class FileTrack:
         """
         info = probe(self.path)
         size = frame_side(self.source.trained.settings)
-        for chunk in ahead(chunks(read_timed(self.path, size, self.threads), FRAMES)):
+        for chunk in ahead(chunks(read_timed(self.path, size, self.threads, self.kept), FRAMES)):
             times, images = zip(*chunk, strict=True)
             features = self.source.features(np.stack(images))
             finite = torch.isfinite(features).all(dim=2).all(dim=1)

@@ -53,7 +53,9 @@ class Layout:
     top: int
 
 
-def predict_video(viewer: FileTracker, path: Path, folder: Path, layout: Layout, overwrite: bool = False) -> dict[str, Any]:
+def predict_video(
+    viewer: FileTracker, path: Path, folder: Path, layout: Layout, overwrite: bool = False, keep_damaged: bool = False
+) -> dict[str, Any]:
     """Write one video's files, unless the same ones are there; returns its summary.
 
     Args:
@@ -62,6 +64,7 @@ def predict_video(viewer: FileTracker, path: Path, folder: Path, layout: Layout,
         folder: that receives ``FILES`` and the summary.
         layout: what they show, and how large.
         overwrite: make them even where they are there.
+        keep_damaged: take what decodes of a damaged video, and say in the summary what is damaged.
 
     Raises:
         VideoError: the video does not decode.
@@ -73,7 +76,7 @@ def predict_video(viewer: FileTracker, path: Path, folder: Path, layout: Layout,
         raise VideoError(f"{ascii(str(path))}: the path is not UTF-8; rename the file") from None
     made_from = _made_from(viewer, path, layout)
     before = None if overwrite else read_summary(folder)
-    if before and before.get("made_from") == made_from:
+    if before and before.get("made_from") == made_from and (keep_damaged or "damage" not in before):
         print(f"{path}: finished before; overwrite=true makes it anew")
         return before
     for what in ("video", "checkpoint"):
@@ -86,7 +89,7 @@ def predict_video(viewer: FileTracker, path: Path, folder: Path, layout: Layout,
         shutil.rmtree(draft, ignore_errors=True)  # of a killed process
         draft.mkdir(parents=True)
         encoder()
-        summary = {"video": str(path), **_score(viewer, path, draft, layout), "made_from": made_from}
+        summary = {"video": str(path), **_score(viewer, path, draft, layout, keep_damaged), "made_from": made_from}
         _draw(viewer, path, draft, layout, summary)
         folder.mkdir(exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
@@ -126,12 +129,12 @@ def _made_from(viewer: FileTracker, path: Path, layout: Layout) -> dict[str, Any
     }
 
 
-def _score(viewer: FileTracker, path: Path, draft: Path, layout: Layout) -> dict[str, Any]:
+def _score(viewer: FileTracker, path: Path, draft: Path, layout: Layout, keep_damaged: bool) -> dict[str, Any]:
     """The first pass: write the frames' tables; returns what the summary says of the video."""
     trained, info = viewer.trained, probe(path)
-    expected = info.declared_frames or round(info.seconds * info.fps)
-    report, close = _reporter(f"scoring {path.name}", expected)
-    viewing, timeline, looked_at = FileTrack(viewer, path, report, min(MOST_THREADS, cores())), Timeline(), 0
+    report, close = _reporter(f"scoring {path.name}", info.expected_frames or round(info.seconds * info.fps))
+    kept = [] if keep_damaged else None
+    viewing, timeline, looked_at = FileTrack(viewer, path, report, min(MOST_THREADS, cores()), kept), Timeline(), 0
     grid = trained.grid if _attends(viewer) else None
     about = {
         "video": str(path),
@@ -161,6 +164,7 @@ def _score(viewer: FileTracker, path: Path, draft: Path, layout: Layout) -> dict
         "looked_at": looked_at,
         "seconds": round(viewing.seconds, 6),
         "interval": timeline.length,
+        **({"damage": "; ".join(kept)} if kept else {}),
     }
     over_time = [
         {"begin": begin, "end": min(end, facts["seconds"]), "scores": by_name(scores)}
@@ -182,7 +186,7 @@ def _draw(viewer: FileTracker, path: Path, draft: Path, layout: Layout, summary:
     overlays: list[np.ndarray] = []
     moment, upcoming = next(moments), next(moments, None)
     try:
-        for number, (shown, frame) in enumerate(ahead(read_timed(path, None, min(MOST_THREADS, cores())))):
+        for number, (shown, frame) in enumerate(ahead(read_timed(path, None, min(MOST_THREADS, cores()), kept=[]))):
             while upcoming is not None and upcoming.frame <= number:
                 moment, upcoming = upcoming, next(moments, None)
             if painter is None or video is None:

@@ -181,7 +181,7 @@ def frames_at(path: Path, wanted: np.ndarray, side: int = SIDE) -> np.ndarray:
     Raises:
         VideoError: the file is missing, does not decode, or has fewer frames.
     """
-    decoded = enumerate(islice(read_frames(path, side), int(wanted[-1]) + 1))
+    decoded = enumerate(islice(read_frames(path, side, kept=[]), int(wanted[-1]) + 1))
     kept = set(wanted.tolist())
     found = {number: frame for number, frame in decoded if number in kept}
     if int(wanted[-1]) not in found:

@@ -6,7 +6,17 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from coloured_videos import is_blue, is_red, red_and_blue, rotate_header, stamp_of, stamped, write_video
+from coloured_videos import (
+    four_quarters,
+    is_blue,
+    is_red,
+    quarters_of,
+    red_and_blue,
+    rotate_header,
+    stamp_of,
+    stamped,
+    write_video,
+)
 
 from datamodules import decoding
 from datamodules.decoding import VideoError, decoder_version, probe, read_chunks, read_frames
@@ -14,6 +24,8 @@ from datamodules.videos import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CLIPS = SHARED / "data" / "clips"
+STRANGERS = SHARED / "data" / "strangers"
+needs_strangers = pytest.mark.skipif(not STRANGERS.is_dir(), reason=f"the strangers' files are not there: {STRANGERS}")
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"the real clips are not there: {CLIPS}")
 
 
@@ -212,23 +224,66 @@ def test_without_a_size_frames_keep_theirs(tmp_path):
     assert frame.shape == (32, 96, 3) and is_red(frame[:, :40]) and is_blue(frame[:, 56:])
 
 
-@pytest.mark.parametrize(
-    ("matrix", "shape", "red", "blue"),
-    [
-        ((1, 0, 0, 1), (32, 64, 3), np.s_[:, :28], np.s_[:, 36:]),
-        ((0, 1, -1, 0), (64, 32, 3), np.s_[:28, :], np.s_[36:, :]),  # clockwise: the left edge goes to the top
-        ((-1, 0, 0, -1), (32, 64, 3), np.s_[:, 36:], np.s_[:, :28]),
-        ((0, -1, 1, 0), (64, 32, 3), np.s_[36:, :], np.s_[:28, :]),  # counter-clockwise: to the bottom
-    ],
-    ids=["upright", "clockwise", "half turn", "counter-clockwise"],
-)
-def test_a_display_rotation_is_applied(tmp_path, matrix, shape, red, blue):
-    path = rotate_header(write_video(tmp_path / "a.mp4", [red_and_blue()] * 3), matrix)
+# As FFmpeg shows a frame whose quarters are R G over B Y; a, b, c, d of the matrix.
+ORIENTATIONS = {
+    "upright": ((1, 0, 0, 1), "RG/BY"),
+    "mirrored": ((-1, 0, 0, 1), "GR/YB"),
+    "upside down": ((1, 0, 0, -1), "BY/RG"),
+    "half turn": ((-1, 0, 0, -1), "YB/GR"),
+    "clockwise": ((0, 1, -1, 0), "BR/YG"),
+    "counter-clockwise": ((0, -1, 1, 0), "GY/RB"),
+    "transposed": ((0, 1, 1, 0), "RB/GY"),
+    "transposed the other way": ((0, -1, -1, 0), "YG/BR"),
+}
+
+
+@pytest.mark.counts("strange videos")
+@pytest.mark.parametrize("matrix, quarters", ORIENTATIONS.values(), ids=ORIENTATIONS)
+def test_a_frame_is_turned_and_mirrored_as_its_display_matrix_asks(tmp_path, matrix, quarters):
+    path = rotate_header(write_video(tmp_path / "a.mp4", [four_quarters()] * 3), matrix)
     frames = list(read_frames(path))
     assert len(frames) == 3
     for frame in frames:
-        assert frame.shape == shape and frame.flags["C_CONTIGUOUS"]
-        assert is_red(frame[red]) and is_blue(frame[blue])
+        assert frame.shape == ((64, 32, 3) if matrix[0] == 0 else (32, 64, 3)) and frame.flags["C_CONTIGUOUS"]
+        assert quarters_of(frame) == quarters
+    assert {quarters_of(frame) for frame in read_frames(path, 24)} == {quarters}
+
+
+@needs_strangers
+@pytest.mark.counts("strange videos")
+def test_a_front_camera_s_video_is_mirrored_and_not_turned():
+    with av.open(str(STRANGERS / "hflip.mp4")) as container:
+        stored = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    frames = list(read_frames(STRANGERS / "hflip.mp4"))
+    assert len(frames) == 40
+    assert all(abs(frame.astype(int) - image[:, ::-1]).mean() < 8 for frame, image in zip(frames, stored, strict=True))
+
+
+@needs_strangers
+@pytest.mark.counts("strange videos")
+def test_of_several_video_streams_ffmpeg_s_choice_is_read():
+    assert len(list(read_frames(STRANGERS / "thumbfirst.mp4"))) == 120
+    info = probe(STRANGERS / "thumbfirst.mp4")
+    assert (info.width, info.height, info.declared_frames) == (160, 120, 120)
+
+
+@pytest.mark.counts("strange videos")
+@pytest.mark.parametrize("first", ["cover", "film"])
+def test_a_film_is_read_and_not_its_cover_picture(tmp_path, first):
+    path = tmp_path / "covered.mp4"
+    with av.open(str(path), "w") as container:
+        for kind in ("cover", "film") if first == "cover" else ("film", "cover"):
+            stream = container.add_stream("mjpeg" if kind == "cover" else "mpeg4", rate=10)
+            stream.width, stream.height = (640, 480) if kind == "cover" else (64, 32)
+            stream.pix_fmt = "yuvj420p" if kind == "cover" else "yuv420p"
+            if kind == "cover":
+                stream.disposition = av.stream.Disposition.attached_pic
+        for stream in container.streams.video:
+            image = np.zeros((stream.height, stream.width, 3), np.uint8)
+            for _ in range(1 if stream.width == 640 else 12):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=stream.pix_fmt)))
+            container.mux(stream.encode(None))
+    assert [frame.shape for frame in read_frames(path)] == [(32, 64, 3)] * 12
 
 
 def test_a_header_says_rate_size_and_a_number_of_frames(tmp_path):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections import defaultdict
@@ -180,7 +181,7 @@ def test_a_list_of_bad_videos_alone_gives_their_errors_and_no_frame(tmp_path):
 def test_a_video_that_breaks_in_the_middle_has_no_end_and_the_next_ones_are_complete(paths, monkeypatch, packet):
     broken = LENGTHS.index(64)
 
-    def breaking(path, size):
+    def breaking(path, size, **options):
         for chunk in read_chunks(path, size):
             yield chunk
             if path == paths[broken]:
@@ -198,3 +199,17 @@ def test_packets_do_not_share_memory(paths):
     before = second.frames.clone()
     first.frames.zero_()
     assert torch.equal(second.frames, before)
+
+
+@pytest.mark.counts("strange videos")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_video_is_told_or_kept_with_what_is_damaged(paths, tmp_path, workers):
+    cut = write_video(tmp_path / "cut.avi", 40)
+    data = cut.read_bytes()
+    cut.write_bytes(data[: [found.start() for found in re.finditer(b"00dc", data)][25]])
+    mixed = [paths[0], cut, paths[1]]
+    refused = Received(FrameDataModule(mixed, SIZE, 16, workers).predict_dataloader(), 16)
+    assert set(refused.errors) == {1} and "data.damaged=keep" in refused.errors[1] and set(refused.ends) == {0, 2}
+    packets = list(FrameDataModule(mixed, SIZE, 16, workers, keep=True).predict_dataloader())
+    damage = {segment.video: segment.damage for _, segments in packets for segment in segments if segment.end}
+    assert set(damage) == {0, 1, 2} and damage[0] == damage[2] == "" and "that its header says" in damage[1]

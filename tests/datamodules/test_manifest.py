@@ -26,6 +26,11 @@ ODD_NAMES = ["run/a \"b\" 'c'.avi", "two\nlines.avi", "🎬|<b>.avi", ""]
 # a video's entry
 
 
+def test_what_is_damaged_is_a_text():
+    assert problem({**ENTRY, "damage": "0.8 s are missing after 1.6 s"}, CUBES) is None
+    assert problem({**ENTRY, "damage": 8}, CUBES) == "damage is 8"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

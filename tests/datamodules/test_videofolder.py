@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from datamodules import videofolder
-from datamodules.videos import DataError
+from datamodules.leaks import find_leaks, leak_notes
+from datamodules.videos import DataError, describe_passed_over
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 FIGHTS = SHARED / "data" / "fights"
@@ -48,9 +49,64 @@ def test_sub_folders_are_the_classes_in_alphabetical_order(scanned):
 
 def test_scanning_finds_every_kind_of_video_in_any_case_and_nothing_else(tmp_path):
     kinds = ("mp4", "avi", "mpg", "mov", "mkv", "webm", "MP4", "Avi")
+    kinds += ("m4v", "MTS", "wmv", "flv", "3gp", "ts", "mpeg", "ogv", "gif")
     videos = [f"{name}/{n}.{kind}" for name in "ab" for n, kind in enumerate(kinds)]
-    place(tmp_path, *videos, "a/notes.txt", "a/thumbs.jpg", "README.md", ".hidden/x.mp4")
-    assert names(videofolder.read(tmp_path).videos) == set(videos)
+    place(tmp_path, *videos, "a/notes.txt", "a/thumbs.jpg", "README.md", ".hidden/x.mp4", "a/.x.mp4")
+    annotation = videofolder.read(tmp_path)
+    assert names(annotation.videos) == set(videos)
+    assert annotation.passed_over == ("a/notes.txt", "a/thumbs.jpg")
+    said = f"{tmp_path.name}: 2 files passed over, which do not end like a video: 'a/notes.txt', 'a/thumbs.jpg'"
+    assert describe_passed_over(annotation) == [said]
+
+
+def test_sub_folders_of_a_class_are_read_and_links_to_folders_named(tmp_path):
+    videos = [f"{name}/{sub}{n}.mp4" for name in ("run", "walk") for sub in ("", "day 1/", "day 2/am/") for n in range(2)]
+    place(tmp_path, *videos, "run/day 1/.hidden/x.mp4")
+    (tmp_path / "run/day 2/back").symlink_to(tmp_path / "run")
+    annotation = videofolder.read(tmp_path)
+    assert names(annotation.videos) == set(videos) and annotation.classes == ("run", "walk")
+    assert annotation.passed_over == ("run/day 2/back/",)
+
+
+# groups by name
+
+CLIPS = [
+    f"{name}/v_{name}_g{group:02d}_c{clip:02d}.avi" for name in ("Run", "Walk") for group in range(1, 8) for clip in (1, 2, 3)
+]
+
+
+def test_clips_of_ucf_101_share_groups_by_their_names_and_stay_together(tmp_path):
+    place(tmp_path, *CLIPS, "Run/other_g01_c01.avi", "Walk/sub/v_Walk_g01_c09.avi")
+    annotation = videofolder.read(tmp_path)
+    groups = {video.name: video.group for video in annotation.videos}
+    assert groups["Run/v_Run_g03_c02.avi"] == "v_Run_g03" and groups["Walk/sub/v_Walk_g01_c09.avi"] == "v_Walk_g01"
+    assert groups["Run/other_g01_c01.avi"] == "Run/other_g01_c01.avi"
+    assert not {v.group for v in annotation.train} & {v.group for v in annotation.test}
+    assert find_leaks(annotation).groups == ()
+
+
+def test_a_listed_split_that_parts_groups_by_name_is_leaky_and_said_to_be(tmp_path):
+    rows = [(name, name.partition("/")[0], "test" if name.endswith("c03.avi") else "train") for name in CLIPS]
+    for number, name in enumerate(CLIPS):
+        place(tmp_path, name).joinpath(name).write_bytes(bytes([number]))
+    write_csv(tmp_path, ("path", "class", "split"), *rows)
+    annotation = videofolder.read(tmp_path)
+    found = find_leaks(annotation)
+    assert len(found.groups) == 14 and found.grouped_test == 14
+    (note,) = leak_notes(annotation, found)
+    assert "LEAKY split, 14 of 14 test videos are of a group that train has too" in note
+
+
+def test_a_group_column_goes_before_the_names(tmp_path):
+    place(tmp_path, *CLIPS)
+    write_csv(tmp_path, ("path", "class", "group"), *((name, name.partition("/")[0], name[-6:]) for name in CLIPS))
+    assert {video.group for video in videofolder.read(tmp_path).videos} == {"01.avi", "02.avi", "03.avi"}
+
+
+def test_a_class_of_one_group_by_name_is_refused_with_the_reason(tmp_path):
+    place(tmp_path, *(name for name in CLIPS if "Run" in name or "g01" in name))
+    with pytest.raises(DataError, match=r"no test video of 'Walk'(.|\n)*differ in the last number alone are one group"):
+        videofolder.read(tmp_path)
 
 
 def test_without_a_list_the_split_is_70_to_30_in_every_class_and_always_the_same(scanned):

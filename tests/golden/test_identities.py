@@ -8,7 +8,7 @@ import pytest
 from datamodules.videos import Annotation
 from reproduce.common.cli import resolve
 from reproduce.common.settings import Settings
-from reproduce.experiments.identity import identity, named, run_folder
+from reproduce.experiments.identity import configuration, identity, named, run_folder
 
 RECORDED = json.loads(Path(__file__).with_name("identities.json").read_text())
 
@@ -29,3 +29,10 @@ def test_the_identity_is_the_recorded_one(recorded):
     assert found == recorded["identity"]
     assert run_folder(settings, data).name == recorded["folder"]
     assert named(found)["data.split"] == recorded["identity"]["data"][1]
+
+
+def test_whether_damaged_videos_are_kept_makes_another_run_and_refusing_them_the_known_one():
+    plain, said, kept = (
+        configuration(resolve(Settings, words)) for words in ([], ["data.damaged=refuse"], ["data.damaged=keep"])
+    )
+    assert plain == said and kept == {**plain, "data.damaged": "keep"} and named(kept)["data.damaged"] == "keep"

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -243,6 +244,25 @@ def test_a_folder_of_every_kind_and_bad_ones_do_not_stop_the_others(run, trained
         shown = facts(output / name / "overlay.mp4")
         assert len(shown["times"]) == summary["frames"] and shown["kind"] == ("h264", "yuv420p")
         assert shown["seconds"] == pytest.approx(summary["seconds"], abs=0.002) and shown["seconds"] > 0
+
+
+@pytest.mark.counts("strange videos")
+def test_a_damaged_video_is_named_with_the_setting_that_keeps_what_decodes(run, trained, tmp_path, capsys):
+    path = draw(tmp_path / "cut.avi", frames=40)
+    data = path.read_bytes()
+    path.write_bytes(data[: [found.start() for found in re.finditer(b"00dc", data)][30]])
+    words = [f"checkpoint={trained / 'run'}", f"video={path}", f"output={tmp_path / 'out'}", "side=64", "accelerator=cpu"]
+    words.append(f"features={run[1].path}")
+    with pytest.raises(SystemExit):
+        predict.main(words)
+    assert re.search(r"bad: .*cut\.avi: it ends after 1\.2 s of the 1\.6 s .*; damaged=keep keeps", capsys.readouterr().err)
+    predict.main([*words, "damaged=keep"])
+    assert "damaged: it ends after 1.2 s" in capsys.readouterr().out
+    (folder,) = (tmp_path / "out").iterdir()
+    summary = read_summary(folder)
+    assert summary and summary["frames"] == 29 and summary["damage"].startswith("it ends after 1.2 s of the 1.6 s")
+    with pytest.raises(SystemExit):
+        predict.main(words)
 
 
 def test_a_picture_is_a_video_of_one_frame(viewer, tmp_path):

@@ -52,6 +52,30 @@ def is_blue(region: np.ndarray) -> bool:
     return bool(region[..., 2].min() > 180 and region[..., 0].max() < 75)
 
 
+QUARTERS = {"R": (255, 0, 0), "G": (0, 255, 0), "B": (0, 0, 255), "Y": (255, 255, 0)}
+
+
+def four_quarters(width: int = 64, height: int = 32) -> np.ndarray:
+    """Red and green above, blue and yellow below."""
+    frame = np.zeros((height, width, 3), dtype=np.uint8)
+    for number, colour in enumerate(QUARTERS.values()):
+        below, right = divmod(number, 2)
+        rows, columns = (slice(half * side // 2, (half + 1) * side // 2) for half, side in ((below, height), (right, width)))
+        frame[rows, columns] = colour
+    return frame
+
+
+def quarters_of(frame: np.ndarray) -> str:
+    """The colours of a frame's quarters by their initials, the upper two before the lower two: ``RG/BY``."""
+    height, width = frame.shape[:2]
+    found = ""
+    for row in (height // 4, 3 * height // 4):
+        for column in (width // 4, 3 * width // 4):
+            pixel = frame[row, column].astype(int)
+            found += min(QUARTERS, key=lambda name: abs(pixel - QUARTERS[name]).sum())
+    return f"{found[:2]}/{found[2:]}"
+
+
 def rotate_header(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     """Set a, b, c, d of the display matrix in the track header of an mp4 (ISO 14496-12: x' = ax + cy, y' = bx + dy)."""
     data = bytearray(path.read_bytes())

@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from coloured_videos import stamped, write_video
 from conftest import SHARED
 
-from datamodules.decoding import VideoInfo, read_frames
+from datamodules.decoding import VideoInfo, probe, read_frames
 from datamodules.features import FeatureSpec, FeatureStore, FeatureStoreError
 from datamodules.frames import FramePacket, Segment
 from datamodules.growing import GrowingArray
+from datamodules.videos import Annotation
 from lightning_modules.backbone import build_backbone, calibrate, folded
 from reproduce.common.cli import resolve
 from reproduce.common.settings import Settings
 from reproduce.systems import cnn_features as extraction
-from reproduce.systems.feature_writer import FeatureExtractor, FeatureWriter, Stopwatch
+from reproduce.systems.feature_writer import FeatureExtractor, FeatureWriter, Prediction, Stopwatch
 
 CLIPS = SHARED / "data/clips"
 WEIGHTS = SHARED / "weights/mobilenet_v2_imagenet_fp16.pth"
@@ -92,6 +94,36 @@ def test_a_network_is_compiled_where_the_frames_repay_it(tmp_path, monkeypatch, 
     monkeypatch.setattr(extraction.shutil, "which", lambda name: f"/usr/bin/{name}")
     settings = resolve(Settings, ["backbone.precision=fp32"])
     assert extraction._how(settings, None, FeatureStore(tmp_path / "new"), [], None) == ("fp32", compiled)
+
+
+@pytest.mark.counts("strange videos")
+def test_one_lying_header_decides_neither_on_space_nor_on_compilation(tmp_path):
+    """A header that claims 2^32 - 1 frames, and one that claims ten times what the file has, among seven films."""
+    names, lies = [f"{number}.avi" for number in range(9)], {0: 2**32 - 1, 4: 1200}
+    for number, name in enumerate(names):
+        path = write_video(tmp_path / name, map(stamped, range(120)))
+        assert probe(path).expected_frames == 120
+        data = bytearray(path.read_bytes())
+        for at in (data.index(b"avih") + 24, data.index(b"vids") + 32):
+            assert int.from_bytes(data[at : at + 4], "little") == 120
+            data[at : at + 4] = lies.get(number, 120).to_bytes(4, "little")
+        path.write_bytes(data)
+    annotation = Annotation("demo", "1", tmp_path, tmp_path, ("a", "b"), False, (), ())
+    assert extraction.estimated_frames(annotation, names) == 9 * 120
+    assert extraction.estimated_frames(annotation, names[:1]) <= (tmp_path / names[0]).stat().st_size / 8
+    assert extraction.estimated_frames(annotation, ["missing.avi"]) is None
+
+
+def test_what_is_damaged_in_a_kept_video_stands_in_the_store(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.create(FeatureSpec("googlenet", "random:0", None, 64), (2, 2), 3, {"notes": []})
+    writer = FeatureWriter(tmp_path, ["a.avi", "b.avi"], [10, 20], Stopwatch())
+    writer.store = store
+    segments = [Segment(0, 2, True, END), Segment(1, 1, True, END, damage="0.8 s are missing after 1.6 s")]
+    writer._write(Prediction(torch.ones(3, 4, 3, dtype=torch.float16), None), segments, 0)
+    store.merge()
+    assert FeatureStore(tmp_path).damaged_files == {"b.avi": "0.8 s are missing after 1.6 s"}
+    assert "damage" not in FeatureStore(tmp_path).videos["a.avi"]
 
 
 def test_folding_batch_norms_changes_nothing():

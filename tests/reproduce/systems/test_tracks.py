@@ -123,7 +123,7 @@ def test_frames_are_decoded_as_extraction_decodes_them(trained, monkeypatch, bac
     loaded = load_trained(trained / "run")
     asked = []
     monkeypatch.setattr(tracks, "probe", lambda path: None)
-    monkeypatch.setattr(tracks, "read_timed", lambda path, size, threads: iter(asked.append(size) or ()))
+    monkeypatch.setattr(tracks, "read_timed", lambda path, size, threads, kept: iter(asked.append(size) or ()))
     settings = with_values(loaded.settings, {"backbone.name": backbone, "backbone.size": 64})
     source = SimpleNamespace(trained=replace(loaded, settings=settings))
     with pytest.raises(ValueError, match="without frames"):
