@@ -20,7 +20,14 @@ from torch import Tensor
 from datamodules.decoding import VideoError, decoder_version, probe, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
 from datamodules.files import write_atomically
-from datamodules.frames import SHARED_MEMORY, FrameDataModule, SharedMemoryError, free_shared_memory, shared_bytes, workers_that_fit
+from datamodules.frames import (
+    SHARED_MEMORY,
+    FrameDataModule,
+    SharedMemoryError,
+    free_shared_memory,
+    shared_bytes,
+    workers_that_fit,
+)
 from datamodules.stored_videos import replaced, to_extract
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, BackboneError, calibrate, folded

@@ -1,11 +1,11 @@
 """What ends a process from outside, where it stops, in which words, and the checkpoints that it goes on from.
 
-A cluster that takes a machine back sends SIGTERM, and half a minute later SIGKILL. Training stops after the batch at hand, or
-where it is if that takes longer than `GRACE`, as compiling a network does; every file is whole, since it is written beside its place:
+A cluster that takes a machine back sends SIGTERM, and half a minute later SIGKILL. Training stops after the batch at hand:
 the checkpoint of the last whole epoch is on disk already, and the same command repeats the epoch that was cut short, with
 the same order of blocks and the same dropout masks, so that the result is the same to the bit. Extraction stops after the
-packet at hand; videos that were finished stay. An epoch takes about a minute on a GPU, hours only on a small CPU; a
-checkpoint within it would have to hold the half-done metrics of every process.
+packet at hand; videos that were finished stay. Either stops where it is if that takes longer than `GRACE`, as compiling a
+network does: every file is whole, since it is written beside its place. An epoch takes about a minute on a GPU, hours only
+on a small CPU; a checkpoint within it would have to hold the half-done metrics of every process.
 
 However the first process of a run ends, those that Lightning started for it have ended before: their GPUs are free for the
 next command.
