@@ -104,14 +104,18 @@ def read_rows(path: Path, required: Sequence[str], known: Sequence[str] | None =
     return rows
 
 
-def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Read a CSV file: the line at which each record begins, and its values; blank lines are passed over.
+
+    Args:
+        path: the file.
+        delimiter: stands between two values.
 
     Raises:
         DataError: no UTF-8, or no CSV; names the line.
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", read_text(path))  # not splitlines: see read_lines
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     begin = 1
     try:
         for values in reader:

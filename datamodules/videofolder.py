@@ -6,9 +6,10 @@ import contextlib
 import re
 import stat
 import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from datamodules.reading import SHOWN, DataError, read_rows, unusable_name
+from datamodules.layouts import SIDES, class_folders, listed_name, read_table, settle_validation
+from datamodules.reading import SHOWN, DataError, unusable_name
 from datamodules.videos import SUFFIXES, Annotation, Video, check, hold_out
 
 TEST_FRACTION = 0.3
@@ -29,8 +30,9 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
     """Read and check a folder of videos.
 
     Args:
-        root: folder with one sub-folder a class. If it holds ``videos.csv`` (columns ``path,class[,group][,split]``,
-            split ``train`` or ``test``), only the videos listed there are used, with the classes named there.
+        root: folder with one sub-folder a class, or with ``train``, ``test`` and ``val`` of such folders. If it holds
+            ``videos.csv`` (columns ``path,class[,group][,split]``, split ``train``, ``test`` or ``val``), only the videos
+            listed there are used, with the classes named there.
         split: ``default``: the CSV's own split, or 70/30 with groups kept whole, seeded.
             ``seed-<n>``: another seed of the 70/30 split.
         skip_bad: leave missing videos out instead of raising.
@@ -48,7 +50,8 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
             f"one's; rename the folder, or use data.name={name}"
         )
     listing = root / "videos.csv"
-    rows = _read_csv(listing) if listing.is_file() or listing.is_symlink() else _scan(root)
+    rows, remarks = _read_csv(listing) if listing.is_file() or listing.is_symlink() else _scan(root)
+    remarks += settle_validation(rows)
     _refuse_look_alikes(root, rows)
     classes = tuple(sorted({row["class"] for row in rows}))
     label = {name: number for number, name in enumerate(classes)}
@@ -58,7 +61,8 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
         raise DataError(f"data.split={split}: a videofolder has 'default' and 'seed-<n>'")
     if given:
         if split != "default":
-            raise DataError(f"data.split={split}: {listing} has its own split column; use data.split=default")
+            its = f"{listing} has its own split column" if listing.is_file() else f"{root} has its own folders of a split"
+            raise DataError(f"data.split={split}: {its}; use data.split=default")
         train = tuple(v for v, row in zip(videos, rows, strict=True) if row["split"] == "train")
         test = tuple(v for v, row in zip(videos, rows, strict=True) if row["split"] == "test")
         shared = {v.group for v in train} & {v.group for v in test}
@@ -71,24 +75,29 @@ def read(root: Path, split: str = "default", skip_bad: bool = False) -> Annotati
         raise DataError(
             f"videofolder: {root.resolve()} has one class only, {''.join(classes)!r}; recognition needs two\n{WHERE}"
         )
-    annotation = Annotation(name, split, root, root, classes, False, train, test)
+    annotation = Annotation(name, split, root, root, classes, False, train, test, remarks=tuple(remarks))
     return check(annotation, WHERE, skip_bad=skip_bad)
 
 
-def _scan(root: Path) -> list[dict[str, str]]:
-    folders = sorted(path for path in _entries(root) if path.is_dir() and not path.name.startswith("."))
+def _scan(root: Path) -> tuple[list[dict[str, str]], list[str]]:
+    try:
+        folders, remarks = class_folders(root)
+    except OSError as error:
+        raise DataError(f"videofolder: the folder {error.filename or root} cannot be read ({error.strerror})") from error
     if not folders:
         raise DataError(f"videofolder: {root.resolve()} has no class folder\n{WHERE}")
     rows = []
-    for folder in folders:
+    for folder, side in folders:
         found = sorted(p.name for p in _entries(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not found:
             raise DataError(
                 f"videofolder: the class folder {folder.resolve()} holds no video ({', '.join(SUFFIXES)})\n"
                 "    put videos into it, or remove it"
             )
-        rows += [{"path": f"{folder.name}/{name}", "class": folder.name} for name in found]
-    return rows
+        of_split = {"split": side} if side else {}
+        below = folder.relative_to(root).as_posix()
+        rows += [{"path": f"{below}/{name}", "class": folder.name, **of_split} for name in found]
+    return rows, remarks
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -98,27 +107,29 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(f"videofolder: the folder {folder} cannot be read ({error.strerror})") from error
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     rows, lines = [], {}
-    for line, row in read_rows(path, ("path", "class"), COLUMNS):
+    listed, remarks = read_table(path, ("path", "class"), COLUMNS)
+    for line, row in listed:
         where = f"{path}, line {line}"
-        name = PurePosixPath(row["path"])
-        if not row["path"] or unusable_name(str(name)):
-            why = f" ({unusable_name(str(name))})" if row["path"] else ""
+        name = listed_name(row["path"], path.parent)
+        if not row["path"] or unusable_name(name):
+            why = f" ({unusable_name(name)})" if row["path"] else ""
             raise DataError(f"{where}: path {row['path'][:SHOWN]!r} does not lie below {path.parent}{why}")
         if not row["class"]:
             raise DataError(f"{where}: no class")
         if row["class"] != row["class"].strip():
             raise DataError(f"{where}: the class {row['class'][:SHOWN]!r} begins or ends with a blank")
-        if row.get("split", "train") not in ("train", "test"):
-            raise DataError(f"{where}: split {row['split'][:SHOWN]!r} is neither train nor test")
-        first = lines.setdefault(str(name), line)
+        of_split = {"split": SIDES.get(row["split"].strip().lower())} if "split" in row else {}
+        if None in of_split.values():
+            raise DataError(f"{where}: split {row['split'][:SHOWN]!r} is neither train nor test, nor val")
+        first = lines.setdefault(name, line)
         if first != line:
-            raise DataError(f"{where}: {str(name)!r} listed twice, in line {first} already")
-        rows.append({**row, "path": str(name)})
+            raise DataError(f"{where}: {name!r} listed twice, in line {first} already")
+        rows.append({**row, "path": name, **of_split})
     if not rows:
         raise DataError(f"{path}: lists no video")
-    return rows
+    return rows, remarks
 
 
 def _refuse_look_alikes(root: Path, rows: list[dict[str, str]]) -> None:

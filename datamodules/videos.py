@@ -57,6 +57,7 @@ class Annotation:
         spare: videos of the data set that this split has on neither side; others of its splits may.
         published_split: whether the split is published as a list of clips; that clips of one source stand on both sides is
             the data set's own affair then, and every published number on it has the same.
+        remarks: how the folder was understood where it is not laid out as asked, in sentences for who prepares it.
     """
 
     data: str
@@ -71,6 +72,7 @@ class Annotation:
     miniature: bool = False
     spare: tuple[Video, ...] = ()
     published_split: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def videos(self) -> tuple[Video, ...]:

@@ -125,7 +125,10 @@ def _describe(annotation: Annotation) -> None:
         f"videos of {len(annotation.classes)} classes in {annotation.folder.resolve()}",
         flush=True,
     )
-    for line in describe(annotation, find_leaks(annotation)):
+    for line in [
+        *(f"{annotation.data}: {remark}" for remark in annotation.remarks),
+        *describe(annotation, find_leaks(annotation)),
+    ]:
         print(line, flush=True)
 
 

@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> RunFolder:
     except (DataError, SettingsError, OSError) as error:
         raise fail(error) from error
     if metrics is None:
+        print("".join(f"{annotation.data}: {remark}\n" for remark in annotation.remarks), end="", flush=True)
         tracking.configure()
         try:
             with leaving_on_sigterm():
