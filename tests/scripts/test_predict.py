@@ -55,7 +55,7 @@ def predicted(run, clips, tmp_path_factory, trained):
     printed = io.StringIO()
     words = [f"checkpoint={trained / 'run'}", f"video={clips / 'clips' / name}", f"output={output}", "top=2", "side=240"]
     with contextlib.redirect_stdout(printed):
-        (folder,) = predict.main([*words, f"features={run[1].path}", "accelerator=cpu"])
+        (folder,) = predict.main([*words, f"features={run[1].path}", "trainer.accelerator=cpu"])
     return name, folder, words, printed.getvalue()
 
 
@@ -141,7 +141,7 @@ def test_what_is_printed(run, predicted):
 
 def test_what_is_finished_is_not_made_again(run, predicted, clips, capsys):
     _, folder, words, _ = predicted
-    words = [*words, f"features={run[1].path}", "accelerator=cpu"]
+    words = [*words, f"features={run[1].path}", "trainer.accelerator=cpu"]
     times = {name: (folder / name).stat().st_mtime_ns for name in (*FILES, SUMMARY)}
     assert predict.main(words) == [folder]
     assert "finished before" in (said := capsys.readouterr().out) and "  1. " in said
@@ -227,7 +227,7 @@ def test_a_folder_of_every_kind_and_bad_ones_do_not_stop_the_others(run, trained
     words = [f"checkpoint={trained / 'run'}", f"video={tmp_path / 'videos'}", f"output={output}", "side=64"]
     for _ in range(2):
         with pytest.raises(SystemExit) as stop:
-            predict.main([*words, f"features={run[1].path}", "accelerator=cpu"])
+            predict.main([*words, f"features={run[1].path}", "trainer.accelerator=cpu"])
         assert stop.value.code == 1
         said = capsys.readouterr()
         bad = [line for line in said.err.splitlines() if line.startswith("bad: ")]
@@ -340,8 +340,8 @@ def test_nothing_is_kept_of_a_frame(run, viewer, tmp_path, monkeypatch):
         (["checkpoint=x", "video=nowhere.mp4"], 1, "video=nowhere.mp4: there is no such file or folder"),
         (["checkpoint=x", "video=.", "side=3000"], 1, "side=3000: must be from 64 to 1920"),
         (["checkpoint=x", "video=.", "top=0"], 1, "top=0: must be at least 1"),
-        (["checkpoint=x", "video=.", "accelerator=tpu"], 1, "accelerator=tpu: choose from auto, cpu, gpu"),
-        (["checkpoint=x", "video=."], 1, "the folder holds no video (.mp4, "),
+        (["checkpoint=x", "video=.", "trainer.accelerator=tpu"], 2, "trainer.accelerator=tpu: choose from auto, cpu, gpu"),
+        (["checkpoint=x", "video=."], 1, "the folder holds no video and no numbered frames (.mp4, "),
         (["chekpoint=x"], 2, "did you mean checkpoint?"),
     ],
 )
@@ -362,7 +362,7 @@ def test_a_run_or_a_backbone_that_is_not_there_is_named(run, clips, trained, tmp
     ):
         (tmp_path / "taken").write_text("a file")
         with pytest.raises(SystemExit) as stop:
-            predict.main([*words, video, "accelerator=cpu"])
+            predict.main([*words, video, "trainer.accelerator=cpu"])
         assert stop.value.code == 1 and said in capsys.readouterr().err
 
 
