@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         for path, name in zip(videos, names_of(videos, video), strict=True):
             try:
                 if path.is_dir():
-                    frames, path = path, output / f"{name}.mkv"
+                    frames, path = path, output / f"{name}.avi"
                     captures.capture_pictures(frames, path)
                 _print(predict_video(viewer, path, output / name, layout, settings.overwrite), layout.top)
             except VideoError as error:

@@ -1,7 +1,7 @@
 """What is no video file becomes one before it is predicted: a stream or a camera as it comes, or a folder of frames.
 
-A prediction reads its video twice. A capture holds the packets as they are, not coded anew, in Matroska; it grows on disk and
-takes its name when it is whole.
+A prediction reads its video twice. A capture holds the packets as they are, not coded anew; it grows on disk, and takes its
+name when it is whole.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def capture_stream(video: str, path: Path) -> None:
     Raises:
         DataError: it cannot be opened, or has no whole frame; or the file cannot be written.
     """
-    begun, packets = time.monotonic(), 0
+    begun, packets, last, shift = time.monotonic(), 0, -1, 0
     print(f"capturing {video} to {path.resolve()}, until it ends or Ctrl-C", flush=True)
     with _stopping() as stop:
         try:
@@ -69,10 +69,14 @@ def capture_stream(video: str, path: Path) -> None:
                     raise DataError(f"video={video}: has no video stream")
                 copy = target.add_stream_from_template(stream)
                 for packet in _packets(source, stream):
-                    if stop.is_set():
+                    if stop.is_set() and ("://" in video or _is_camera(video)):  # a pipe ends by itself then
                         break
                     if packet.dts is None or not (packets or packet.is_keyframe):  # frames before it do not decode
                         continue
+                    if packets and packet.dts + shift <= last:  # a camera that starts again counts anew
+                        shift = last + (packet.duration or 1) - packet.dts
+                    last = packet.dts = packet.dts + shift
+                    packet.pts = packet.pts if packet.pts is None else packet.pts + shift
                     packet.stream = copy
                     target.mux(packet)
                     packets += 1
@@ -125,7 +129,7 @@ def _open(video: str, stop: threading.Event) -> Iterator[InputContainer]:
             yield container
         return
     name = os.path.expanduser(video)
-    if video != PIPE and stat.S_ISCHR(os.stat(name).st_mode):
+    if _is_camera(video):
         if "v4l2" not in av.formats_available:
             raise DataError(
                 f"video={video}: this PyAV reads no camera; let FFmpeg do it: ffmpeg -f v4l2 -i {video} -f mpegts - | "
@@ -140,6 +144,10 @@ def _open(video: str, stop: threading.Event) -> Iterator[InputContainer]:
             yield container
     finally:
         os.close(descriptor)
+
+
+def _is_camera(video: str) -> bool:
+    return video != PIPE and stat.S_ISCHR(os.stat(os.path.expanduser(video)).st_mode)
 
 
 class _Pipe:
@@ -162,12 +170,12 @@ class _Pipe:
 
 
 @contextmanager
-def _draft(path: Path) -> Iterator[OutputContainer]:
+def _draft(path: Path, kind: str = "matroska") -> Iterator[OutputContainer]:
     """A file that takes its name when it is whole, and is gone otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
-        with av.open(str(part), "w", format="matroska") as container:
+        with av.open(str(part), "w", format=kind) as container:
             yield container
         part.replace(path)
     finally:
@@ -196,7 +204,7 @@ def capture_pictures(folder: Path, path: Path) -> None:
 
     Args:
         folder: that ``pictures_in`` finds some in.
-        path: of the file, in Matroska.
+        path: of the file, in AVI, which holds PNG too.
 
     Raises:
         DataError: the pictures are of several formats, or cannot be read; or the file cannot be written.
@@ -208,7 +216,7 @@ def capture_pictures(folder: Path, path: Path) -> None:
     try:
         if path.is_file() and path.stat().st_mtime > max(picture.stat().st_mtime for picture in pictures):
             return
-        with av.open(str(pictures[0])) as first, _draft(path) as target:
+        with av.open(str(pictures[0])) as first, _draft(path, "avi") as target:
             size = first.streams.video[0].codec_context
             stream: Any = target.add_stream(kinds[0], rate=FALLBACK_RATE)
             stream.width, stream.height, stream.pix_fmt = size.width, size.height, size.pix_fmt

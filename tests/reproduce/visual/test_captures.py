@@ -1,5 +1,6 @@
 """Streams, pipes and folders of frames become video files, with the very frames that came."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -15,13 +16,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import PATIENCE, REPOSITORY, wait_for
+from conftest import REPOSITORY, wait_for
 from PIL import Image
 
 from datamodules.decoding import probe, read_frames
 from datamodules.videos import DataError
 from reproduce import predict
-from reproduce.visual import captures
 from reproduce.visual.captures import capture_pictures, capture_stream, is_stream, pictures_in
 
 
@@ -122,17 +122,17 @@ def test_ctrl_c_ends_a_capture_and_its_file_is_whole(tmp_path, kind):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with (tmp_path / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    if kind == "silent pipe":  # its writer sends some frames, and then nothing
-        writer = open(video, "wb", buffering=0)
-        writer.write(transport_stream(60))
-    wait_for(lambda: (tmp_path / ".a.mkv.part").stat().st_size > 0, process, tmp_path / "output")
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(PATIENCE) == 0, (tmp_path / "output").read_text()
-    assert "predicted now" in (tmp_path / "output").read_text() and "Traceback" not in (tmp_path / "output").read_text()
+    writer = open(video, "wb", buffering=0) if kind == "silent pipe" else contextlib.nullcontext()  # noqa: SIM115
+    with writer:
+        if kind == "silent pipe":  # its writer sends some frames, and then nothing
+            writer.write(transport_stream(60))
+        wait_for(lambda: "capturing" in (tmp_path / "output").read_text(), process, tmp_path / "output")
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0, (tmp_path / "output").read_text()
+    said = (tmp_path / "output").read_text()
+    assert "predicted now" in said and "Traceback" not in said
     assert len(frames_of(tmp_path / "a.mkv")) >= 5 and not list(tmp_path.glob(".*.part"))
-    if kind == "silent pipe":
-        writer.close()
 
 
 @pytest.mark.counts("streams")
@@ -155,21 +155,6 @@ def test_a_camera_that_pyav_does_not_read_is_told_with_the_way(tmp_path):
         capture_stream("/dev/null", tmp_path / "a.mkv")
 
 
-def test_memory_does_not_grow_with_a_stream(tmp_path, monkeypatch):
-    """Packets are written as they come: none is held after the next one."""
-    held = []
-    whole = captures._packets
-
-    def watched(*words):
-        for packet in whole(*words):
-            held.append(len([one for one in [packet] if one.size]))
-            yield packet
-
-    monkeypatch.setattr(captures, "_packets", watched)
-    capture_stream(serve(transport_stream(200)), tmp_path / "a.mkv")
-    assert len(frames_of(tmp_path / "a.mkv")) == 200 and sum(held) == 200
-
-
 # folders of frames
 
 
@@ -186,13 +171,13 @@ def draw(folder: Path, names: list[str], size: tuple[int, int] = (48, 32)) -> li
 @pytest.mark.parametrize("pattern", ["img_{:05d}.jpg", "frame{}.JPG", "{:03d}.png", "image_{:05d}.jpeg"])
 def test_a_folder_of_frames_is_a_video_of_them_in_the_order_of_their_numbers(tmp_path, pattern):
     drawn = draw(tmp_path / "clip", [pattern.format(number) for number in range(1, 13)])
-    capture_pictures(tmp_path / "clip", tmp_path / "a.mkv")
-    found = frames_of(tmp_path / "a.mkv")
-    assert len(found) == 12 and probe(tmp_path / "a.mkv").fps == 25
+    capture_pictures(tmp_path / "clip", tmp_path / "a.avi")
+    found = frames_of(tmp_path / "a.avi")
+    assert len(found) == 12 and probe(tmp_path / "a.avi").fps == 25
     assert max(int(np.abs(one.astype(int) - other).max()) for one, other in zip(found, drawn, strict=True)) <= 2
-    before = (tmp_path / "a.mkv").stat().st_mtime_ns
-    capture_pictures(tmp_path / "clip", tmp_path / "a.mkv")
-    assert (tmp_path / "a.mkv").stat().st_mtime_ns == before
+    before = (tmp_path / "a.avi").stat().st_mtime_ns
+    capture_pictures(tmp_path / "clip", tmp_path / "a.avi")
+    assert (tmp_path / "a.avi").stat().st_mtime_ns == before
 
 
 @pytest.mark.counts("folders of frames")
