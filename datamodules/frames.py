@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import active_children
@@ -19,6 +20,13 @@ from datamodules.blocks import deal
 from datamodules.decoding import VideoError, VideoInfo, probe, read_chunks
 
 DYING = 5.0  # seconds that a killed process may take from its closed connections to its end
+SHARED_MEMORY = Path("/dev/shm")
+AHEAD = 2  # packets that each decoding process works ahead
+TAKEN = 2  # packets that the main process holds, the one at hand and the next
+
+
+class SharedMemoryError(RuntimeError):
+    """A decoding process found no room for a packet in shared memory."""
 
 
 class Segment(NamedTuple):
@@ -117,8 +125,15 @@ class FrameStream(IterableDataset):
 
     @staticmethod
     def _packet(buffer: np.ndarray, filled: int, segments: list[Segment]) -> FramePacket:
-        frames = torch.from_numpy(buffer[:filled].copy()).permute(0, 3, 1, 2)  # (N, 3, S, S), channels last
-        return FramePacket(frames, segments)
+        if get_worker_info() and filled:
+            # Moved here: the thread that sends packets would drop one for which there is no room, without a word.
+            try:
+                frames = torch.from_numpy(buffer[:filled]).share_memory_()
+            except RuntimeError as error:
+                raise SharedMemoryError(str(error)) from error
+        else:
+            frames = torch.from_numpy(buffer[:filled].copy())
+        return FramePacket(frames.permute(0, 3, 1, 2), segments)  # (N, 3, S, S), channels last
 
 
 def _with_last_flag(chunks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
@@ -130,6 +145,34 @@ def _with_last_flag(chunks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, 
         previous = chunk
     if previous is not None:
         yield previous, True
+
+
+def shared_bytes(workers: int, packet: int, size: int) -> int:
+    """Shared memory that some decoding processes fill at most.
+
+    Args:
+        workers: decoding processes.
+        packet: frames a packet.
+        size: side of a frame, pixels.
+    """
+    page = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+    of_packet = -(-packet * size * size * 3 // page) * page + page
+    return (AHEAD * workers + TAKEN) * of_packet if workers else 0
+
+
+def workers_that_fit(workers: int, packet: int, size: int, free: int | None) -> int:
+    """The most decoding processes, up to ``workers``, whose packets fit into so many free bytes (None: any number)."""
+    while free is not None and workers and shared_bytes(workers, packet, size) > free:
+        workers -= 1
+    return workers
+
+
+def free_shared_memory() -> int | None:
+    """Free bytes of the disk in memory through which processes hand over packets; None where there is no such disk."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # macOS and Windows
+        return None
 
 
 class FrameDataModule(LightningDataModule):
@@ -159,7 +202,7 @@ class FrameDataModule(LightningDataModule):
             batch_size=None,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=2 if self.num_workers else None,
+            prefetch_factor=AHEAD if self.num_workers else None,
         )
 
     def on_exception(self, exception: BaseException) -> None:

@@ -67,7 +67,13 @@ CLIPS = {
 CLASSES = list(CLIPS)
 SPLITS = ("1", "2", "3")
 DEFAULT_SPLIT = "1"
-SPLIT_FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits")
+SPLIT_FOLDERS = (
+    "testTrainMulti_7030_splits",
+    "test_train_splits/testTrainMulti_7030_splits",
+    "annotations/testTrainMulti_7030_splits",
+    "annotations",  # as mmaction2's scripts lay it out, with the class folders in videos/
+)
+VIDEO_FOLDERS = ("hmdb51_org", "videos")
 COUNTS = {"train": 3570, "test": 1530}
 SIDES = {"0": None, "1": "train", "2": "test"}
 ADDRESS = "serre-lab.clps.brown.edu/wp-content/uploads/2013/10"  # often down, or with a certificate that has run out
@@ -84,7 +90,7 @@ ARCHIVES = (
         "hmdb51_org.rar",
         (f"https://{ADDRESS}/hmdb51_org.rar", f"http://{ADDRESS}/hmdb51_org.rar"),
         about_bytes=2_100_000_000,
-        places=("hmdb51_org", ""),
+        places=(*VIDEO_FOLDERS, ""),
         parts=tuple(CLASSES),
         nested=True,
     ),
@@ -109,7 +115,8 @@ def read(root: Path, split: str = "1", skip_bad: bool = False, part: Part = WHOL
     """Read and check HMDB-51 below ``root``.
 
     Args:
-        root: folder that holds the class folders (or ``hmdb51_org/``) and ``testTrainMulti_7030_splits/``.
+        root: folder that holds the class folders (or ``hmdb51_org/`` or ``videos/``) and ``testTrainMulti_7030_splits/``
+            (or ``annotations/``).
         split: ``1``, ``2`` or ``3``.
         skip_bad: leave missing clips out instead of raising.
         part: what to take of it.
@@ -120,7 +127,7 @@ def read(root: Path, split: str = "1", skip_bad: bool = False, part: Part = WHOL
     if split not in SPLITS:
         raise DataError(f"data.split={split}: HMDB-51 has the splits 1, 2 and 3")
     lists = find_folder(root, SPLIT_FOLDERS, "HMDB-51's split files", WHERE)
-    folder = root / "hmdb51_org" if (root / "hmdb51_org").is_dir() else root
+    folder = next((root / name for name in VIDEO_FOLDERS if (root / name).is_dir()), root)
     marker = miniature_marker(root, ("counts", COUNTS))
     videos: dict[str | None, list[Video]] = {None: [], "train": [], "test": []}
     for label, name in enumerate(CLASSES):

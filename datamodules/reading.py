@@ -35,6 +35,8 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path}, line 1: not UTF-8 but UTF-16, as Unicode text of a spreadsheet is; save it as CSV in UTF-8")
     if b"\0" in content:
         line = content.count(b"\n", 0, content.index(b"\0")) + 1
         raise DataError(f"{path}, line {line}: holds a zero byte; it is no text in UTF-8, or damaged. Write it again")
@@ -104,14 +106,18 @@ def read_rows(path: Path, required: Sequence[str], known: Sequence[str] | None =
     return rows
 
 
-def read_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_records(path: Path, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Read a CSV file: the line at which each record begins, and its values; blank lines are passed over.
+
+    Args:
+        path: the file.
+        delimiter: stands between two values.
 
     Raises:
         DataError: no UTF-8, or no CSV; names the line.
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", read_text(path))  # not splitlines: see read_lines
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     begin = 1
     try:
         for values in reader:

@@ -8,9 +8,10 @@ import stat
 import unicodedata
 from pathlib import Path, PurePosixPath
 
+from datamodules.layouts import LEFTOVERS, SIDES, class_folders, listed_name, read_table, settle_validation
 from datamodules.parts import WHOLE, Part
-from datamodules.reading import SHOWN, DataError, read_rows, unusable_name
-from datamodules.videos import SUFFIXES, Annotation, Video, check, hold_out
+from datamodules.reading import SHOWN, DataError, unusable_name
+from datamodules.videos import SUFFIXES, Annotation, Video, check, hold_out, shortened
 
 TEST_FRACTION = 0.3
 SPLIT_SEED = 0
@@ -32,9 +33,10 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
     """Read and check a folder of videos.
 
     Args:
-        root: folder with one sub-folder a class, whose own sub-folders are read too. If it holds ``videos.csv`` (columns
-            ``path,class[,group][,split]``, split ``train`` or ``test``), only the videos listed there are used, with the
-            classes named there. Without groups, clips ``v_<class>_g<nn>_c<nn>`` of one class and number are a group.
+        root: folder with one sub-folder a class, whose own sub-folders are read too, or with ``train``, ``test`` and ``val`` of
+            such folders. If it holds ``videos.csv`` (columns ``path,class[,group][,split]``, split ``train``, ``test`` or
+            ``val``), only the videos listed there are used, with the classes named there. Without groups, clips
+            ``v_<class>_g<nn>_c<nn>`` of one class and number are a group.
         split: ``default``: the CSV's own split, or 70/30 with groups kept whole, seeded.
             ``seed-<n>``: another seed of the 70/30 split.
         skip_bad: leave missing videos out instead of raising.
@@ -54,7 +56,8 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
         )
     listing = root / "videos.csv"
     listed = listing.is_file() or listing.is_symlink()
-    rows, passed_over = (_read_csv(listing), []) if listed else _scan(root)
+    rows, remarks = _read_csv(listing) if listed else _scan(root)
+    remarks += settle_validation(rows)
     _refuse_look_alikes(root, rows)
     classes = tuple(sorted({row["class"] for row in rows}))
     label = {name: number for number, name in enumerate(classes)}
@@ -64,7 +67,8 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
         raise DataError(f"data.split={split}: a videofolder has 'default' and 'seed-<n>'")
     if given:
         if split != "default":
-            raise DataError(f"data.split={split}: {listing} has its own split column; use data.split=default")
+            its = f"{listing} has its own split column" if listing.is_file() else f"{root} has its own folders of a split"
+            raise DataError(f"data.split={split}: {its}; use data.split=default")
         train = tuple(v for v, row in zip(videos, rows, strict=True) if row["split"] == "train")
         test = tuple(v for v, row in zip(videos, rows, strict=True) if row["split"] == "test")
         shared = {v.group for v in train} & {v.group for v in test}
@@ -77,7 +81,7 @@ def read(root: Path, split: str = "default", skip_bad: bool = False, part: Part 
         raise DataError(
             f"videofolder: {root.resolve()} has one class only, {''.join(classes)!r}; recognition needs two\n{WHERE}"
         )
-    annotation = Annotation(name, split, root, root, classes, False, train, test, passed_over=tuple(passed_over))
+    annotation = Annotation(name, split, root, root, classes, False, train, test, remarks=tuple(remarks))
     by_name = any(re.fullmatch(CLIP_OF_GROUP, video.group + "_c01") for video in videos)
     return check(annotation, f"{WHERE}\n{BY_NAME}" if by_name else WHERE, skip_bad=skip_bad, part=part)
 
@@ -89,29 +93,35 @@ def _group_of(row: dict[str, str]) -> str:
 
 
 def _scan(root: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """The videos of each class folder, and the other files there."""
-    folders = sorted(path for path in _entries(root) if path.is_dir() and not path.name.startswith("."))
+    """The videos of each class folder, and remarks for a reader."""
+    try:
+        folders, remarks = class_folders(root)
+    except OSError as error:
+        raise DataError(f"videofolder: the folder {error.filename or root} cannot be read ({error.strerror})") from error
     if not folders:
         raise DataError(f"videofolder: {root.resolve()} has no class folder\n{WHERE}")
-    rows, passed_over = [], []
-    for folder in folders:
-        found = []
+    rows, others = [], []
+    for folder, side in folders:
+        below, found = folder.relative_to(root).as_posix(), []
         for name in sorted(_files(folder)):
             is_video = PurePosixPath(name).suffix.lower() in SUFFIXES
-            (found if is_video else passed_over).append(f"{folder.name}/{name}")
+            (found if is_video else others).append(f"{below}/{name}")
         if not found:
             raise DataError(
                 f"videofolder: the class folder {folder.resolve()} holds no video ({', '.join(SUFFIXES)})\n"
                 "    put videos into it, or remove it"
             )
-        rows += [{"path": name, "class": folder.name} for name in found]
-    return rows, passed_over
+        of_split = {"split": side} if side else {}
+        rows += [{"path": name, "class": folder.name, **of_split} for name in found]
+    if others:
+        remarks.append(f"{len(others)} files passed over, which do not end like a video: {shortened(others)}")
+    return rows, remarks
 
 
 def _files(folder: Path) -> list[str]:
     """Paths of the files below a folder, but for hidden ones and those in hidden folders."""
     found = []
-    for entry in (entry for entry in _entries(folder) if not entry.name.startswith(".")):
+    for entry in (one for one in _entries(folder) if not (one.name.startswith(".") or one.name.lower() in LEFTOVERS)):
         if not entry.is_dir():
             found.append(entry.name)
         elif entry.is_symlink():  # which may lead back
@@ -128,27 +138,29 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(f"videofolder: the folder {folder} cannot be read ({error.strerror})") from error
 
 
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     rows, lines = [], {}
-    for line, row in read_rows(path, ("path", "class"), COLUMNS):
+    listed, remarks = read_table(path, ("path", "class"), COLUMNS)
+    for line, row in listed:
         where = f"{path}, line {line}"
-        name = PurePosixPath(row["path"])
-        if not row["path"] or unusable_name(str(name)):
-            why = f" ({unusable_name(str(name))})" if row["path"] else ""
+        name = listed_name(row["path"], path.parent)
+        if not row["path"] or unusable_name(name):
+            why = f" ({unusable_name(name)})" if row["path"] else ""
             raise DataError(f"{where}: path {row['path'][:SHOWN]!r} does not lie below {path.parent}{why}")
         if not row["class"]:
             raise DataError(f"{where}: no class")
         if row["class"] != row["class"].strip():
             raise DataError(f"{where}: the class {row['class'][:SHOWN]!r} begins or ends with a blank")
-        if row.get("split", "train") not in ("train", "test"):
-            raise DataError(f"{where}: split {row['split'][:SHOWN]!r} is neither train nor test")
-        first = lines.setdefault(str(name), line)
+        of_split = {"split": SIDES.get(row["split"].strip().lower())} if "split" in row else {}
+        if None in of_split.values():
+            raise DataError(f"{where}: split {row['split'][:SHOWN]!r} is neither train nor test, nor val")
+        first = lines.setdefault(name, line)
         if first != line:
-            raise DataError(f"{where}: {str(name)!r} listed twice, in line {first} already")
-        rows.append({**row, "path": str(name)})
+            raise DataError(f"{where}: {name!r} listed twice, in line {first} already")
+        rows.append({**row, "path": name, **of_split})
     if not rows:
         raise DataError(f"{path}: lists no video")
-    return rows
+    return rows, remarks
 
 
 def _refuse_look_alikes(root: Path, rows: list[dict[str, str]]) -> None:

@@ -69,7 +69,7 @@ class Annotation:
         published_split: whether the split is published as a list of clips; that clips of one source stand on both sides is
             the data set's own affair then, and every published number on it has the same.
         part: which part of the data set was chosen, in words; empty for the whole.
-        passed_over: files among the videos that do not end like one, by their paths below the folder.
+        remarks: how the folder was understood where it is not laid out as asked, in sentences for who prepares it.
     """
 
     data: str
@@ -85,7 +85,7 @@ class Annotation:
     spare: tuple[Video, ...] = ()
     published_split: bool = False
     part: str = ""
-    passed_over: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def videos(self) -> tuple[Video, ...]:
@@ -123,13 +123,6 @@ class Annotation:
         train, test = (sum(video.name in named for video in side) for side in (self.train, self.test))
         said = f"{self.data}: {train + test} videos {what} ({train} train, {test} test): {why}"
         return replace(self, notes=(*self.notes, said)) if train + test else self
-
-
-def describe_passed_over(annotation: Annotation) -> list[str]:
-    """A line for a reader on files among the videos that were passed over; often none."""
-    files = annotation.passed_over
-    named = f"{annotation.data}: {len(files)} files passed over, which do not end like a video: {shortened(files)}"
-    return [named] if files else []
 
 
 class Reader(Protocol):

@@ -23,6 +23,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from lightning_modules.bvlc_googlenet import AUTHORS_SIDE, CHANNEL_MEANS, MAP, NAME, BvlcGoogLeNet
 from lightning_modules.caffemodel import read_caffemodel
+from lightning_modules.weight_files import WeightsError, fit_weights, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIERS = ("classifier", "fc", "head", "heads")
@@ -119,8 +120,8 @@ def build_backbone(
     Args:
         name: a torchvision classification network, or ``bvlc_googlenet``.
         weights: ``imagenet`` (torchvision's best, downloaded and checked by its hash), ``random`` (seeded; calibrate it
-            with ``calibrate``), or a file with a state dict of the network, in any float precision; of ``bvlc_googlenet``
-            a ``.caffemodel`` too.
+            with ``calibrate``), or a file with the network's tensors up to the layer, in any float precision: of torch.save,
+            a checkpoint, .safetensors; of ``bvlc_googlenet`` a ``.caffemodel`` too.
         layer: graph node to cut at, as ``torchvision.models.feature_extraction.get_graph_node_names`` lists them;
             None for the last convolutional map.
         size: side of the images that the network sees, pixels.
@@ -142,7 +143,10 @@ def build_backbone(
     network = _network(name, weights, seed, extra)
     network.eval()
     node = layer or last_map(network, size)
-    backbone = Backbone(_cut(network, node, name), tuple(transforms["mean"]), tuple(transforms["std"]), node)
+    body = _cut(network, node, name)
+    if weights not in ("imagenet", "random"):
+        _load_file(body, Path(weights), name, network)
+    backbone = Backbone(body, tuple(transforms["mean"]), tuple(transforms["std"]), node)
     return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -152,13 +156,14 @@ def _paper_backbone(weights: str, layer: str, size: int, seed: int, authors_resi
         network = BvlcGoogLeNet(size if authors_resize else None)
     if weights == "imagenet":
         raise BackboneError(f"backbone.weights=imagenet: torchvision does not have {NAME}; give a file of its weights")
+    body = _cut(network.eval(), layer, NAME)
     if weights != "random":
-        network = _load_file(network, Path(weights), NAME)
+        _load_file(body, Path(weights), NAME, network)
     mean = torch.tensor(CHANNEL_MEANS)[:, None, None] if mean_file is None else _mean_image(mean_file)
     if not authors_resize and mean_file is not None:
         mean = nn.functional.interpolate(mean[None], (size, size), mode="bilinear", align_corners=False)[0]
     # Frames are RGB, the mean is BGR; 255 as the backbone has it for pixels in [0, 1].
-    backbone = Backbone(_cut(network.eval(), layer, NAME), mean.flip(0) / 255, (1 / 255,) * 3, layer)
+    backbone = Backbone(body, mean.flip(0) / 255, (1 / 255,) * 3, layer)
     return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -207,7 +212,7 @@ def _network(name: str, weights: str, seed: int, extra: dict[str, Any]) -> nn.Mo
             return get_model(name, weights=None, **extra)
         if name in WITHOUT_AUXILIARY:
             extra = {**extra, "init_weights": False}
-        return _load_file(get_model(name, weights=None, **extra), Path(weights), name)
+        return get_model(name, weights=None, **extra)
 
 
 def _imagenet_network(name: str) -> nn.Module:
@@ -222,12 +227,11 @@ def _imagenet_network(name: str) -> nn.Module:
         ) from error
 
 
-def _load_file(network: nn.Module, path: Path, name: str) -> nn.Module:
+def _load_file(body: nn.Module, path: Path, name: str, network: nn.Module) -> None:
+    """Give the body of a network the weights of a file; what it has of the classifier is never used."""
     try:
-        if path.suffix == ".caffemodel":
-            state: Any = read_caffemodel(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_caffemodel(path) if path.suffix == ".caffemodel" else read_weights(path)
+        state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
     except ImportError as error:
         raise BackboneError(
             f"backbone.weights={path}: a .caffemodel needs protobuf ({error}): pip install -e '.[caffe]'"
@@ -236,25 +240,15 @@ def _load_file(network: nn.Module, path: Path, name: str) -> nn.Module:
         raise BackboneError(
             f"backbone.weights={path}: neither 'imagenet' nor 'random' nor an existing file (looked at {path.resolve()})"
         ) from error
-    except Exception as error:  # torch.load raises whatever its unpickler meets
+    except WeightsError as error:
+        raise BackboneError(f"backbone.weights={path}: {error}") from error
+    except Exception as error:  # a reader of a foreign format raises whatever it meets
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BackboneError(f"backbone.weights={path}: not a file of weights that torch can load ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BackboneError(f"backbone.weights={path}: holds no state dict (names -> tensors)")
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
-    problem = network.load_state_dict(state, strict=False) if _same_shapes(network, state) else None
-    # A file with batch norm folded into the convolutions has no counter of batches: it carries no information.
-    missing = [key for key in problem.missing_keys if not key.endswith("num_batches_tracked")] if problem else []
-    if problem is None or missing or problem.unexpected_keys:
-        odd = (missing + problem.unexpected_keys)[0] if problem else "a tensor of another shape"
-        raise BackboneError(f"backbone.weights={path}: does not fit {name} ({odd}); is backbone.name right?")
-    return network
-
-
-def _same_shapes(network: nn.Module, state: dict[str, Tensor]) -> bool:
-    own = network.state_dict()
-    return all(own[key].shape == value.shape for key, value in state.items() if key in own)
+        raise BackboneError(f"backbone.weights={path}: not a file of weights ({reason})") from error
+    try:
+        fit_weights(body, state, network.state_dict().keys())
+    except WeightsError as error:
+        raise BackboneError(f"backbone.weights={path}: does not fit {name}: {error}; is backbone.name right?") from error
 
 
 def last_map(network: nn.Module, size: int) -> str:

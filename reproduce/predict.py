@@ -2,6 +2,7 @@
 
     python reproduce/predict.py checkpoint=runs/ucf11/soft_attention_1-0ea1b2c3d4e5 video=clip.mp4
     python reproduce/predict.py checkpoint=runs/hmdb51/soft_attention_0-0ea1b2c3d4e5 video=recordings output=seen top=3
+    python reproduce/predict.py checkpoint=runs/hmdb51/soft_attention_0-0ea1b2c3d4e5 video=rtsp://camera:8554/door
 
 Prints the likeliest classes of the whole video, scored as a test scores it (the mean over all its blocks), and over time, where
 a line has room for three; summary.json has all.
@@ -12,15 +13,18 @@ Writes, for each video, into <output>/<video's name>/:
     frames.csv       of every step: frame, time, class probabilities, attention by row and column; frames.json is the same
     summary.json     the whole video's scores and those over time
 
-Films may be of any length, in any format that FFmpeg reads. A video that is finished is not made again. One that does not
-decode, or is damaged without damaged=keep, does not stop the others: it is named at the end, and the exit status is 1.
+Films may be of any length, in any format that FFmpeg reads. A folder of frames (img_00001.jpg …) is one video. A stream (an
+address, a pipe, - for the standard input) is captured to a file in <output> until it ends or Ctrl-C, and predicted then.
+A video that is finished is not made again. One that does not decode, or is damaged without damaged=keep, does not stop the
+others: it is named at the end, and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -28,13 +32,22 @@ from datamodules.videos import DAMAGED, SUFFIXES, DataError
 from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import feature_folder
-from reproduce.common.files import file_names
-from reproduce.common.settings import SettingsError
+from reproduce.common.files import file_names, safe_name
+from reproduce.common.processes import leaving_on_sigterm
+from reproduce.common.settings import SettingsError, one_of
 
 ALSO_SHOWN = 3  # classes of an interval
 BAR = 20  # characters
 WRITTEN = ("overlay.mp4", "summary.json")  # by this script: a video, and what stands beside it
 LEAST_SIDE, MOST_SIDE = 64, 1920  # px
+
+
+@dataclass
+class PredictTrainer:
+    """Where it computes."""
+
+    accelerator: str = one_of("auto", ("auto", "cpu", "gpu"))
+    """auto (a GPU if there is one), cpu or gpu"""
 
 
 @dataclass
@@ -44,7 +57,7 @@ class PredictSettings:
     checkpoint: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """the run's folder, for the weights it was tested with, or a .ckpt in its holdout/ or retrain/"""
     video: Optional[str] = None  # noqa: UP045
-    """a video file, or a folder: all videos in it and in its sub-folders"""
+    """a video file, a folder (all videos in it and in its sub-folders), a folder of frames, or a stream"""
     output: str = "predictions"
     """folder that receives a folder for each video; give each model its own"""
     top: int = 5
@@ -55,26 +68,34 @@ class PredictSettings:
     """frames of the filmstrip"""
     overwrite: bool = False
     """make again what is finished"""
-    damaged: str = "refuse"
+    damaged: str = one_of(DAMAGED[0], DAMAGED)
     """videos with gaps, an early end or frames that do not decode: refuse them, or keep what decodes, and say so"""
     features: Optional[str] = None  # noqa: UP045
     """folder of the run's features, which holds the weights of a random backbone; null for where the run had it"""
-    accelerator: str = "auto"
-    """auto (a GPU if there is one), cpu or gpu"""
+    trainer: PredictTrainer = field(default_factory=PredictTrainer)
 
 
 def main(argv: list[str] | None = None) -> list[Path]:
     """Predict; returns the folders written."""
     settings = command_line(PredictSettings, __doc__ or "", argv)
+    from reproduce.visual import captures
+
     try:
-        checkpoint, video = _checked(settings)
+        checkpoint, word = _checked(settings)
         output = Path(settings.output).expanduser()
-        videos = videos_in(video, output)
-        viewer = _viewer(settings, checkpoint)
+        viewer = None
+        if captures.is_stream(word):
+            viewer = _viewer(settings, checkpoint)  # before anything is captured in vain
+            video = output / f"{safe_name(word) or 'stream'}-{time.strftime('%Y%m%d-%H%M%S')}.mkv"
+            with leaving_on_sigterm():
+                captures.capture_stream(word, video)
+        else:
+            video = Path(word).expanduser()
+        videos = [video] if video.is_file() else videos_in(video, output)
+        viewer = viewer or _viewer(settings, checkpoint)
     except (DataError, SettingsError) as error:
         raise fail(error) from None
     from datamodules.decoding import DamagedVideo, VideoError
-    from reproduce.common.processes import leaving_on_sigterm
     from reproduce.visual.prediction_files import Layout, predict_video
 
     layout = Layout(settings.side, settings.columns, min(settings.top, len(viewer.trained.classes)))
@@ -85,6 +106,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
     with leaving_on_sigterm():
         for path, name in zip(videos, names_of(videos, video), strict=True):
             try:
+                if path.is_dir():
+                    frames, path = path, output / f"{name}.avi"
+                    captures.capture_pictures(frames, path)
                 _print(predict_video(viewer, path, output / name, layout, settings.overwrite, keep), layout.top)
             except VideoError as error:
                 if isinstance(error, DamagedVideo):
@@ -104,7 +128,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     return written
 
 
-def _checked(settings: PredictSettings) -> tuple[Path, Path]:
+def _checked(settings: PredictSettings) -> tuple[Path, str]:
     """The run and the video.
 
     Raises:
@@ -118,11 +142,7 @@ def _checked(settings: PredictSettings) -> tuple[Path, Path]:
             raise SettingsError(f"{key}={getattr(settings, key)}: must be at least {least}")
     if not LEAST_SIDE <= settings.side <= MOST_SIDE:
         raise SettingsError(f"side={settings.side}: must be from {LEAST_SIDE} to {MOST_SIDE}")
-    if settings.damaged not in DAMAGED:
-        raise SettingsError(f"damaged={settings.damaged}: choose from {', '.join(DAMAGED)}")
-    if settings.accelerator not in ("auto", "cpu", "gpu"):
-        raise SettingsError(f"accelerator={settings.accelerator}: choose from auto, cpu, gpu")
-    return Path(settings.checkpoint).expanduser(), Path(settings.video).expanduser()
+    return Path(settings.checkpoint).expanduser(), settings.video
 
 
 def videos_in(video: Path, output: Path) -> list[Path]:
@@ -135,23 +155,31 @@ def videos_in(video: Path, output: Path) -> list[Path]:
         if not os.path.exists(video):
             raise DataError(f"video={video}: there is no such file or folder (looked at {os.path.realpath(video)})")
         return [video]
+    from reproduce.visual.captures import pictures_in
+
     own = Path(os.path.realpath(output))
     try:
-        below = sorted(video.rglob("*"))
+        below = sorted([video, *video.rglob("*")])
     except OSError as error:  # it changes meanwhile, or a disk fails
         raise DataError(f"video={video}: the folder cannot be read ({error}); name the file itself, or try again") from error
-    found = [
+    seen = [
         path
         for path in below
+        if not any(part.startswith(".") for part in path.relative_to(video).parts)
+        and own not in [real := Path(os.path.realpath(path)), *real.parents]  # also of a link that leads to itself
+    ]
+    found = [
+        path
+        for path in seen
         if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(video).parts)
-        and own not in Path(os.path.realpath(path)).parents  # also of a link that leads to itself
         and not (path.name == WRITTEN[0] and os.path.isfile(path.with_name(WRITTEN[1])))  # by another call
         and os.path.isfile(path)
     ]
+    with_videos = {path.parent for path in found}
+    found += [path for path in seen if path.is_dir() and path not in with_videos and pictures_in(path)]
     if not found:
-        raise DataError(f"video={video}: the folder holds no video ({', '.join(SUFFIXES)})")
-    return found
+        raise DataError(f"video={video}: the folder holds no video and no numbered frames ({', '.join(SUFFIXES)})")
+    return sorted(found)
 
 
 def names_of(videos: list[Path], root: Path) -> list[str]:
@@ -173,9 +201,9 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
     from reproduce.systems.trainer import quiet_lightning
 
     quiet_lightning()
-    on_gpu = torch.cuda.is_available() and settings.accelerator != "cpu"
-    if settings.accelerator == "gpu" and not on_gpu:
-        raise SettingsError("accelerator=gpu: torch finds no GPU here")
+    on_gpu = torch.cuda.is_available() and settings.trainer.accelerator != "cpu"
+    if settings.trainer.accelerator == "gpu" and not on_gpu:
+        raise SettingsError("trainer.accelerator=gpu: torch finds no GPU here")
     trained = load_trained(checkpoint)
     store = Path(settings.features).expanduser() if settings.features else feature_folder(trained.settings)
     viewer = FileTracker(trained, store, torch.device("cuda" if on_gpu else "cpu"))

@@ -26,7 +26,7 @@ from typing import Optional
 
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
-from datamodules.videos import REMEDY, Annotation, DataError, Video, describe_passed_over
+from datamodules.videos import REMEDY, Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.cli import command_line, fail
@@ -126,7 +126,10 @@ def _describe(annotation: Annotation) -> None:
         f"videos of {len(annotation.classes)} classes in {annotation.folder.resolve()}",
         flush=True,
     )
-    for line in [*describe_passed_over(annotation), *describe(annotation, find_leaks(annotation))]:
+    for line in [
+        *(f"{annotation.data}: {remark}" for remark in annotation.remarks),
+        *describe(annotation, find_leaks(annotation)),
+    ]:
         print(line, flush=True)
 
 

@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from datamodules.videos import DataError, describe_passed_over
+from datamodules.videos import DataError
 from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import read_annotation
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> RunFolder:
     except (DataError, SettingsError, OSError) as error:
         raise fail(error) from error
     if metrics is None:
-        print(*describe_passed_over(annotation), sep="\n", end="\n" if annotation.passed_over else "", flush=True)
+        print("".join(f"{annotation.data}: {remark}\n" for remark in annotation.remarks), end="", flush=True)
         tracking.configure()
         try:
             with leaving_on_sigterm():

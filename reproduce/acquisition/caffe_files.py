@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from datamodules.files import file_hashes
 from datamodules.videos import DataError
 from reproduce.acquisition.download import DownloadError, Patience, download
 from reproduce.common.dataset import MEAN_FILE, MEAN_SHA256
 from reproduce.common.files import Need, check_space
+from reproduce.common.processes import locked
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def fetched(file: CaffeFile, folder: Path, patience: Patience | None = None) -> 
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{file.name}.lock"):
+        with locked(folder / f".{file.name}.lock"):
             if not target.is_file():
                 download(file.addresses, target, check_head, check, room, patience=patience, has_hash=True)
                 return target

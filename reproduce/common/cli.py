@@ -5,11 +5,13 @@ The order of precedence is: defaults (the paper's), presets in the given order, 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 import sys
 import textwrap
 from collections.abc import Mapping
+from io import TextIOWrapper
 from typing import Any, TypeVar
 
 import yaml
@@ -21,12 +23,16 @@ from datamodules.parts import parse_groups
 from reproduce.common.catalogue import COLUMNS, DATASETS, MODELS, PAPER_NETWORK, PRESETS, ROWS, measured_columns
 from reproduce.common.settings import MANY, DataSettings, Settings, SettingsError, entries, get
 
+PLAIN = {"λ": "lambda", "γ": "gamma", "–": "-", "−": "-", "…": "...", "×": "x", "±": "+-", "µ": "u", "\u00a0": " "}
+"""How characters of the suite's own are written where the output's encoding lacks them."""
+
 S = TypeVar("S")  # Settings, or those of a script that runs nothing
 
 
 def command_line(cls: type[S], doc: str, argv: list[str] | None) -> S:
     """Settings from a script's command line; prints help, or an error, and exits where that is called for."""
     words = sys.argv[1:] if argv is None else argv
+    _write_anything()
     if {"-h", "--help", "help"} & set(words):
         print(help_text(doc, cls))
         raise SystemExit(0)
@@ -35,6 +41,19 @@ def command_line(cls: type[S], doc: str, argv: list[str] | None) -> S:
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _write_anything() -> None:
+    """Let the output take every character, whatever its encoding: those that it lacks are written in others."""
+    codecs.register_error("plain", lambda error: (_plain(error), error.end))  # type: ignore[attr-defined]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
+def _plain(error: UnicodeError) -> str:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(character) or ascii(character)[1:-1] for character in error.object[error.start : error.end])
 
 
 def help_text(doc: str, cls: type) -> str:

@@ -15,7 +15,7 @@ from datamodules.parts import Part, parse_groups
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
-from reproduce.common.processes import cores
+from reproduce.common.processes import cores, locked
 from reproduce.common.settings import Settings, SettingsError
 
 AUTHORS_SIDE = 256  # pixels that the authors' script squashed frames to, before it subtracted the mean image
@@ -70,8 +70,6 @@ def read_annotation(settings: Settings) -> Annotation:
 
 def make_miniature(settings: Settings, root: Path) -> None:
     """Generate a miniature data set, once, whichever of several processes comes first."""
-    from filelock import FileLock
-
     from datamodules.miniature import generate, is_complete
     from reproduce.common.progress import Progress
 
@@ -79,7 +77,7 @@ def make_miniature(settings: Settings, root: Path) -> None:
         return  # the user's own data: their reader checks them
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(root.parent / f".{root.name}.lock"):
+        with locked(root.parent / f".{root.name}.lock"):
             progress = Progress(f"drawing miniature {settings.data.name}", "clips")
             generate(root, settings.data.name, cores(), progress.update)
             progress.close()

@@ -6,6 +6,7 @@ the process that started them: nothing goes on unseen.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, SoftFileLock, Timeout
 
 from datamodules.videos import DataError
 
 SCRIPTS = Path(__file__).resolve().parents[1]  # the folder of the entry scripts
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of disks without locks, such as NFS without its lock service
 PATIENCE = 30.0  # seconds that a job which is told to stop may take to do so
 
 
@@ -115,15 +117,37 @@ def one_at_a_time(path: Path, work: str) -> Iterator[None]:
         DataError: another process holds it, and this one is the first of several that torchrun or srun started: the others
             do not know that it waits.
     """
-    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        held = locked(path, 0)
     except Timeout:
         if any(int(os.environ.get(name, "1") or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
             raise DataError(f"another process {work}; run this again when it has finished") from None
         print(f"another process {work}; waiting for it", flush=True)
-        lock.acquire()
-    try:
+        held = locked(path)
+    with held:
         yield
-    finally:
-        lock.release()
+
+
+def locked(path: Path, seconds: float = -1) -> AcquireReturnProxy:
+    """Lock a file, to be released at the end of a ``with``; where a disk has no locks, by a file that is there or not.
+
+    Args:
+        path: of the lock.
+        seconds: to wait for it; -1 for any number.
+
+    Raises:
+        Timeout: another process holds it.
+        OSError: the file cannot be made.
+    """
+    try:
+        return FileLock(path).acquire(timeout=seconds)
+    except (NotImplementedError, OSError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in LOCKLESS:
+            raise
+    beside = path.with_name(f"{path.name}.held")
+    print(
+        f"the disk of {path.parent.resolve()} keeps no locks: {beside.name} there stands for one, from the beginning of the "
+        "work to its end; remove it if a process that was killed on another machine left it",
+        flush=True,
+    )
+    return SoftFileLock(beside).acquire(timeout=seconds)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from reproduce.common.cli import resolve
 from reproduce.common.files import write_rows
+from reproduce.common.processes import locked
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.history import History
 from reproduce.experiments.jobs import Job
@@ -161,7 +162,7 @@ class SweepRun:
         journal = Path(self.settings.paths.runs).expanduser() / "sweeps" / f"{sweep.name}-{digest}.journal"
         journal.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(journal.with_suffix(".lock"), timeout=0):
+            with locked(journal.with_suffix(".lock"), 0):
                 yield journal
         except Timeout:
             raise SettingsError(f"another process works on this sweep ({journal.resolve()})") from None

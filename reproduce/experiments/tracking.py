@@ -13,9 +13,10 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import wraps
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import urlopen
@@ -39,7 +40,9 @@ FINISH_SECONDS = 300  # how long the end of a run may upload; the rest stays in 
 CALL_SECONDS = 60.0  # until a call of its public interface counts as refused
 SOURCE = "wandb:"
 FIRST_STAGE = "holdout"
+FOLDERS = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")  # what the client keeps at home unless these name other folders
 T = TypeVar("T")
+P = ParamSpec("P")
 RUN_METRICS = re.compile(r"[^/]+/[^/]+-[0-9a-f]{12}/metrics\.json")
 
 
@@ -103,6 +106,26 @@ def mode_of(setting: str) -> str:
     return setting
 
 
+def _harmless(call: Callable[P, T]) -> Callable[P, T | None]:
+    """The same, but whatever the tracker raises is one warning a process, and None: no run fails of its bookkeeping."""
+
+    @wraps(call)
+    def guarded(*words: P.args, **named: P.kwargs) -> T | None:
+        try:
+            return call(*words, **named)
+        except Exception as error:  # the client raises what it likes
+            if not _warned:
+                _warned.append(error)
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                print(f"W&B: {type(error).__name__}: {reason}; the run goes on, and W&B may lack parts of it", flush=True)
+            return None
+
+    return guarded
+
+
+_warned: list[Exception] = []
+
+
 def in_sweep() -> bool:
     """Whether a ``wandb agent`` started this process."""
     return bool(os.environ.get("WANDB_SWEEP_ID"))
@@ -115,12 +138,24 @@ def configure() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")  # run.save warns of its links in spite of the setting
 
 
+def _keep_below(folder: Path) -> None:
+    """Let the client write below a run's folder alone, unless the user names other folders; its settings are read at home."""
+    for name in FOLDERS:
+        if os.environ.get(name) == _kept.get(name):  # not set, or set here for another run
+            _kept[name] = os.environ[name] = str((folder / "wandb" / name.split("_")[1].lower()).resolve())
+
+
+_kept: dict[str, str] = {}
+
+
+@_harmless
 def start(settings: Settings, folder: RunFolder) -> Log:
-    """Open a run's W&B run, the same one when the run is resumed; None where W&B is disabled."""
+    """Open a run's W&B run, the same one when the run is resumed; None where W&B is disabled, or fails."""
     mode: Any = mode_of(settings.logging.wandb)
     if mode == "disabled":
         return None
     configure()
+    _keep_below(folder.path)
     import wandb
 
     options: dict[str, Any] = {
@@ -156,21 +191,31 @@ def start(settings: Settings, folder: RunFolder) -> Log:
     return run
 
 
+@_harmless
 def stage_logger(run: Log, stage: str) -> WandbLogger | None:
     """Make Lightning's logger of a stage, whose curves stand under ``<stage>-``, those of the first one without it."""
     if run is None:
         return None
     from lightning.pytorch.loggers import WandbLogger
 
-    return WandbLogger(experiment=run, prefix="" if stage == FIRST_STAGE else stage)
+    class Harmless(WandbLogger):
+        """What Lightning calls while it trains."""
+
+        log_metrics, log_hyperparams = _harmless(WandbLogger.log_metrics), _harmless(WandbLogger.log_hyperparams)
+        save, finalize = _harmless(WandbLogger.save), _harmless(WandbLogger.finalize)
+        after_save_checkpoint = _harmless(WandbLogger.after_save_checkpoint)
+
+    return Harmless(experiment=run, prefix="" if stage == FIRST_STAGE else stage)
 
 
+@_harmless
 def log(run: Log, figures: dict[str, float]) -> None:
     """Log figures of no stage."""
     if run is not None:
         run.log(figures)
 
 
+@_harmless
 def finish(run: Log, folder: RunFolder) -> None:
     """Log what a finished run's folder holds, and end the W&B run.
 
@@ -207,6 +252,7 @@ def finish(run: Log, folder: RunFolder) -> None:
     run.finish()
 
 
+@_harmless
 def report(settings: Settings, folder: RunFolder) -> None:
     """Inside a sweep, enter a run that was finished before into the W&B run that the agent made for it."""
     run = start(settings, folder) if in_sweep() else None
@@ -219,6 +265,7 @@ def report(settings: Settings, folder: RunFolder) -> None:
     finish(run, folder)
 
 
+@_harmless
 def fetch(settings: Settings, folder: RunFolder) -> dict[str, Any] | None:
     """Inside a sweep, the figures of a run of this configuration that another machine finished in the same project.
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,14 @@ from torch import Tensor
 from datamodules.decoding import VideoError, decoder_version, probe, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
 from datamodules.files import write_atomically
-from datamodules.frames import FrameDataModule
+from datamodules.frames import (
+    SHARED_MEMORY,
+    FrameDataModule,
+    SharedMemoryError,
+    free_shared_memory,
+    shared_bytes,
+    workers_that_fit,
+)
 from datamodules.stored_videos import replaced, to_extract
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, BackboneError, calibrate, folded
@@ -45,6 +53,7 @@ TRIED_FRAMES = 16
 COMPILE_FRAMES = {False: 20_000, True: 500_000}
 """Frames a device from which on compiling repays, without and with a GPU: it takes half a minute, and saves 3.5 ms a frame
 of GoogLeNet on two CPU cores and less than 0.1 ms on a GPU."""
+TOGETHER = 1.0  # seconds within which SIGTERM reaches all processes of a job
 EXTRACTION = ("resize", "precision", "compiled", "decoder", "torch")
 """What of the store's manifest says how the features were extracted."""
 
@@ -154,9 +163,10 @@ def extract_into(
     """Features of some videos into a store that is there, on all devices; returns where this process's time went.
 
     Raises:
-        LostProcess: a decoding process was killed; names the video.
+        LostProcess: a decoding process was killed; names the video, unless shared memory ran out.
     """
     packet, workers = packet_and_workers(settings)
+    workers = _within_shared_memory(settings, packet, workers)
     data = FrameDataModule(paths, frame_side(settings), packet, workers, keep=settings.data.keeps_damaged)
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
     stopwatch, preemption = Stopwatch(), Preemption()
@@ -178,10 +188,17 @@ def extract_into(
     )
     try:
         trainer.predict(FeatureExtractor(backbone, precision, compiled, packet, stopwatch), data, return_predictions=False)
+    except SharedMemoryError as error:
+        raise LostProcess(_short_of_shared_memory(error, store)) from error
     except (RuntimeError, OSError, EOFError) as error:
         with _deaf_to_deaths():
+            if not preemption.told:
+                time.sleep(TOGETHER)
+            preemption.leave_if_told()
             if not data.lost:  # Lightning's call of this may have been cut short
                 data.on_exception(error)
+            if "Bus error" in str(error):  # what a process dies of that writes to shared memory which is not there
+                raise LostProcess(_short_of_shared_memory(error, store)) from error
             if not data.lost:
                 raise
             raise LostProcess(_in_words(error, data.lost, store)) from error
@@ -208,6 +225,18 @@ def _deaf_to_deaths() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, handler)
 
 
+def _short_of_shared_memory(error: Exception, store: FeatureStore) -> str:
+    """What to do about decoding processes that found no room in shared memory."""
+    reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
+    free = free_shared_memory()
+    left = "" if free is None else f", of which {free / 2**20:.0f} MiB are free"
+    return (
+        f"shared memory ran out ({SHARED_MEMORY}{left}), through which decoding processes hand over frames ({reason}). "
+        f"Finished videos are kept in {store.path.resolve()}: give the container more (docker run --shm-size=2g), or add "
+        "backbone.workers=0, and run the same command again"
+    )
+
+
 def _in_words(error: Exception, videos: Sequence[Path], store: FeatureStore) -> str:
     """What to do about decoding processes that died at some videos."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -227,6 +256,20 @@ def packet_and_workers(settings: Settings) -> tuple[int, int]:
     if settings.backbone.workers is not None:
         return packet, settings.backbone.workers
     return packet, max(1, spare) if on_gpu else max(0, spare - 1)
+
+
+def _within_shared_memory(settings: Settings, packet: int, workers: int) -> int:
+    """As many decoding processes of each device as shared memory holds the packets of; says where these are fewer."""
+    side, devices, free = frame_side(settings), settings.trainer.devices, free_shared_memory()
+    fitting = workers_that_fit(workers, packet, side, None if free is None else free // devices)
+    if fitting < workers and free is not None and is_first_process():
+        print(
+            f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB free, and {workers} decoding processes a device would fill "
+            f"{devices * shared_bytes(workers, packet, side) / 2**20:.0f} MiB: decoding in "
+            f"{f'{fitting} of them' if fitting else 'the main process'}. A container gets more by docker run --shm-size=2g",
+            flush=True,
+        )
+    return fitting
 
 
 def _how(

@@ -3,8 +3,9 @@
 A cluster that takes a machine back sends SIGTERM, and half a minute later SIGKILL. Training stops after the batch at hand:
 the checkpoint of the last whole epoch is on disk already, and the same command repeats the epoch that was cut short, with
 the same order of blocks and the same dropout masks, so that the result is the same to the bit. Extraction stops after the
-packet at hand; videos that were finished stay. An epoch takes about a minute on a GPU, hours only on a small CPU; a
-checkpoint within it would have to hold the half-done metrics of every process.
+packet at hand; videos that were finished stay. Either stops where it is if that takes longer than `GRACE`, as compiling a
+network does: every file is whole, since it is written beside its place. An epoch takes about a minute on a GPU, hours only
+on a small CPU; a checkpoint within it would have to hold the half-done metrics of every process.
 
 However the first process of a run ends, those that Lightning started for it have ended before: their GPUs are free for the
 next command.
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
@@ -42,6 +43,7 @@ AGREE_EVERY = 8  # batches between two questions to the other processes; a quest
 LOST = re.compile(r"gloo|nccl|connection (was )?(closed|reset|refused)|broken pipe|tcpstore|recvvalue|sendbytes", re.IGNORECASE)
 PATIENCE = 10.0  # seconds in which processes that have nothing more to do may end
 POLL = 1.0  # seconds
+GRACE = 15.0  # seconds after SIGTERM in which the batch at hand may end; SLURM kills after 30
 _started: list[subprocess.Popen] = []  # by Lightning, for this process's first Trainer; later Trainers work with them too
 
 
@@ -93,7 +95,7 @@ class Preemption(Callback):
     def leave_if_told(self) -> None:
         """End the process if SIGTERM came."""
         if self.told:
-            leave()
+            _leave()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the processes that this Trainer has started, if it was the first."""
@@ -108,6 +110,9 @@ class Preemption(Callback):
         if not self.told:
             for process in _started:  # others hear of it from who started them
                 process.send_signal(signal.SIGTERM)
+            if hasattr(signal, "setitimer"):
+                signal.signal(signal.SIGALRM, _leave)
+                signal.setitimer(signal.ITIMER_REAL, GRACE)
         self.told = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +134,7 @@ class Preemption(Callback):
     def _leave_together(self, trainer: Trainer) -> None:
         """A process that left alone would look to the others like one that was lost."""
         if trainer.strategy.reduce_boolean_decision(self.told, all=False):
-            leave()  # what this process hears meanwhile counts at the next question
+            _leave()  # what this process hears meanwhile counts at the next question
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen."""
@@ -146,6 +151,13 @@ class Preemption(Callback):
     def on_predict_batch_end(self, *_: Any) -> None:
         """Stop; the videos that are finished stay."""
         self.leave_if_told()
+
+
+def _leave(*_: Any) -> NoReturn:
+    """End the process, and be told so no second time."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    leave()
 
 
 def environment_plugins() -> list[SLURMEnvironment]:

@@ -14,10 +14,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import PATIENCE
+from torch.utils.data import DataLoader
 
 from datamodules import frames as frames_module
 from datamodules.decoding import VideoError, read_chunks
-from datamodules.frames import FrameDataModule, FrameStream
+from datamodules.frames import (
+    FrameDataModule,
+    FrameStream,
+    SharedMemoryError,
+    free_shared_memory,
+    shared_bytes,
+    workers_that_fit,
+)
 
 SIZE = 20
 STRIPES = 10
@@ -129,6 +137,41 @@ def test_the_video_at_which_a_decoding_process_died_is_known(paths):
     finally:
         signal.signal(signal.SIGCHLD, handler)
     assert data.lost == [paths[data.stream.at[0, 1]]], "the other one waits, or is done"
+
+
+@pytest.mark.parametrize(
+    ("free", "fitting"),
+    [(64 << 20, 2), (6 * (9408 + 4) << 10, 2), ((6 * (9408 + 4) << 10) - 1, 1), (30 << 20, 0), (0, 0), (None, 8), (1 << 40, 8)],
+)
+def test_as_many_decoding_processes_as_shared_memory_has_room_for(free, fitting):
+    """Packets of 64 frames of 224 x 224 pixels are 9408 KiB; each process works two ahead, two more are at hand."""
+    assert workers_that_fit(8, 64, 224, free) == fitting
+
+
+def test_what_processes_fill_of_shared_memory_is_what_is_reckoned(paths):
+    data = FrameDataModule(paths, SIZE, packet=64, num_workers=2)
+    before = free_shared_memory()
+    if before is None:
+        pytest.skip("there is no disk in memory here")
+    packets = iter(data.predict_dataloader())
+    at_hand = [next(packets), next(packets)]
+    taken = before - (free_shared_memory() or 0)
+    assert len(at_hand) == 2 and taken <= shared_bytes(2, 64, SIZE)
+
+
+@pytest.mark.counts("full disks")
+def test_no_room_in_shared_memory_is_told_to_who_waits(paths, monkeypatch):
+    """The thread that would send the packet would drop it, and the wait for it have no end."""
+
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
+    stream = FrameStream(paths, SIZE, 16)
+    begun = time.monotonic()
+    with pytest.raises(SharedMemoryError, match="No space left on device"):
+        list(DataLoader(stream, batch_size=None, num_workers=1, multiprocessing_context="fork"))
+    assert time.monotonic() - begun < PATIENCE / 10
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 9])

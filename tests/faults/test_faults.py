@@ -198,6 +198,53 @@ def test_a_killed_decoding_process_is_named_and_the_same_command_goes_on(trained
     assert not FeatureStore(tmp_path / STORE).missing(FeatureStore(trained / STORE).videos)
 
 
+# Shared memory that is small
+
+
+IN_SMALL_SHARED_MEMORY = """
+mount -t tmpfs -o size=1m none /dev/shm && exec "$0" "$@"
+"""
+FILLED_LATER = """
+import runpy, sys
+from datamodules import frames
+from reproduce.systems import cnn_features
+cnn_features.free_shared_memory = lambda: None  # as if it had been free at the beginning
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def in_small_shared_memory(*command: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a command where shared memory has 1 MiB, if that is allowed."""
+    unshared = ["unshare", "-m", "bash", "-c", IN_SMALL_SHARED_MEMORY]
+    try:
+        subprocess.run([*unshared, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a tmpfs cannot be mounted here ({error})")
+    environment = {**unmeasured(), "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run([*unshared, *command], cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+
+
+@pytest.mark.counts("full disks")
+def test_where_shared_memory_is_small_fewer_processes_decode(trained, clips, tmp_path):
+    arguments = words(clips, "backbone.workers=2", "backbone.batch_size=64")
+    done = in_small_shared_memory(sys.executable, str(REPOSITORY / "reproduce/prepare.py"), *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "/dev/shm has 1 MiB free, and 2 decoding processes a device would fill 5 MiB" in done.stdout
+    assert "decoding in the main process" in done.stdout and "--shm-size" in done.stdout
+    assert not FeatureStore(tmp_path / STORE).missing(FeatureStore(trained / STORE).videos)
+
+
+@pytest.mark.counts("full disks")
+def test_where_shared_memory_fills_later_extraction_ends_in_words(clips, tmp_path):
+    arguments = [str(REPOSITORY / "reproduce/prepare.py"), *words(clips, "backbone.workers=2", "backbone.batch_size=64")]
+    refused(
+        done := in_small_shared_memory(sys.executable, "-c", FILLED_LATER, *arguments, cwd=tmp_path), "shared memory ran out"
+    )
+    assert "--shm-size" in done.stderr and "backbone.workers=0" in done.stderr and ".avi" not in done.stderr
+    assert not list(tmp_path.rglob("*.part"))
+
+
 # Two at once
 
 

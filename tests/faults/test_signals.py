@@ -87,6 +87,57 @@ def test_sigterm_ends_extraction_and_keeps_what_is_done(clips, tmp_path):
     assert {name: store.file(name).stat().st_mtime_ns for name in kept} == kept
 
 
+@pytest.mark.counts("SIGTERMs")
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile writes C++")
+def test_sigterm_ends_a_process_that_compiles_within_half_a_minute(clips, tmp_path):
+    """Compiling this network takes a minute on two cores, and SLURM kills after half of one."""
+    arguments = ["backbone.name=googlenet", "backbone.layer=inception5b.cat", "backbone.compile=true", "backbone.workers=0"]
+    arguments = words(clips, *arguments)
+    process = start("prepare.py", *arguments, cwd=tmp_path, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"))
+    wait_for(lambda: list(tmp_path.rglob("compiled/*")), process, tmp_path / "output.txt")
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 30
+    wait_until_gone(process.pid)
+    output = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in output and "error:" not in output and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.counts("SIGTERMs")
+def test_sigterm_to_all_processes_blames_no_video(clips, tmp_path):
+    """As SLURM and timeout send it; decoding processes die of it before the first one has looked."""
+    arguments = words(clips, "backbone.workers=2", "backbone.batch_size=2")
+    journal = tmp_path / STORE / "journal-0.jsonl"
+    process = start("prepare.py", *arguments, cwd=tmp_path)
+    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 1, process, tmp_path / "output.txt")
+    for worker in children(process, "prepare.py"):
+        os.kill(worker, signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+    output = (tmp_path / "output.txt").read_text()
+    assert "error:" not in output and ".avi" not in output and not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.counts("SIGTERMs")
+def test_sigterm_ends_what_does_not_come_to_the_end_of_its_batch():
+    code = """
+import os, signal, subprocess, sys
+from reproduce.systems import preemption
+preemption.GRACE = 0.2
+told = preemption.Preemption()
+told._listen()
+os.kill(os.getpid(), signal.SIGTERM)
+try:
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(10000)"])
+finally:
+    print("told", told.told)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "told True\n", "")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has died")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_runs_of_a_table_end_with_it(clips, here, number, count):

@@ -420,21 +420,29 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path):
 
 def test_another_networks_file_is_refused(tmp_path, small_state):
     torch.save(small_state, tmp_path / "file.pth")
-    with pytest.raises(BackboneError, match=r"does not fit resnet18 .*is backbone.name right\?"):
+    with pytest.raises(BackboneError, match=r"does not fit resnet18: .*is backbone.name right\?"):
         build_backbone("resnet18", str(tmp_path / "file.pth"))
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "shape", "empty"])
-def test_files_that_almost_fit_are_refused(tmp_path, small_state, change):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("missing", r"does not fit mobilenet_v2: 'features.3.conv.0.0.weight' \(144, 24, 1, 1\) is missing"),
+        ("unexpected", r"does not fit mobilenet_v2: 'features.99.weight' \(1,\) is no tensor of it"),
+        ("shape", r"'features.0.1.bias' has the shape \(11,\) instead of \(32,\); is backbone.name right\?"),
+        ("empty", "holds no state dict"),
+    ],
+)
+def test_files_that_almost_fit_are_refused(tmp_path, small_state, change, says):
     state = dict(small_state)
     if change == "missing":
         del state["features.3.conv.0.0.weight"]
     elif change == "unexpected":
         state["features.99.weight"] = torch.zeros(1)
     elif change == "shape":
-        state["classifier.1.bias"] = torch.zeros(11)
+        state["features.0.1.bias"] = torch.zeros(11)
     else:
         state = {}
     torch.save(state, tmp_path / "file.pth")
-    with pytest.raises(BackboneError, match="does not fit mobilenet_v2"):
+    with pytest.raises(BackboneError, match=says):
         build_backbone(SMALL, str(tmp_path / "file.pth"))

@@ -4,14 +4,17 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -56,7 +59,7 @@ def predicted(run, clips, tmp_path_factory, trained):
     printed = io.StringIO()
     words = [f"checkpoint={trained / 'run'}", f"video={clips / 'clips' / name}", f"output={output}", "top=2", "side=240"]
     with contextlib.redirect_stdout(printed):
-        (folder,) = predict.main([*words, f"features={run[1].path}", "accelerator=cpu"])
+        (folder,) = predict.main([*words, f"features={run[1].path}", "trainer.accelerator=cpu"])
     return name, folder, words, printed.getvalue()
 
 
@@ -142,7 +145,7 @@ def test_what_is_printed(run, predicted):
 
 def test_what_is_finished_is_not_made_again(run, predicted, clips, capsys):
     _, folder, words, _ = predicted
-    words = [*words, f"features={run[1].path}", "accelerator=cpu"]
+    words = [*words, f"features={run[1].path}", "trainer.accelerator=cpu"]
     times = {name: (folder / name).stat().st_mtime_ns for name in (*FILES, SUMMARY)}
     assert predict.main(words) == [folder]
     assert "finished before" in (said := capsys.readouterr().out) and "  1. " in said
@@ -228,7 +231,7 @@ def test_a_folder_of_every_kind_and_bad_ones_do_not_stop_the_others(run, trained
     words = [f"checkpoint={trained / 'run'}", f"video={tmp_path / 'videos'}", f"output={output}", "side=64"]
     for _ in range(2):
         with pytest.raises(SystemExit) as stop:
-            predict.main([*words, f"features={run[1].path}", "accelerator=cpu"])
+            predict.main([*words, f"features={run[1].path}", "trainer.accelerator=cpu"])
         assert stop.value.code == 1
         said = capsys.readouterr()
         bad = [line for line in said.err.splitlines() if line.startswith("bad: ")]
@@ -360,8 +363,8 @@ def test_nothing_is_kept_of_a_frame(run, viewer, tmp_path, monkeypatch):
         (["checkpoint=x", "video=nowhere.mp4"], 1, "video=nowhere.mp4: there is no such file or folder"),
         (["checkpoint=x", "video=.", "side=3000"], 1, "side=3000: must be from 64 to 1920"),
         (["checkpoint=x", "video=.", "top=0"], 1, "top=0: must be at least 1"),
-        (["checkpoint=x", "video=.", "accelerator=tpu"], 1, "accelerator=tpu: choose from auto, cpu, gpu"),
-        (["checkpoint=x", "video=."], 1, "the folder holds no video (.mp4, "),
+        (["checkpoint=x", "video=.", "trainer.accelerator=tpu"], 2, "choose from auto, cpu, gpu"),
+        (["checkpoint=x", "video=."], 1, "the folder holds no video and no numbered frames (.mp4, "),
         (["chekpoint=x"], 2, "did you mean checkpoint?"),
     ],
 )
@@ -382,7 +385,7 @@ def test_a_run_or_a_backbone_that_is_not_there_is_named(run, clips, trained, tmp
     ):
         (tmp_path / "taken").write_text("a file")
         with pytest.raises(SystemExit) as stop:
-            predict.main([*words, video, "accelerator=cpu"])
+            predict.main([*words, video, "trainer.accelerator=cpu"])
         assert stop.value.code == 1 and said in capsys.readouterr().err
 
 
@@ -462,3 +465,22 @@ def test_features_that_are_not_finite_are_a_bad_video(viewer, tmp_path, monkeypa
     monkeypatch.setattr(FileTracker, "features", broken)
     with pytest.raises(VideoError, match=r"a\.mp4: features of frame 67 are not finite"):
         list(FileTrack(viewer, path, lambda done: None))
+
+
+@pytest.mark.counts("folders of frames")
+def test_a_folder_of_frames_and_a_stream_are_predicted_like_the_video(run, trained, tmp_path, capsys):
+    video = draw(tmp_path / "a.avi", frames=33, codec="mjpeg", pix_fmt="yuvj420p")
+    with av.open(str(video)) as container:
+        for number, packet in enumerate(packet for packet in container.demux(video=0) if packet.size):
+            (tmp_path / "frames").mkdir(exist_ok=True)
+            (tmp_path / f"frames/img_{number + 1:05d}.jpg").write_bytes(bytes(packet))
+    os.mkfifo(tmp_path / "pipe")
+    threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(video.read_bytes())).start()
+    for name in ("a.avi", "frames", "pipe"):
+        words = [f"checkpoint={trained / 'run'}", f"video={tmp_path / name}", f"output={tmp_path / f'out-{name}'}", "side=64"]
+        predict.main([*words, f"features={run[1].path}", "trainer.accelerator=cpu"])
+    expected, *others = (json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"out-*/*/{SUMMARY}")))
+    assert len(others) == 2
+    for found in others:
+        assert found["frames"] == 33 and found["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+    assert "33 pictures are one video" in capsys.readouterr().out

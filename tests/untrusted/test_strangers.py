@@ -123,7 +123,8 @@ def test_only_line_ends_end_a_line(tmp_path):
     ("rows", "line", "words"),
     [
         ("path,class,class\na.mp4,run,walk\n", 1, "'class' stands there twice"),
-        ("path,class,\na.mp4,run,\n", 1, "expected the columns"),
+        ("path,,\na.mp4,run,\n", 1, "expected the columns"),
+        ("path;class\na.mp4;run;\nb;c.mp4;run\n", 3, "expected 2 values"),
         ('path,class\n"a.mp4,run\nb.mp4,run\n', 2, "not closed"),
         ('path,class\na.mp4,"run"x\n', 2, "not CSV"),
         ("path,class\na.mp4,run\n\nb.mp4,run,more\n", 4, "expected 2 values"),

@@ -1,5 +1,6 @@
 """A lock is held by one process at a time, waited for or refused, and free again however its holder ends."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -175,3 +176,33 @@ def test_the_first_of_several_processes_does_not_wait_and_says_what_to_do(tmp_pa
 def test_the_file_of_a_lock_that_nobody_holds_is_no_obstacle(tmp_path, monkeypatch):
     (tmp_path / ".lock").write_text("left by a process that was killed")
     assert free(tmp_path / ".lock", monkeypatch)
+
+
+@pytest.mark.counts("disks without locks")
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOLCK, "No locks available"), OSError(errno.ENOSYS, "Function not implemented"), NotImplementedError()],
+)
+def test_a_disk_without_locks_is_said_and_still_one_works_at_a_time(tmp_path, monkeypatch, capsys, error):
+    class Lockless(FileLock):
+        def _acquire(self):
+            raise error
+
+    monkeypatch.setattr(processes, "FileLock", Lockless)
+    path = tmp_path / ".lock"
+    with one_at_a_time(path, "works on it"):
+        said = capsys.readouterr().out
+        assert "keeps no locks" in said and str(tmp_path.resolve()) in said and ".lock.held" in said
+        assert not free(path, monkeypatch)
+    assert free(path, monkeypatch) and not (tmp_path / ".lock.held").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_other_errors_of_a_lock_go_on(tmp_path, monkeypatch, number):
+    class Failing(FileLock):
+        def _acquire(self):
+            raise OSError(number, "of the disk")
+
+    monkeypatch.setattr(processes, "FileLock", Failing)
+    with pytest.raises(OSError, match="of the disk"), one_at_a_time(tmp_path / ".lock", "works on it"):
+        raise AssertionError("locked")

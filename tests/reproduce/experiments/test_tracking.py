@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import KEY, PATIENCE, TINY, finished_runs, script
 
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings
 from reproduce.experiments import tracking
+from reproduce.experiments.folder import ABOUT, RunFolder
 
 HANGS = 60  # seconds: the client by itself would try for more than a minute and a half, and again at the end
 
@@ -90,7 +93,10 @@ def test_a_login_without_a_network_is_offline_in_a_few_seconds(bare, monkeypatch
 BEGIN_AND_END = """
 import time
 from pathlib import Path
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings
 from reproduce.experiments import tracking
+from reproduce.experiments.folder import ABOUT, RunFolder
 from reproduce.experiments.folder import ABOUT, RunFolder
 from reproduce.common.settings import Settings
 from reproduce.common.cli import resolve
@@ -165,3 +171,87 @@ def test_an_online_run_logs_config_curves_summary_and_tables(server, clips, trai
     assert sent == {(run / name).read_bytes() for name in captions}
     for path in run.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), f"the key stands in {path}"
+
+
+# a tracker that fails
+
+
+@pytest.mark.counts("homes that cannot be written")
+@pytest.mark.parametrize("home", ["/proc/nonexistent", "a file"])
+def test_a_run_is_tracked_below_its_own_folder_where_home_cannot_be_written(clips, trained, tmp_path, home):
+    (tmp_path / "a file").touch()
+    arguments = [word for word in TINY if not word.startswith("logging.")]
+    arguments += [
+        f"paths.data={clips}",
+        f"paths.features={trained}/features/miniature",
+        "row=avg_pool_lstm",
+    ]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "XDG_"))}
+    result = script("train.py", *arguments, cwd=tmp_path, env={**environment, "HOME": str(tmp_path / home)})
+    (run,) = tmp_path.glob("runs/clips/avg_pool_lstm-*")
+    assert (run / "metrics.json").is_file() and "W&B" not in result.stdout and "Traceback" not in result.stderr
+    (tables,) = run.glob("wandb/offline-run-*/files/media/table/test")
+    assert sorted(path.name.rpartition("_")[0][:9] for path in tables.iterdir()) == ["confusion", "per_class"]
+    assert (run / "wandb/data").is_dir() and (run / "wandb/cache").is_dir()
+
+
+class Failing:
+    """A W&B run of which one method raises, as the real one does on a full disk or without a home."""
+
+    def __init__(self, method: str) -> None:
+        self.id, self.summary = "0a1b2c3d", self
+        self.method = method
+
+    def __getattr__(self, name: str):
+        def call(*words, **named):
+            if name == self.method:
+                raise PermissionError("Unable to write staging files to /nowhere/artifacts/staging.\nSet WANDB_DATA_DIR.")
+
+        return call
+
+
+@pytest.mark.counts("trackers that fail")
+@pytest.mark.parametrize("method", ["init", "define_metric", "log", "log_metrics", "update", "save", "finish"])
+def test_whatever_a_tracker_raises_is_one_warning(bare, tmp_path, monkeypatch, capsys, method):
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    def init(**options):
+        if method == "init":
+            raise OSError(30, "Read-only file system")
+        return Failing(method)
+
+    def refuse(self, *words, **named):
+        raise ConnectionResetError("the service is gone")
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(tracking, "_warned", [])
+    if method == "log_metrics":
+        monkeypatch.setattr(WandbLogger, "log_metrics", refuse)
+    for name in tracking.FOLDERS:
+        monkeypatch.setenv(name, str(tmp_path))
+    folder = RunFolder(tmp_path / "runs/data/model-0123456789ab")
+    folder.path.mkdir(parents=True)
+    folder.write_about({key: kind() for key, kind in ABOUT.items()} | {"per_class": {"run": 0.5}})
+    folder.finish({"test/accuracy": 0.5})
+    run = tracking.start(resolve(Settings, []), folder)
+    if run is not None and method == "log_metrics":
+        logger = tracking.stage_logger(run, "holdout")
+        assert logger is not None
+        logger.log_metrics({"train/loss": 1.0}, step=1)
+        logger.log_metrics({"train/loss": 0.5}, step=2)
+    tracking.log(run, {"cv/score": 1.0})
+    tracking.finish(run, folder)
+    assert folder.metrics() == {"test/accuracy": 0.5}
+    assert capsys.readouterr().out.count("W&B: ") == 1
+
+
+def test_folders_that_the_user_names_are_the_client_s(bare, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_kept", {})
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "mine"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", "to be removed")
+    monkeypatch.delenv("WANDB_CACHE_DIR")
+    for run in ("one", "two"):
+        tracking._keep_below(tmp_path / run)
+        assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
+        assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / run / "wandb/cache")
