@@ -1,8 +1,8 @@
 """The frozen image network: frames -> feature cubes (N, K, D) of its last convolutional map (paper §3.1).
 
-Any torchvision classification network works; the default is GoogLeNet, cut at ``inception5b``: 7·7 locations of 1024
-channels for frames of 224 pixels. torchvision's GoogLeNet is a batch-norm port with 3x3 convolutions where the paper's
-has 5x5 ones; the Caffe network that the paper used is ``bvlc_googlenet`` (protocol §6).
+The paper's is Caffe's GoogLeNet, ``bvlc_googlenet``, cut at ``inception_5b/output``: 7·7 locations of 1024 channels
+(protocol §6). Any torchvision classification network works too; its GoogLeNet is a batch-norm port with 3x3 convolutions
+where the paper's has 5x5 ones.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from lightning_modules.bvlc_googlenet import AUTHORS_SIDE, CHANNEL_MEANS, MAP, NAME, BvlcGoogLeNet
 from lightning_modules.caffemodel import read_caffemodel
+from lightning_modules.onnxmodel import read_onnx
 from lightning_modules.weight_files import WeightsError, fit_weights, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSIFIERS = ("classifier", "fc", "head", "heads")
 """Names under which torchvision's networks keep their classifier; a convolution in it is not the last map."""
+
+READERS = {".caffemodel": read_caffemodel, ".onnx": read_onnx}
+"""Of files in formats that are not torch's, by their suffix."""
 
 WITHOUT_AUXILIARY = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
 
@@ -121,7 +125,7 @@ def build_backbone(
         name: a torchvision classification network, or ``bvlc_googlenet``.
         weights: ``imagenet`` (torchvision's best, downloaded and checked by its hash), ``random`` (seeded; calibrate it
             with ``calibrate``), or a file with the network's tensors up to the layer, in any float precision: of torch.save,
-            a checkpoint, .safetensors; of ``bvlc_googlenet`` a ``.caffemodel`` too.
+            a checkpoint, .safetensors; of ``bvlc_googlenet`` a ``.caffemodel`` or ``.onnx`` too.
         layer: graph node to cut at, as ``torchvision.models.feature_extraction.get_graph_node_names`` lists them;
             None for the last convolutional map.
         size: side of the images that the network sees, pixels.
@@ -230,11 +234,11 @@ def _imagenet_network(name: str) -> nn.Module:
 def _load_file(body: nn.Module, path: Path, name: str, network: nn.Module) -> None:
     """Give the body of a network the weights of a file; what it has of the classifier is never used."""
     try:
-        state = read_caffemodel(path) if path.suffix == ".caffemodel" else read_weights(path)
+        state = READERS.get(path.suffix, read_weights)(path)
         state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
     except ImportError as error:
         raise BackboneError(
-            f"backbone.weights={path}: a .caffemodel needs protobuf ({error}): pip install -e '.[caffe]'"
+            f"backbone.weights={path}: the library that reads it is not here ({error}): pip install -e '.[weights]'"
         ) from error
     except FileNotFoundError as error:
         raise BackboneError(

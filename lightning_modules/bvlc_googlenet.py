@@ -35,6 +35,7 @@ class LocalResponseNorm(nn.Module):
     """x · (1 + α/n Σ x²)^-β over n neighbouring channels; torch's own is several times slower on a CPU.
 
     The sum is a 1x1 convolution with a banded matrix. α/n goes into x before it is squared, so that half precision holds it.
+    In place, for memory is what bounds it: it has no gradient.
     """
 
     band: Tensor
@@ -48,9 +49,9 @@ class LocalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, rows, columns) -> the same shape; β = 0.75."""
-        near = nn.functional.conv2d((self.scale * x).square(), self.band)  # α/n Σ x²
-        root = torch.rsqrt(1 + near.float())  # single also under autocast: 1 + … loses digits that the features need
-        return x * (root * torch.sqrt(root))  # root^1.5 = (…)^-0.75
+        near = nn.functional.conv2d((self.scale * x).square_(), self.band)  # α/n Σ x²
+        root = near.float().add_(1).rsqrt_()  # single also under autocast: 1 + … loses digits that the features need
+        return x * root.mul_(root.sqrt()).to(x.dtype)  # root^1.5 = (…)^-0.75; a product of two types is several times slower
 
 
 class Concat(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 HEAD = 1024  # bytes that tell kinds of files apart
-LARGEST_HEADER = 100 << 20  # bytes, of a .safetensors file; its own library's limit
 NESTED = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
 """Keys under which checkpoints keep a network's tensors, the likeliest first."""
-SAFETENSORS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 SAVE = "where you trust it, load it in the code that it comes from and torch.save(model.state_dict(), <file>)"
 
 
@@ -29,6 +25,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         WeightsError: it holds something else, or code.
+        ImportError: the library that reads it is not there.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -62,26 +59,18 @@ def _in_words(error: Exception) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read 8 bytes of length, a JSON object (name -> dtype, shape, place), and the tensors' bytes."""
-    content = path.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    if length > min(LARGEST_HEADER, len(content) - 8):
-        raise WeightsError("not a file of weights: its header is cut off, or it is no .safetensors file")
-    tensors: dict[str, Tensor] = {}
-    name = ""
+    """Read all tensors.
+
+    Raises:
+        ImportError: there is no safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        for name, entry in json.loads(content[8 : 8 + length]).items():
-            if name == "__metadata__":
-                continue
-            (begin, end), shape, dtype = entry["data_offsets"], entry["shape"], SAFETENSORS[entry["dtype"]]
-            values = torch.frombuffer(bytearray(content[8 + length + begin : 8 + length + end]), dtype=dtype)
-            if not 0 <= begin < end or min(shape, default=1) < 0 or len(values) != math.prod(shape):
-                raise ValueError("its bytes are not those of its shape")
-            tensors[name] = values.reshape(shape)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        at = f" at {name!r}" if name else ""
-        raise WeightsError(f"not a file of weights: a damaged .safetensors file{at} ({error})") from error
-    return _tensors(tensors)
+        return _tensors(load(path.read_bytes()))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"not a file of weights: a damaged .safetensors file ({error})") from error
 
 
 def _tensors(found: Any) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ WEIGHTS = CaffeFile(
         "http://dl.caffe.berkeleyvision.org/bvlc_googlenet.caffemodel",
         "https://www.deepdetect.com/downloads/platform/pretrained/caffe/googlenet/bvlc_googlenet.caffemodel",
     ),
-    setting="backbone.weights=<file>, or run without ImageNet: backbone.weights=random",
+    setting="backbone.weights=<file> (.caffemodel, .onnx or .pth), or run without ImageNet: backbone.weights=random",
 )
 MEAN = CaffeFile(
     name=MEAN_FILE,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import googlenet
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from datamodules.blocks import BLOCK_LENGTH
 from datamodules.decoding import read_frames
 from lightning_modules.attention import Head, InitialState
-from lightning_modules.backbone import IMAGENET_MEAN, IMAGENET_STD
+from lightning_modules.backbone import Backbone
 from lightning_modules.frames import Output
 
 
@@ -63,14 +62,12 @@ def stacked_blocks(frames: Tensor) -> Tensor:
     return torch.stack([frames[start : start + BLOCK_LENGTH] for start in range(len(frames) - BLOCK_LENGTH + 1)])
 
 
-def extract(videos: list[Path], device: torch.device, batch: int = 32) -> Iterator[Tensor]:
-    """GoogLeNet's last map of every frame: decode a video, normalise, run float32 batches. Yields (n, K, D)."""
-    network = googlenet(weights=None, init_weights=False, aux_logits=False).to(device).eval()
-    body = create_feature_extractor(network, {"inception5b": "map"})
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+def extract(videos: list[Path], backbone: Backbone, side: int, batch: int = 32) -> Iterator[Tensor]:
+    """A network's map of every frame: decode a video, run float32 batches, as torch lays them out. Yields (n, K, D)."""
+    plain = copy.deepcopy(backbone).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for video in videos:
-        images = [torch.from_numpy(image).permute(2, 0, 1) for image in read_frames(video, 224)]
+        images = [torch.from_numpy(image).permute(2, 0, 1) for image in read_frames(video, side)]
         for begin in range(0, len(images), batch):
-            frames = torch.stack(images[begin : begin + batch]).to(device).float() / 255
+            frames = torch.stack(images[begin : begin + batch]).contiguous().to(plain.mean.device)
             with torch.no_grad():
-                yield body((frames - mean) / std)["map"].flatten(2).transpose(1, 2)
+                yield plain(frames)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional
 
 from reproduce.common.cli import resolve
@@ -83,6 +84,9 @@ def check(settings: BenchmarkSettings) -> None:
     for key in ("repeats", "locations", "channels", "clips", "clip_frames", "plain_clips", "epoch_batches", "steps"):
         if getattr(settings, key) < 1:
             raise SettingsError(f"{key}={getattr(settings, key)}: must be at least 1")
+    weights = settings.backbone.weights
+    if weights not in ("imagenet", "random", "released") and not Path(weights).expanduser().is_file():
+        raise SettingsError(f"backbone.weights={weights}: no such file; without one, weights are random here")
     if settings.frames < 31:
         raise SettingsError(f"frames={settings.frames}: must be at least 31, for more than one block")
 

@@ -193,10 +193,11 @@ def validate(settings: Any) -> None:
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
     for key, value in (("resize", settings.backbone.resize == "authors"), ("mean", settings.backbone.mean is not None)):
-        if value and settings.backbone.name != PAPER_NETWORK:
+        imported = settings.backbone.weights == "released"
+        if value and (settings.backbone.name != PAPER_NETWORK or imported):
             raise SettingsError(
                 f"backbone.{key}={getattr(settings.backbone, key)}: goes with backbone.name={PAPER_NETWORK}, not with "
-                f"{settings.backbone.name}"
+                f"{'imported features' if imported else settings.backbone.name}"
             )
     alone = [row for row, info in ROWS.items() if not info.system.members]
     if len(set(settings.fusion.rows)) < 2 or not set(settings.fusion.rows) <= set(alone):

@@ -12,6 +12,7 @@ from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
 from datamodules.parts import Part, parse_groups
+from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.videos import Annotation, DataError
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
@@ -107,7 +108,8 @@ def feature_folder(settings: Settings) -> Path:
     weights = backbone.weights
     if weights not in ("imagenet", "random", "released"):
         weights = Path(weights).stem
-    name = weights if weights.startswith(backbone.name) else f"{backbone.name}-{weights}"
+    network = _network_of(settings)
+    name = weights if weights.startswith(network) else f"{network}-{weights}"
     return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
 
 
@@ -123,9 +125,17 @@ def feature_spec(settings: Settings) -> FeatureSpec:
         kind = f"random:{backbone.seed}"
     elif kind not in ("imagenet", "released"):
         kind = f"file:{_weights_sha256(Path(kind).expanduser())}"
-    if backbone.name != PAPER_NETWORK:
-        return FeatureSpec(backbone.name, kind, backbone.layer, backbone.size)
-    return FeatureSpec(backbone.name, kind, backbone.layer, backbone.size, resize_of(settings), _mean_in_words(settings))
+    network = _network_of(settings)
+    if network != PAPER_NETWORK:
+        return FeatureSpec(network, kind, backbone.layer, backbone.size)
+    return FeatureSpec(network, kind, backbone.layer, backbone.size, resize_of(settings), _mean_in_words(settings))
+
+
+def _network_of(settings: Settings) -> str:
+    """The network's name as stores bear it: imported features are of the paper's, under a name that says only its kind."""
+    backbone = settings.backbone
+    imported = backbone.weights == IMPORTED.weights and backbone.name == PAPER_NETWORK
+    return IMPORTED.backbone if imported else backbone.name
 
 
 @lru_cache

@@ -83,10 +83,10 @@ memory in turns, each once an epoch), or auto (gpu or else ram if they fit the b
 class BackboneSettings:
     """The frozen image network whose last convolutional map is attended to."""
 
-    name: str = "googlenet"
-    """any torchvision classification network, or bvlc_googlenet (the paper's own)"""
+    name: str = catalogue.PAPER_NETWORK
+    """the paper's own, or any torchvision classification network; googlenet is torchvision's batch-norm port"""
     weights: str = "imagenet"
-    """imagenet (torchvision's download, or BVLC's), random (calibrated on the data), released (imported), or a file"""
+    """imagenet (BVLC's download, or torchvision's), random (calibrated on the data), released (imported), or a file"""
     layer: Optional[str] = None  # noqa: UP045
     """graph node to cut the network at; null for its last convolutional map"""
     size: int = ranged(224, 16, 4096)

@@ -66,7 +66,7 @@ class FeatureExtractor(LightningModule):
     Args:
         backbone: the network.
         precision: ``fp32``, ``fp16`` or ``bf16``.
-        compiled: whether to compile the network.
+        compiled: whether to compile the network; the first packet, in which it does, is not measured.
         packet: frames of a packet.
         stopwatch: told where the time goes.
     """
@@ -76,6 +76,7 @@ class FeatureExtractor(LightningModule):
         self.backbone = folded(backbone)
         self.dtype_of_products, self.packet, self.stopwatch = PRECISIONS[precision], packet, stopwatch
         self._run = torch.compile(self.backbone) if compiled else self.backbone
+        self._compiling = compiled
         self._copies: torch.cuda.Stream | None = None
 
     def on_predict_start(self) -> None:
@@ -109,6 +110,9 @@ class FeatureExtractor(LightningModule):
         dtype = self.dtype_of_products
         with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             features = self._run(frames)
+        if self._compiling:
+            self._compiling = False
+            self.stopwatch.start()
         features = features[:count].to(torch.float16).contiguous()
         if self.device.type != "cuda":
             return Prediction(features, None)

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules import hmdb51
+from datamodules.decoding import probe, read_chunks
 from datamodules.videos import DataError, hold_out
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 LISTS = SHARED / "data" / "hmdb51_splits"
 needs_lists = pytest.mark.skipif(not LISTS.is_dir(), reason=f"HMDB-51's split files are not there: {LISTS}")
+REAL = SHARED / "data" / "hmdb51_clips"
 FOLDER = "testTrainMulti_7030_splits"
 
 
@@ -58,6 +60,32 @@ def test_every_clip_stands_on_the_side_its_line_says_and_unused_ones_on_none(roo
     assert {v.name for v in annotation.test} == expected["2"]
     assert {v.name for v in annotation.spare} == expected["0"] and len(expected["0"]) == 1666
     assert {v.name for v in annotation.listed} == set().union(*expected.values()) and len(annotation.listed) == 6766
+
+
+@needs_lists
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real clips are not there: {REAL}")
+def test_real_clips_decode_from_the_official_layout(root, tmp_path):
+    decoded = {}
+    (tmp_path / FOLDER).symlink_to(root / FOLDER)
+    for name in hmdb51.CLASSES:
+        shutil.copytree(root / name, tmp_path / name)
+    for clip in REAL.iterdir():
+        official = clip.name.removeprefix("hmdb51_")
+        (place,) = tmp_path.glob(f"*/{official}")
+        shutil.copyfile(clip, place)
+    annotation = hmdb51.read(tmp_path, "1")
+    for video in annotation.listed:
+        path = annotation.path(video)
+        if path.stat().st_size > 1:
+            info, chunks = probe(path), list(read_chunks(path, 256))
+            assert {chunk.shape[1:] for chunk in chunks} == {(256, 256, 3)}
+            decoded[video.name.partition("_")[0]] = (sum(map(len, chunks)), info.width, info.height)
+    assert decoded == {  # their headers claim a frame more
+        "wave/RATRACE": (72, 560, 240),
+        "wave/SchoolRulesHowTheyHelpUs": (74, 320, 240),
+        "wave/TrumanShow": (48, 432, 240),
+        "cartwheel/Turnk": (83, 320, 240),
+    }
 
 
 @needs_lists

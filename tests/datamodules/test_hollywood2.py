@@ -1,11 +1,14 @@
 """Hollywood2 against label files of the official form and size, made up."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import SHARED
 
 from datamodules import hollywood2
+from datamodules.decoding import probe, read_chunks
 from datamodules.videos import DataError
 
 CLASSES = [
@@ -23,6 +26,7 @@ CLASSES = [
     "StandUp",
 ]
 SIDES = {"train": 823, "test": 884}
+REAL = SHARED / "data/hollywood2_clip/actioncliptrain00001.avi"
 
 
 def made_up_labels() -> dict[str, dict[str, set[str]]]:
@@ -74,6 +78,19 @@ def test_the_official_split_is_823_to_884_with_the_labels_of_all_class_files(roo
     for side in SIDES:
         found = {v.name: {CLASSES[label] for label in v.labels} for v in getattr(annotation, side)}
         assert found == {f"{clip}.avi": labels for clip, labels in LABELS[side].items()}
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason=f"the real clip is not there: {REAL}")
+def test_a_real_clip_decodes_from_the_official_layout(root, placeholders):
+    clips = root / "Hollywood2/AVIClips"
+    clips.unlink()
+    shutil.copytree(placeholders, clips)
+    shutil.copyfile(REAL, clips / REAL.name)
+    annotation = hollywood2.read(root)
+    (video,) = (video for video in annotation.train if video.name == REAL.name)
+    info, chunks = probe(annotation.path(video)), list(read_chunks(annotation.path(video), 256))
+    assert (info.width, info.height, sum(map(len, chunks))) == (528, 224, 201)
+    assert {chunk.shape[1:] for chunk in chunks} == {(256, 256, 3)}
 
 
 def test_clips_carry_several_labels_in_ascending_order_or_none(root):

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from datamodules import videofolder
+from datamodules.decoding import probe, read_chunks
 from datamodules.leaks import find_leaks, leak_notes
 from datamodules.videos import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 FIGHTS = SHARED / "data" / "fights"
+UCF101 = {"ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi": 164, "BaseballPitch/v_BaseballPitch_g01_c01.avi": 107}
 
 
 def place(root: Path, *paths: str) -> Path:
@@ -324,3 +326,19 @@ def test_the_real_fights_split_70_to_30_with_no_source_on_both_sides():
     assert Counter(v.labels for v in annotation.test) == {(0,): 45, (1,): 45}
     assert not {v.group for v in annotation.train} & {v.group for v in annotation.test}
     assert len({v.group for v in annotation.videos}) == 46
+
+
+@pytest.mark.skipif(not (SHARED / "data/clips").is_dir(), reason="the real clips are not there")
+def test_real_clips_of_ucf101_decode_from_class_folders(tmp_path):
+    place(tmp_path, *UCF101, *(path.replace("c01", "c02") for path in UCF101))  # a class needs a clip on either side
+    for path in UCF101:
+        shutil.copyfile(SHARED / "data/clips" / Path(path).name, tmp_path / path)
+    rows = [(path, path.partition("/")[0], "train") for path in UCF101]
+    rows += [(path.replace("c01", "c02"), name, "test") for path, name, _ in rows]
+    write_csv(tmp_path, ("path", "class", "split"), *rows)
+    annotation = videofolder.read(tmp_path, "default")
+    for video in annotation.train:
+        info, chunks = probe(annotation.path(video)), list(read_chunks(annotation.path(video), 256))
+        assert (info.width, info.height, sum(map(len, chunks))) == (320, 240, UCF101[video.name])
+        assert {chunk.shape[1:] for chunk in chunks} == {(256, 256, 3)}
+    assert [video.name for video in annotation.train] == list(UCF101)

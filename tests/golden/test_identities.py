@@ -11,6 +11,7 @@ from reproduce.common.settings import Settings
 from reproduce.experiments.identity import configuration, identity, named, run_folder
 
 RECORDED = json.loads(Path(__file__).with_name("identities.json").read_text())
+DEFAULT_THEN = "backbone.name=googlenet"  # except of miniature runs
 
 
 class Recorded(Annotation):
@@ -22,7 +23,8 @@ class Recorded(Annotation):
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: " ".join(recorded["words"]))
 def test_the_identity_is_the_recorded_one(recorded):
-    settings = resolve(Settings, recorded["words"])
+    words = recorded["words"]
+    settings = resolve(Settings, words if any("miniature" in word for word in words) else [DEFAULT_THEN, *words])
     nowhere = Path("nowhere")
     data = Recorded(settings.data.folder or settings.data.name, "", nowhere, nowhere, ("run", "walk"), False, (), (), (), False)
     found = json.loads(json.dumps(identity(settings, data)))

@@ -28,6 +28,7 @@ RUNS = {
 }
 SHARED = ["data.name=videofolder", "data.folder=tiny", "backbone.weights=random", "logging.wandb=disabled", "data.batch_size=4"]
 SHARED += ["model.hidden_dim=8", "trainer.max_epochs=6", "trainer.threads=1", "trainer.accelerator=cpu"]
+SHARED += ["backbone.name=googlenet"]
 LR = ["optim.lr=0.03"]  # of those that do not say: large enough for a curve in six epochs
 COLUMNS = ["run", "stage", "epoch", "train/loss", "train/cross_entropy", "attention/penalty", "val/accuracy", "val/mAP"]
 GRID, CHANNELS = (2, 3), 5

@@ -74,6 +74,7 @@ def test_a_rehearsal_says_how_long_a_column_takes(tmp_path, scale):
         ("scale=ucf12", "choose from ucf11, hmdb51"),
         ("frames=30", "must be at least 31"),
         ("repeats=0", "must be at least 1"),
+        ("backbone.weights=/nowhere.pth", "no such file"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path, word, answer):

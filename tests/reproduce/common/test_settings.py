@@ -1,6 +1,6 @@
 import pytest
 
-from reproduce.common.catalogue import PRESETS
+from reproduce.common.catalogue import MODELS, PRESETS
 from reproduce.common.cli import help_text, resolve
 from reproduce.common.dataset import feature_folder
 from reproduce.common.settings import Settings, SettingsError, entries
@@ -14,6 +14,12 @@ def test_defaults_are_the_papers():
     assert (settings.optim.name, settings.optim.lr, settings.optim.beta1, settings.optim.beta2) == ("adam", 2e-4, 0.9, 0.999)
     assert (settings.data.batch_size, settings.trainer.max_epochs, settings.objective.weight_decay) == (128, 15, 1e-5)
     assert settings.protocol == "retrain"
+
+
+@pytest.mark.parametrize("preset", MODELS)
+def test_both_models_see_through_the_papers_network(preset):
+    backbone = resolve(Settings, [f"preset={preset}"]).backbone
+    assert (backbone.name, backbone.weights, backbone.layer, backbone.size) == ("bvlc_googlenet", "imagenet", None, 224)
 
 
 @pytest.mark.parametrize(("data", "hidden"), [("ucf11", 512), ("hmdb51", 1024), ("hollywood2", 512)])
@@ -132,5 +138,5 @@ def test_presets_set_only_keys_that_exist():
     [("imagenet", "googlenet-imagenet"), ("random", "googlenet-random"), ("/x/mine.pth", "googlenet-mine")],
 )
 def test_a_feature_store_is_named_after_backbone_and_weights(weights, folder):
-    settings = resolve(Settings, [f"backbone.weights={weights}", "paths.features=/f"])
+    settings = resolve(Settings, ["backbone.name=googlenet", f"backbone.weights={weights}", "paths.features=/f"])
     assert str(feature_folder(settings)) == f"/f/ucf11/{folder}"

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED
+from released_files import grids, write_set
 
+from datamodules import released
 from datamodules.decoding import RESIZE_RULE, probe, read_chunks, read_frames
 from datamodules.features import FeatureStoreError
 from datamodules.manifest import FeatureSpec
 from lightning_modules import bvlc_googlenet
 from lightning_modules.backbone import build_backbone
+from reproduce import prepare
 from reproduce.acquisition import caffe_files
 from reproduce.common import dataset
 from reproduce.common.catalogue import PAPER_NETWORK
@@ -61,6 +64,36 @@ def test_other_networks_have_no_new_facts():
 def test_what_belongs_to_the_papers_network_is_refused_with_others(word):
     with pytest.raises(SettingsError, match=f"{word}: goes with backbone.name=bvlc_googlenet, not with googlenet"):
         settings(word, name="googlenet")
+    with pytest.raises(SettingsError, match=f"{word}: goes with backbone.name=bvlc_googlenet, not with imported features"):
+        settings(word, "backbone.weights=released")
+
+
+@pytest.mark.parametrize("words", [[], [f"backbone.name={PAPER_NETWORK}"], ["backbone.name=googlenet"]])
+def test_imported_features_are_the_same_store_by_either_name(words):
+    imported = resolve(Settings, ["backbone.weights=released", *words])
+    assert feature_spec(imported) == released.SPEC and feature_folder(imported).name == "googlenet-released"
+    assert feature_spec(resolve(Settings, ["backbone.weights=released", "backbone.name=vgg16"])) != released.SPEC
+
+
+def test_imported_features_serve_runs_of_the_default_network(tmp_path):
+    sides = {
+        "train": {"run/a.avi": grids(3, 0), "walk/b.avi": grids(2, 1)},
+        "test": {"run/c.avi": grids(4, 2), "walk/d.avi": grids(1, 3)},
+    }
+    rows = "path,class,split\n"
+    for side, videos in sides.items():
+        write_set(tmp_path, side, videos)
+        for name in videos:
+            (tmp_path / "data/clips" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data/clips" / name).write_bytes(b"nobody decodes it")
+            rows += f"{name},{name.partition('/')[0]},{side}\n"
+    (tmp_path / "data/clips/videos.csv").write_text(rows)
+    words = ["data.name=videofolder", "data.folder=clips", f"paths.data={tmp_path}/data", f"paths.features={tmp_path}/features"]
+    prepare.main([*words, "backbone.weights=released", f"released={tmp_path}"])
+    run = resolve(Settings, [*words, "backbone.weights=released"])
+    store = ensure(run, read_annotation(run))
+    for name, grid in (sides["train"] | sides["test"]).items():
+        np.testing.assert_array_equal(store.read(name), grid.reshape(-1, 49, 1024))
 
 
 def test_its_spec_says_how_frames_come_to_it(mean):
