@@ -28,7 +28,7 @@ IRREGULAR = 0.01  # of all steps, or one, may be other than the usual one, withi
 SLACK, ROUNDING = 0.25, 0.002  # of a step; seconds, by which containers round times
 RESTART = 10.0  # seconds; FFmpeg takes a longer jump for another clock in formats that are made to be put together
 LEAST_BYTES = 8  # of a frame in a file; less than any codec and container take
-FALLBACK_RATE = 25.0  # frames per second, where a file has neither times nor a rate; FFmpeg's own assumption
+FALLBACK_RATE = 25  # frames per second, where a file has neither times nor a rate; FFmpeg's own assumption
 
 
 class DamageError(Exception):

@@ -301,7 +301,7 @@ class Request:
                 if settings.data.fps == Settings().data.fps
                 else f"{settings.data.name} at {settings.data.fps:g} fps"
             )
-            columns = {name: list(words)}
+            columns = {name: [list(words)]}
             _, failed = finish_grid(
                 self.settings, columns, list(dict.fromkeys(rows)), [self.settings.seed], self.settings.workers, "figures.py"
             )
