@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import DATASETS, ROWS
+from reproduce.common.catalogue import DATASETS, PRESETS, ROWS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.evaluation import paper_tables
@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> Table:
     """Make Table 1; returns it."""
     argv = sys.argv[1:] if argv is None else argv
     settings = command_line(TableSettings, __doc__ or "", argv)
+    if not any(word.startswith("rows=") for word in argv):
+        settings.rows = next((list(rows) for preset in settings.preset if (rows := PRESETS[preset].rows)), settings.rows)
     words = [word for word in argv if word.partition("=")[0] not in OWN_KEYS]
     try:
         chosen = {

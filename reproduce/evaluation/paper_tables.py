@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS
 from reproduce.evaluation import published
+from reproduce.evaluation.controls import findings
 from reproduce.evaluation.results import Cell, Column, FinishedRun, Table, cells_of, is_deterministic
 from reproduce.experiments.identity import NO_SEED
 
@@ -18,6 +19,8 @@ Runs = Callable[[str, str], Mapping[int, Sequence[FinishedRun]]]
 Given = Mapping[tuple[str, str], Cell]
 """By row and column, cells that stand in place of those made from runs."""
 UNFINISHED = "has no finished run here"
+BEYOND = "Beyond the paper"
+"""The section of Table 1 that holds the rows that the paper does not have."""
 REMARK = (
     "Quoted numbers are those that Table 2 of Sharma et al. (2015) prints; the publications are the sources it names. "
     "It does not say which HMDB-51 splits its own number is of; quoted numbers stand under the mean of the three, the data "
@@ -52,7 +55,7 @@ def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Give
         runs: the finished ones.
         given: cells that are no matter of runs.
     """
-    cells = {}
+    cells, found = {}, {}
     for data in datasets:
         column = Column(
             figure=DATASETS[data].figure,
@@ -63,7 +66,9 @@ def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Give
             given={row: cell for (row, of), cell in (given or {}).items() if of == data},
         )
         cells |= {(row, data): cell for row, cell in cells_of(column).items()}
-    return Table("Table 1", tuple(rows), tuple(datasets), cells)
+        found[data] = findings(data, column.runs, column.grouped)
+    sections = {row: BEYOND for row in rows if ROWS[row].beyond}
+    return Table("Table 1", tuple(rows), tuple(datasets), cells, sections=sections, findings=found)
 
 
 def table2(rows: Sequence[str], runs: Runs, given: Given | None = None) -> Table:

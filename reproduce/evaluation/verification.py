@@ -18,6 +18,7 @@ from typing import Any
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.videos import Annotation
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, kind_of, row_of
+from reproduce.common.dataset import reader_of
 from reproduce.evaluation import paper_tables, published
 from reproduce.evaluation.file_differences import Difference, differences
 from reproduce.evaluation.notes import PREFIX
@@ -132,16 +133,18 @@ def _check_runs(results: Path, record: Record, runs: Path | None, data: Path | N
 
 def _lists(data: Path | None) -> Callable[[dict[str, Any]], Annotation | None]:
     """From a run's ``run.json`` to its data set as it lies on disk, each read once; None where it is not to be looked at."""
-    known: dict[tuple[str, str], Annotation] = {}
+    known: dict[tuple[str, str, int | None], Annotation] = {}
 
     def official(about: dict[str, Any]) -> Annotation | None:
         if data is None:
             return None
-        name, split = about["data"], about["split"]
-        if (name, split) not in known:
-            skip_bad = bool(named(about["identity"])["data.skip_bad"])
-            known[name, split] = DATASETS[kind_of(name)].module().read(data / name, split, skip_bad)
-        return known[name, split]
+        own = named(about["identity"])
+        name, split, permuted = about["data"], about["split"], own.get("data.permuted")
+        if (name, split, permuted) not in known:
+            known[name, split, permuted] = reader_of(kind_of(name), permuted).read(
+                data / name, split, bool(own["data.skip_bad"])
+            )
+        return known[name, split, permuted]
 
     return official
 
@@ -288,6 +291,7 @@ def _as_said(line: Line, stem: Path) -> Cell:
         paper=values["paper"],
         notes=(f"{MARK_OF_LEAKS} split",) if line.values["leaky"] == "True" else (),
         miniature=line.values["miniature"] == "True",
+        permuted=line.values["permuted"] == "True",
         data=COLUMNS[data].label if quoting else "" if DATASETS[data].of_user else DATASETS[data].label,
         comparison=_comparison(line),
         grouped=not quoting and DATASETS[data].grouped,

@@ -50,6 +50,8 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
     found["seed"] = seed_of(settings)
     if settings.data.fold is not None:
         found["data.fold"] = settings.data.fold
+    if settings.data.permuted is not None:
+        found["data.permuted"] = settings.data.permuted
     if system.members:
         found["members"] = [configuration(member, dataset) for member in members(settings)]
     return found

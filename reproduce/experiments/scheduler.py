@@ -93,7 +93,9 @@ class Scheduler:
             DataError: it is not in place; says where it was looked for.
         """
         data = settings.data
-        key = repr((settings.preset, settings.paths.data, data.name, data.folder, data.split, data.fold, data.skip_bad))
+        key = repr(
+            (settings.preset, settings.paths.data, data.name, data.folder, data.split, data.fold, data.permuted, data.skip_bad)
+        )
         if key not in self._annotations:
             try:
                 self._annotations[key] = read_annotation(settings)

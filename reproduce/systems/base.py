@@ -183,6 +183,7 @@ def _about(settings: Settings, videos: Annotation, stores: Stores, folder: RunFo
         "threshold": THRESHOLD,
         "split": videos.split,
         "miniature": videos.miniature,
+        **({} if settings.data.permuted is None else {"permuted": settings.data.permuted}),
         "multi_label": videos.multi_label,
         "classes": list(videos.classes),
         "notes": [*videos.notes, *leak_notes(videos, find_leaks(videos))],
