@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reproduce.common.catalogue import RGB, SYSTEMS
+from reproduce.evaluation.paper_tables import BEYOND
 from reproduce.evaluation.recompute import Check
 from reproduce.evaluation.significance import interval, resample
 from reproduce.evaluation.table_files import Line
@@ -24,7 +25,15 @@ NAMED = "which is none of the table's; make the table again"
 
 def line(data: str = "hmdb51", row: str = "soft_attention_0", **values: str) -> Line:
     figure = "mAP" if data == "hollywood2" else "acc"
-    start = {"table": "Table 1", "data": data, "row": row, "figure": figure, "seeds": "0", "miniature": "False"}
+    start = {
+        "table": "Table 1",
+        "data": data,
+        "row": row,
+        "figure": figure,
+        "seeds": "0",
+        "miniature": "False",
+        "permuted": "False",
+    }
     return Line(4, dict.fromkeys(CSV_HEAD, "") | start | {"leaky": "False"} | values)
 
 
@@ -120,6 +129,7 @@ def test_a_line_that_follows_from_its_runs_has_no_problem():
         ("figure", "mAP", "acc"),
         ("figure", "", "acc"),
         ("miniature", "True", "False"),
+        ("permuted", "True", "False"),
         ("leaky", "", "False"),
         ("origin", "quoted", "measured"),
         ("source", "measured here", "nothing"),
@@ -283,7 +293,7 @@ def test_a_deterministic_row_is_compared_with_every_seed_of_the_baseline(monkeyp
     """One run, right of all eight; two seeds, right of none and of four: ahead by 75 points, twelve discordant pairs."""
     monkeypatch.setitem(SYSTEMS, "fusion", replace(SYSTEMS["fusion"], deterministic=True))
     baseline = runs(check(NONE), check([1] * 4 + [0] * 4))
-    values = {**RIGHT, "row": "late_fusion", "paper": "", "difference": "", "from_baseline": "75.0000"}
+    values = {**RIGHT, "row": "late_fusion", "section": BEYOND, "paper": "", "difference": "", "from_baseline": "75.0000"}
     values |= {"p_corrected": "0.0078125"}
     found = again(values, {(0, 0): check(EIGHT)}, baseline, beside=[])
     assert {problem.partition(" is ")[0] for problem in found} <= {"from_baseline_low", "from_baseline_high"}, found
