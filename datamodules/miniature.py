@@ -234,7 +234,7 @@ def draw(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     """Frames (F, 96, 128, 3) uint8 and the actor's boxes (F, 4) as fractions: left, top, right, bottom."""
     random = _generator("clip", clip.name)
     ordinal = int(random.integers(34))
-    length = SHORT_CLIPS.get(ordinal) or int(random.integers(30, 36))
+    length = SHORT_CLIPS.get(ordinal) or int(random.integers(30, 36 if clip.crowd else 32))
     scene = _scene(clip.scene, length, random, distractors=0 if clip.crowd else 4)
     light = _generator("light", clip.scene).uniform(0.85, 1.1)
     places = random.permutation(PLACES) if clip.crowd else np.array([WIDTH, HEIGHT]) * random.normal(0.5, 0.11, (1, 2))
