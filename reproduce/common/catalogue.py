@@ -140,12 +140,14 @@ class RowInfo:
         sets: what ``row=`` stands for, by dotted key; ``model.name`` among it.
         short: the label where every row is of the same kind, such as under a chart.
         beyond: whether the paper has no such row in Table 1.
+        needs: what a run must have besides, by dotted key, to be of the row.
     """
 
     label: str
     sets: Mapping[str, Any]
     short: str = ""
     beyond: bool = False
+    needs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def system(self) -> SystemInfo:
@@ -159,9 +161,10 @@ def _attention(penalty: float) -> RowInfo:
 
 
 def _content(penalty: float) -> RowInfo:
-    """The released code's attention in the paper's network; ``preset=released`` has dropout in the head alone."""
-    sets = {"model.name": "soft_attention", "model.attention": "content", "model.input_dropout": True, PENALTY: penalty}
-    return RowInfo(f"Content attention, λ = {penalty:g}", sets, f"Content attention, λ\u00a0=\u00a0{penalty:g}", beyond=True)
+    """The released code's attention in the paper's network; that of ``preset=released`` has dropout in its head alone."""
+    label = f"Content attention, λ = {penalty:g}"
+    sets = {"model.name": "soft_attention", "model.attention": "content", PENALTY: penalty}
+    return RowInfo(label, sets, label.replace(" = ", "\u00a0=\u00a0"), beyond=True, needs={"model.input_dropout": True})
 
 
 PENALTY = "objective.attention_penalty"
@@ -187,7 +190,11 @@ DEFAULT_ATTENTION = "soft_attention_0"
 
 def row_of(settings: Mapping[str, Any]) -> str:
     """The row that a run's settings, by dotted key, make; other λ make rows of their own, such as ``soft_attention_0.5``."""
-    fitting = [name for name, row in ROWS.items() if all(settings.get(key) == value for key, value in row.sets.items())]
+    fitting = [
+        name
+        for name, row in ROWS.items()
+        if all(settings.get(key) == value for key, value in {**row.sets, **row.needs}.items())
+    ]
     if fitting:
         return max(fitting, key=lambda name: len(ROWS[name].sets))  # the one that says most, the first of equals
     name = settings["model.name"]

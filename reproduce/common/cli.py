@@ -171,6 +171,11 @@ def validate(settings: Any) -> None:
         raise SettingsError(
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
+    for key, value in (ROWS[settings.row].needs if settings.row else {}).items():
+        if get(settings, key) != value:
+            raise SettingsError(
+                f"row={settings.row}: its runs have {key}={value}; drop {key}={get(settings, key)} or its preset"
+            )
     for key, value in (("resize", settings.backbone.resize == "authors"), ("mean", settings.backbone.mean is not None)):
         if value and settings.backbone.name != PAPER_NETWORK:
             raise SettingsError(

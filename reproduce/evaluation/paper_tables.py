@@ -67,8 +67,12 @@ def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Give
         )
         cells |= {(row, data): cell for row, cell in cells_of(column).items()}
         found[data] = findings(data, column.runs, column.grouped)
-    sections = {row: BEYOND for row in rows if ROWS[row].beyond}
-    return Table("Table 1", tuple(rows), tuple(datasets), cells, sections=sections, findings=found)
+    return Table("Table 1", tuple(rows), tuple(datasets), cells, sections=sections_of(rows), findings=found)
+
+
+def sections_of(rows: Iterable[str]) -> dict[str, str]:
+    """The part of Table 1 that a row stands in, of those that are not among the paper's."""
+    return {row: BEYOND for row in rows if row in ROWS and ROWS[row].beyond}
 
 
 def table2(rows: Sequence[str], runs: Runs, given: Given | None = None) -> Table:
