@@ -172,9 +172,10 @@ def validate(settings: Any) -> None:
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
     for key, value in (ROWS[settings.row].needs if settings.row else {}).items():
-        if get(settings, key) != value:
+        found = get(settings, key)
+        if found != value:
             raise SettingsError(
-                f"row={settings.row}: its runs have {key}={value}; drop {key}={get(settings, key)} or its preset"
+                f"row={settings.row}: its runs have {key}={value}; drop {key}={found}, or the preset that sets it"
             )
     for key, value in (("resize", settings.backbone.resize == "authors"), ("mean", settings.backbone.mean is not None)):
         if value and settings.backbone.name != PAPER_NETWORK:

@@ -201,8 +201,8 @@ class DataSet:
     def rows(self) -> dict[str, Configuration]:
         """The rows of Table 1: configurations that differ only in the model and λ.
 
-        Of all set-ups but negative controls that with the most rows is taken, then that on the data set's first split, then that with the most
-        runs. Where no run is of Table 1, any configuration is.
+        Of all set-ups but negative controls that with the most rows is taken, then that on the data set's first split, then
+        that with the most runs. Where no run is of Table 1, any configuration is.
         """
 
         def merit(rows: dict[str, Configuration]) -> tuple:

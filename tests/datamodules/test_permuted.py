@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -63,10 +62,19 @@ def test_videos_of_several_labels_and_groups_of_several_sizes_are_dealt_too():
     assert {v.labels for v in permute(uneven, 1).train} == {v.labels for v in uneven.train}
 
 
+class Mine:
+    """A reader."""
+
+    DEFAULT_SPLIT = "1"
+
+    def is_split(self, name: str) -> bool:
+        return name == "1"
+
+    def read(self, root: Path, split: str, skip_bad: bool) -> Annotation:
+        return annotation()
+
+
 def test_the_reader_of_a_control_reads_as_the_data_sets_own_does():
-    reader = SimpleNamespace(
-        DEFAULT_SPLIT="1", is_split=lambda name: name == "1", read=lambda root, split, skip_bad: annotation()
-    )
-    control = Permuted(reader, 2)
+    control = Permuted(Mine(), 2)
     assert control.DEFAULT_SPLIT == "1" and control.is_split("1") and not control.is_split("2")
     assert control.read(Path("x"), "1", False) == permute(annotation(), 2) and control.annotation_files is None
