@@ -47,7 +47,7 @@ def runs_of(points: Iterable[Point]) -> Runs:
 
 
 def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Given | None = None) -> Table:
-    """Table 1: six models on three data sets, ours beside the paper's.
+    """Table 1: the paper's models and others on data sets, ours beside the paper's; with what controls show.
 
     Args:
         datasets: its columns, of the catalogue.
