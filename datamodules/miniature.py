@@ -1,10 +1,13 @@
 """Miniature stand-ins for the three data sets: generated video files in the official folder layouts.
 
 In every clip a small actor (about a twentieth of the frame) does a class-specific thing, told by its shape, colours and
-motion, in front of a background of textures and dull distractors of the same shapes. Clips of one group share
-background and lighting. ``boxes.csv`` gives the actor's box in every frame. Everything is drawn from the clip's name,
-so that the same call always writes the same files. A demonstration, not a benchmark: numbers made from these data say
-nothing about the real ones.
+motion, in front of a background of textures. Clips of one group share background and lighting. ``boxes.csv`` gives the
+actor's box in every frame. Everything is drawn from the clip's name, so that the same call always writes the same files.
+
+UCF-11 is a positive control. A white halo marks the actor, which stands in one of six places; in three others, actors as
+vivid as it do other classes' actions. Who looks at the mark knows the class, and who averages over places does not know
+whose action counts: see ``truths`` in ``reproduce/common/catalogue.py``. HMDB-51 and Hollywood2 show layouts, splits and
+several labels; there dull distractors of the same shapes drift. Numbers made from these data say nothing about the real ones.
 """
 
 from __future__ import annotations
@@ -34,9 +37,13 @@ from datamodules.files import write_atomically
 from datamodules.reading import DataError
 from datamodules.videos import MINIATURE_MARKER, miniature_marker
 
-VERSION = 2  # of the drawings; another version regenerates
+VERSION = 3  # of the drawings; another version regenerates
 HEIGHT, WIDTH = 96, 128
 ACTOR = 13  # half the side of the actor's box, pixels: (2·13)² of 96·128 pixels is 5.5 % of the frame
+HALO = 18  # radius in pixels of the white disc behind the marked actor of a crowd
+PLACES = np.array([(WIDTH * across / 6, HEIGHT * down / 4) for down in (1, 3) for across in (1, 3, 5)])  # of a crowd
+REACH = 0.4  # share of its own motion that an actor in a crowd has room for
+CROWD = 3  # actors beside the marked one
 CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
 HMDB_SIDES = (("1", 5), ("0", 1), ("2", 2))  # clips of each class on each side; pairs of one film stay together
 HOLLYWOOD_CLIPS = {"train": 144, "test": 96}
@@ -54,6 +61,7 @@ class Clip:
         scene: seed of background and light.
         codec: encoder.
         rate: frames per second.
+        crowd: class numbers that others do beside it, each as vivid as the actor; then a halo marks the actor.
     """
 
     path: str
@@ -62,6 +70,7 @@ class Clip:
     scene: str
     codec: str
     rate: Fraction
+    crowd: tuple[int, ...] = ()
 
 
 def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> bool:
@@ -142,7 +151,9 @@ def _ucf11() -> tuple[list[Clip], dict[str, str], dict]:
                 stem = f"v_{prefix}_{group:02d}"
                 video = f"{name}/{stem}/{stem}_{number:02d}.mpg"
                 scene = f"ucf11 {name} {group}"
-                clips.append(Clip(f"UCF11_updated_mpg/{video}", video, (label,), scene, "mpeg1video", rate))
+                others = np.delete(np.arange(len(ucf11.PREFIXES)), label)
+                crowd = tuple(_generator("crowd", video).permutation(others)[:CROWD].tolist())
+                clips.append(Clip(f"UCF11_updated_mpg/{video}", video, (label,), scene, "mpeg1video", rate, crowd))
     return clips, {}, {"clips": {name: [CLIPS_PER_GROUP] * ucf11.GROUPS for name in ucf11.PREFIXES}}
 
 
@@ -226,18 +237,23 @@ def draw(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     """Frames (F, 96, 128, 3) uint8 and the actor's boxes (F, 4) as fractions: left, top, right, bottom."""
     random = _generator("clip", clip.name)
     ordinal = int(random.integers(34))
-    length = SHORT_CLIPS.get(ordinal) or int(random.integers(30, 36))
-    scene = _scene(clip.scene, length, random)
-    centre = np.array([WIDTH, HEIGHT]) * random.normal(0.5, 0.11, 2)
+    length = SHORT_CLIPS.get(ordinal) or int(random.integers(30, 36 if clip.crowd else 32))
+    scene = _scene(clip.scene, length, random, distractors=0 if clip.crowd else 4)
     light = _generator("light", clip.scene).uniform(0.85, 1.1)
-    phase = random.uniform(0, 2 * np.pi)
+    places = random.permutation(PLACES) if clip.crowd else np.array([WIDTH, HEIGHT]) * random.normal(0.5, 0.11, (1, 2))
+    everyone = [*((action,) for action in clip.crowd), clip.actions]
+    phases = random.uniform(0, 2 * np.pi, len(everyone))
     frames = np.empty((length, HEIGHT, WIDTH, 3), dtype=np.uint8)
     boxes = np.empty((length, 4))
     for t in range(length):
-        action = clip.actions[t * len(clip.actions) // length] if clip.actions else None
-        offset, angle, scale = motion(action, t, phase)
-        x, y = np.clip(centre + offset, ACTOR + 1.0, np.array([WIDTH, HEIGHT]) - ACTOR - 1.0)
-        _paint(scene[t], action, light * palette(action), (x, y), ACTOR, angle, scale)
+        for actions, place, phase in zip(everyone, places, phases, strict=False):
+            action = actions[t * len(actions) // length] if actions else None
+            offset, angle, scale = motion(action, t, phase)
+            steps = REACH * offset if clip.crowd else offset
+            x, y = np.clip(place + steps, ACTOR + 1.0, np.array([WIDTH, HEIGHT]) - ACTOR - 1.0)
+            if clip.crowd and actions is clip.actions:
+                scene[t][np.hypot(*(np.indices((HEIGHT, WIDTH))[::-1] - np.array([x, y])[:, None, None])) < HALO] = 235
+            _paint(scene[t], action, light * palette(action), (x, y), ACTOR, angle, scale)
         image = scene[t] + random.normal(0, 4, (HEIGHT, WIDTH, 1))
         frames[t] = np.clip(image, 0, 255)
         boxes[t] = (x - ACTOR) / WIDTH, (y - ACTOR) / HEIGHT, (x + ACTOR) / WIDTH, (y + ACTOR) / HEIGHT
@@ -317,13 +333,13 @@ def _vivid(hue: float) -> np.ndarray:
     return 40 + 215 * np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
 
 
-def _scene(scene: str, length: int, random: np.random.Generator) -> np.ndarray:
+def _scene(scene: str, length: int, random: np.random.Generator, distractors: int) -> np.ndarray:
     """Background (F, H, W, 3) float: a soft texture, and dull distractors that drift."""
     own = _generator("scene", scene)
     coarse = own.uniform(85, 155, (5, 6, 1)) + own.uniform(-12, 12, (5, 6, 3))
     texture = _enlarge(coarse) + 7 * np.sin(own.uniform(0.2, 0.7) * np.arange(WIDTH))[None, :, None]
     frames = np.repeat(texture[None], length, axis=0)
-    for _ in range(4):
+    for _ in range(distractors):
         x, y = own.uniform(0, WIDTH), own.uniform(0, HEIGHT)
         drift = own.normal(0, 0.25, 2)
         action, size, start = int(own.integers(51)), own.uniform(0.6, 1.2) * ACTOR, random.uniform(-6, 6, 2)

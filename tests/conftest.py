@@ -39,6 +39,7 @@ TINY = [
     "preset=miniature",
     "data.name=videofolder",
     "data.folder=clips",
+    "backbone.name=mobilenet_v3_small",
     "backbone.size=64",
     "backbone.layer=features.3",
     "model.hidden_dim=8",

@@ -192,6 +192,12 @@ def validate(settings: Any) -> None:
         raise SettingsError(
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
+    for key, value in (ROWS[settings.row].needs if settings.row else {}).items():
+        found = get(settings, key)
+        if found != value:
+            raise SettingsError(
+                f"row={settings.row}: its runs have {key}={value}; drop {key}={found}, or the preset that sets it"
+            )
     for key, value in (("resize", settings.backbone.resize == "authors"), ("mean", settings.backbone.mean is not None)):
         imported = settings.backbone.weights == "released"
         if value and (settings.backbone.name != PAPER_NETWORK or imported):

@@ -12,9 +12,10 @@ from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
 from datamodules.parts import Part, parse_groups
+from datamodules.permuted import Permuted
 from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
-from datamodules.videos import Annotation, DataError
+from datamodules.videos import Annotation, DataError, Reader
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.processes import cores, locked
 from reproduce.common.settings import Settings, SettingsError
@@ -63,10 +64,18 @@ def read_annotation(settings: Settings) -> Annotation:
     data = DATASETS[settings.data.name]
     if GENERATED in settings.preset and not data.of_user:
         make_miniature(settings, root)
-    annotation = data.module().read(root, split_of(settings), settings.data.skip_bad, part_of(settings))
+    annotation = reader_of(settings.data.name, settings.data.permuted).read(
+        root, split_of(settings), settings.data.skip_bad, part_of(settings)
+    )
     if settings.data.fold is not None:
         deal_folds(annotation.train, parse_fold(settings.data.fold).folds, annotation.classes)
     return annotation
+
+
+def reader_of(data: str, permuted: int | None) -> Reader:
+    """What reads a data set, by ``data.name``; with a seed, its train has the labels of other groups."""
+    reader = DATASETS[data].module()
+    return reader if permuted is None else Permuted(reader, permuted)
 
 
 def make_miniature(settings: Settings, root: Path) -> None:

@@ -55,6 +55,8 @@ default, seed-<n>; null for the first"""
     """part of a data set by its classes; none for all. Tables say so"""
     fold: Optional[str] = None  # noqa: UP045
     """i/n: train's first stage alone, validated on fold i of n folds of train by whole groups; all/n: each fold in its turn"""
+    permuted: Optional[int] = ranged(None, 0, 2**31)  # noqa: UP045
+    """a negative control: deal the labels of train's groups to other groups, with this seed; null for labels as they are"""
     fps: float = ranged(30.0, 1e-3, 30)
     """nominal sampling rate; frames are taken int(30 / fps) apart"""
     stride: int = ranged(1, 1, 10_000)

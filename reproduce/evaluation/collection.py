@@ -22,7 +22,7 @@ from reproduce.experiments.identity import named, run_folders
 from reproduce.experiments.predictions import Predictions
 
 LAYERS, FPS = "model.num_layers", "data.fps"
-ROW_KEYS = tuple(dict.fromkeys(key for row in ROWS.values() for key in row.sets))  # what tells the rows of the tables apart
+PERMUTED = "data.permuted"  # of a negative control, which is never shown beside runs on labels as they are
 THRESHOLD = 0.5  # of multi-label decisions, where run.json names none
 
 
@@ -201,8 +201,8 @@ class DataSet:
     def rows(self) -> dict[str, Configuration]:
         """The rows of Table 1: configurations that differ only in the model and λ.
 
-        Of all set-ups that with the most rows is taken, then that on the data set's first split, then that with the most
-        runs. Where no run is of Table 1, any configuration is.
+        Of all set-ups but negative controls that with the most rows is taken, then that on the data set's first split, then
+        that with the most runs. Where no run is of Table 1, any configuration is.
         """
 
         def merit(rows: dict[str, Configuration]) -> tuple:
@@ -210,7 +210,7 @@ class DataSet:
             on_first_split = first.settings["data.split"] == DATASETS[first.source].default_split
             known = sum(row in ROWS for row in rows)
             attention = any(PENALTY in row.settings for row in rows.values())
-            return known, on_first_split, attention, sum(len(row.runs) for row in rows.values())
+            return PERMUTED not in first.settings, known, on_first_split, attention, sum(len(row.runs) for row in rows.values())
 
         bases = [one for one in self.configurations if "members" not in one.settings] or self.configurations
         best = max(map(self.like, bases), key=merit)
@@ -223,8 +223,14 @@ class DataSet:
             base: the one.
             split: another split of the data set than its own.
         """
-        apart = (*ROW_KEYS, "data.split", "videos") if split else ROW_KEYS
-        alike = [other for other in self.configurations if not any(differences(one, base, apart) for one in _made_of(other))]
+
+        def is_like(other: Configuration) -> bool:
+            apart = {"model.name", PENALTY, *(key for row in (base.row, other.row) if row in ROWS for key in ROWS[row].sets)}
+            apart |= {"data.split", "videos"} if split else set()
+            same = other.settings.get(PERMUTED) == base.settings.get(PERMUTED)
+            return same and not any(differences(one, base, tuple(apart)) for one in _made_of(other))
+
+        alike = [other for other in self.configurations if is_like(other)]
         return {other.row: other for other in alike if split in (None, other.settings["data.split"])}
 
     @cached_property

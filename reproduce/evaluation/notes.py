@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reproduce.evaluation.results import Cell, Table
 
 MINIATURE_TITLE = "on MINIATURE data: generated stand-ins, a demonstration and no benchmark"
+CONTROL_TITLE = "a NEGATIVE CONTROL: the labels of train were dealt anew among its groups"
 MARK = "*"
 UNFINISHED = "– marks cells without a finished run"
 UNIFORM = ", uniform"
@@ -46,8 +47,9 @@ def p_in_words(value: float) -> str:
 def under(table: Table) -> list[str]:
     """What has to be said under a table, each once."""
     said = dict.fromkeys(note for cell in table.cells.values() for note in cell.notes)
-    notes = [*_of_seeds(table), *of_tests(table), *(f"{note}." for note in said), *_of_columns(table), *table.remarks]
-    if table.miniature:
+    found = [f"{table.column_name(column)}, {one}" for column, some in table.findings.items() for one in some]
+    notes = [*_of_seeds(table), *of_tests(table), *found, *(f"{note}." for note in said), *_of_columns(table), *table.remarks]
+    if table.miniature and any(cell.difference is not None for cell in table.cells.values()):
         notes.append("The differences from the paper compare different data and mean nothing here.")
     return notes
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS
 from reproduce.evaluation import published
+from reproduce.evaluation.controls import findings
 from reproduce.evaluation.results import Cell, Column, FinishedRun, Table, cells_of, is_deterministic
 from reproduce.experiments.identity import NO_SEED
 
@@ -19,6 +20,8 @@ from."""
 Given = Mapping[tuple[str, str], Cell]
 """By row and column, cells that stand in place of those made from runs."""
 UNFINISHED = "has no finished run here"
+BEYOND = "Beyond the paper"
+"""The section of Table 1 that holds the rows that the paper does not have."""
 REMARK = (
     "Quoted numbers are those that Table 2 of Sharma et al. (2015) prints; the publications are the sources it names. "
     "It does not say which HMDB-51 splits its own number is of; quoted numbers stand under the mean of the three, the data "
@@ -31,7 +34,7 @@ def runs_of(points: Iterable[Point]) -> Runs:
 
     A seed counts for a column where all that the column is a mean of, or is pooled from, are finished.
     """
-    found: dict[tuple[str, str, int], list[FinishedRun]] = {}
+    found: dict[tuple[str, str, int], dict[str, FinishedRun]] = {}
     turns = {}
     for point in points:
         metrics = point.folder.metrics()
@@ -39,12 +42,12 @@ def runs_of(points: Iterable[Point]) -> Runs:
         if metrics is not None:
             seed = NO_SEED if is_deterministic(point.row) else point.seed
             run = FinishedRun(point.folder, point.folder.about(), metrics)
-            found.setdefault((point.column, point.row, seed), []).append(run)
+            found.setdefault((point.column, point.row, seed), {})[str(point.folder.path)] = run
 
     def of_cell(column: str, row: str) -> dict[int, list[FinishedRun]]:
         parts = COLUMNS[column].parts(column) if column in COLUMNS else (column,)
         seeds = dict.fromkeys(seed for part, other, seed in found if part in parts and other == row)
-        by_seed = {seed: [run for part in parts for run in found.get((part, row, seed), ())] for seed in seeds}
+        by_seed = {seed: [run for part in parts for run in found.get((part, row, seed), {}).values()] for seed in seeds}
         whole = sum(turns.get(part, 1) for part in parts)
         return {seed: runs for seed, runs in by_seed.items() if len(runs) == whole}
 
@@ -52,7 +55,7 @@ def runs_of(points: Iterable[Point]) -> Runs:
 
 
 def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Given | None = None) -> Table:
-    """Table 1: six models on three data sets, ours beside the paper's.
+    """Table 1: the paper's models and others on data sets, ours beside the paper's; with what controls show.
 
     Args:
         datasets: its columns, of the catalogue.
@@ -60,7 +63,7 @@ def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Give
         runs: the finished ones.
         given: cells that are no matter of runs.
     """
-    cells = {}
+    cells, controls = {}, {}
     for data in datasets:
         found = {row: runs(data, row) for row in rows}
         part = next(
@@ -77,7 +80,13 @@ def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Give
             given={row: cell for (row, of), cell in (given or {}).items() if of == data},
         )
         cells |= {(row, data): cell for row, cell in cells_of(column).items()}
-    return Table("Table 1", tuple(rows), tuple(datasets), cells)
+        controls[data] = findings(data, column)
+    return Table("Table 1", tuple(rows), tuple(datasets), cells, sections=sections_of(rows), findings=controls)
+
+
+def sections_of(rows: Iterable[str]) -> dict[str, str]:
+    """The part of Table 1 that a row stands in, of those that are not among the paper's."""
+    return {row: BEYOND for row in rows if row in ROWS and ROWS[row].beyond}
 
 
 def table2(rows: Sequence[str], runs: Runs, given: Given | None = None) -> Table:

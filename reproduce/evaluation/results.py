@@ -16,7 +16,7 @@ from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.videos import DataError
 from reproduce.common.catalogue import BASELINE, BASELINE_NAME, ROWS, label_of
 from reproduce.evaluation import notes
-from reproduce.evaluation.notes import MARK, MINIATURE_TITLE, fixed, signed
+from reproduce.evaluation.notes import CONTROL_TITLE, MARK, MINIATURE_TITLE, fixed, signed
 from reproduce.evaluation.significance import Comparison, compare, interval, resample, same_videos
 from reproduce.experiments.folder import AGAIN, RunFolder
 from reproduce.experiments.predictions import Predictions
@@ -56,6 +56,7 @@ class Cell:
         notes: what has to be said of the data and features.
         attention: what its runs measured of their attention, as ``notes.means`` gives it.
         miniature: whether the data are generated stand-ins.
+        permuted: whether the labels of train were dealt anew among groups, a negative control.
         data: the column's name, for a reader.
         comparison: with the average-pooled row, where both were measured on the same videos.
         untested: why there is no comparison though the row was measured.
@@ -71,6 +72,7 @@ class Cell:
     notes: tuple[str, ...] = ()
     attention: Mapping[str, float] = field(default_factory=dict)
     miniature: bool = False
+    permuted: bool = False
     data: str = ""
     comparison: Comparison | None = None
     untested: str = ""
@@ -143,6 +145,7 @@ class Table:
         sections: the part of the table that a row stands in; none for a table without parts.
         sources: for a table that also quotes: where each row's numbers come from, in a few words.
         remarks: further notes.
+        findings: by column, what its controls show.
     """
 
     name: str
@@ -153,6 +156,7 @@ class Table:
     sections: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    findings: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
     @property
     def miniature(self) -> bool:
@@ -161,8 +165,9 @@ class Table:
 
     @property
     def title(self) -> str:
-        """The table's name, and that the data are miniature ones where they are."""
-        return f"{self.name} {MINIATURE_TITLE}" if self.miniature else self.name
+        """The table's name, and that it is a negative control, or that the data are miniature ones, where it is so."""
+        name = f"{self.name}, {CONTROL_TITLE}," if any(cell.permuted for cell in self.cells.values()) else self.name
+        return f"{name} {MINIATURE_TITLE}" if self.miniature else name.removesuffix(",")
 
     def parts(self) -> list[tuple[str, list[str]]]:
         """Sections with their rows, in the rows' order; one without a name for a table without sections."""
@@ -237,9 +242,8 @@ def cells_of(column: Column) -> dict[str, Cell]:
         baseline = column.runs[BASELINE]
         if is_deterministic(row):  # its one run stands beside each seed of the other
             seeds = dict.fromkeys(baseline, next(iter(seeds.values())))
-        common = [seed for seed in seeds if seed in baseline]
-        ours, theirs = ([one for seed in common for one in column.predictions(of_row[seed])] for of_row in (seeds, baseline))
-        if not common:
+        ours, theirs = of_common_seeds(column, seeds, baseline)
+        if not ours:
             reasons[row] = f"{BASELINE_NAME} has no finished run of the same seed"
         elif not same_videos(ours, theirs):
             reasons[row] = f"its videos are not those of {BASELINE_NAME}"
@@ -253,6 +257,15 @@ def cells_of(column: Column) -> dict[str, Cell]:
     }
 
 
+def of_common_seeds(
+    column: Column, ours: Mapping[int, Sequence[FinishedRun]], theirs: Mapping[int, Sequence[FinishedRun]]
+) -> tuple[list[Predictions], list[Predictions]]:
+    """Two rows' predictions under the seeds that both have, in one order."""
+    common = [seed for seed in ours if seed in theirs]
+    one, other = ([found for seed in common for found in column.predictions(of_row[seed])] for of_row in (ours, theirs))
+    return one, other
+
+
 def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]) -> Cell:
     """A row's cell, not compared yet."""
     seeds, printed = column.runs[row], column.printed.get(row)
@@ -263,16 +276,18 @@ def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]
     for run in runs:
         if key not in run.metrics:
             raise DataError(f"{run.folder.path / 'metrics.json'}: lacks {key}; {AGAIN}")
+    permuted = any("permuted" in run.about for run in runs)
     found = [one for of_seed in seeds.values() for one in column.predictions(of_seed)]
     low, high = interval(resample(found, multi_label, groups))
     return Cell(
         figure="mAP" if multi_label else "acc",
         values=tuple(100 * _mean(of_seed, key, column.pooled) for of_seed in seeds.values()),
         interval=(100 * low, 100 * high),
-        paper=printed,
+        paper=None if permuted else printed,
         notes=tuple(notes.of_runs([run.about for run in runs], column.pooled)),
         attention=notes.means(run.metrics for run in runs),
         miniature=any(run.about["miniature"] for run in runs),
+        permuted=permuted,
         data=column.heading if column.name else ", ".join(filter(None, [label_of(str(runs[0].about["data"])), column.part])),
         grouped=column.grouped,
         deterministic=is_deterministic(row),

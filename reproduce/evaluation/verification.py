@@ -19,6 +19,7 @@ from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.parts import Part
 from datamodules.videos import Annotation
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, kind_of, row_of
+from reproduce.common.dataset import reader_of
 from reproduce.evaluation import paper_tables, published
 from reproduce.evaluation.file_differences import Difference, differences
 from reproduce.evaluation.notes import PREFIX
@@ -141,9 +142,10 @@ def _lists(data: Path | None) -> Callable[[dict[str, Any]], Annotation | None]:
         name, said = about["data"], named(about["identity"])
         split, skip_bad = said["data.split"], bool(said["data.skip_bad"])
         part = Part(tuple(said.get("data.groups", ())), tuple(said.get("data.classes", ())))
-        key = repr((name, split, skip_bad, part))
+        permuted = said.get("data.permuted")
+        key = repr((name, split, skip_bad, part, permuted))
         if key not in known:
-            known[key] = DATASETS[kind_of(name)].module().read(data / name, split, skip_bad, part)
+            known[key] = reader_of(kind_of(name), permuted).read(data / name, split, skip_bad, part)
         return known[key]
 
     return official
@@ -291,6 +293,7 @@ def _as_said(line: Line, stem: Path) -> Cell:
         paper=values["paper"],
         notes=(f"{MARK_OF_LEAKS} split",) if line.values["leaky"] == "True" else (),
         miniature=line.values["miniature"] == "True",
+        permuted=line.values["permuted"] == "True",
         data=COLUMNS[data].label if quoting else "" if DATASETS[data].of_user else DATASETS[data].label,
         comparison=_comparison(line),
         grouped=not quoting and DATASETS[data].grouped,

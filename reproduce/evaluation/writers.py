@@ -46,8 +46,8 @@ def to_text(table: Table, terminal: bool = False) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if terminal else text
 
     lines = [paint(table.title, BOLD), "=" * _width(table.title)]
-    indent = "  " if table.sections else ""
-    labels = max(_width(indent + table.labels[row]) for row in table.rows)
+    shown_as = {row: f"{'  ' if table.sections.get(row) else ''}{table.labels[row]}" for row in table.rows}
+    labels = max(map(_width, shown_as.values()))
     for column in table.columns:
         cells = {row: table.cells[row, column] for row in table.rows}
         marked = any(cell.significant for cell in cells.values())
@@ -60,12 +60,12 @@ def to_text(table: Table, terminal: bool = False) -> str:
             shown = [row for row in rows if row in block]
             lines += [paint(section, BOLD)] if section and shown else []
             for row in shown:
-                line = _line(indent + table.labels[row], block[row], first, widths)
+                line = _line(shown_as[row], block[row], first, widths)
                 lines.append(paint(line, GREEN) if cells[row].significant else line)
-        lines += [] if block else [f"{indent}nothing measured here, nothing quoted"]
+        lines += [] if block else [f"{'  ' if table.sections else ''}nothing measured here, nothing quoted"]
     if table.sources:
         lines += ["", paint("Source", BOLD)]
-        lines += [f"{_line(indent + table.labels[row], [], labels, [])}  {table.sources[row]}" for row in table.rows]
+        lines += [f"{_line(shown_as[row], [], labels, [])}  {table.sources[row]}" for row in table.rows]
     notes = [f"- {plain(note)}" for note in table.notes()]
     if terminal:
         columns = shutil.get_terminal_size().columns
@@ -163,7 +163,17 @@ def _markdown(text: str) -> str:
 
 
 CSV_HEAD = ["table", "data", "row", "figure", "mean", "std", "low", "high", "paper", "difference", "seeds"]
-CSV_HEAD += ["miniature", "leaky", "origin", "source", "section", "from_baseline", "from_baseline_low", "from_baseline_high"]
+CSV_HEAD += [
+    "miniature",
+    "permuted",
+    "leaky",
+    "origin",
+    "source",
+    "section",
+    "from_baseline",
+    "from_baseline_low",
+    "from_baseline_high",
+]
 CSV_HEAD += ["test", "p", "p_corrected", "p_bootstrap", "significant"]
 
 
@@ -204,6 +214,7 @@ def _record(table: Table, column: str, row: str) -> dict[str, Any]:
         "difference": cell.difference,
         "seeds": len(cell.values),
         "miniature": cell.miniature,
+        "permuted": cell.permuted,
         "leaky": cell.leaky,
         "origin": cell.origin.removeprefix("–") if table.sources else measured,
         "source": table.sources.get(row, ""),

@@ -81,6 +81,7 @@ MORE_ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "processes": (lambda value: type(value) is int and value > 0, "a number of processes"),
     "classes": (_is_texts, "a list of names"),
     "map": (_is_map, "rows, columns and channels"),
+    "permuted": (lambda value: type(value) is int and value >= 0, "a seed"),
     "started": (_is_moment, "a date and time"),
 }
 

@@ -54,6 +54,8 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
     found |= {f"data.{name}": list(chosen) for name, chosen in asdict(part).items() if chosen}
     if settings.data.damaged != DAMAGED[0]:  # a run that says nothing of it keeps its name
         found["data.damaged"] = settings.data.damaged
+    if settings.data.permuted is not None:
+        found["data.permuted"] = settings.data.permuted
     if system.members:
         found["members"] = [configuration(member, dataset) for member in members(settings)]
     return found

@@ -95,7 +95,7 @@ class Scheduler:
             DataError: it is not in place; says where it was looked for.
         """
         data = settings.data
-        decides = data.name, data.folder, data.split, data.groups, data.classes, data.fold, data.skip_bad
+        decides = data.name, data.folder, data.split, data.groups, data.classes, data.fold, data.permuted, data.skip_bad
         key = repr((settings.preset, settings.paths.data, *decides))
         if key not in self._annotations:
             try:

@@ -184,6 +184,7 @@ def _about(settings: Settings, videos: Annotation, stores: Stores, folder: RunFo
         "split": videos.split,
         "miniature": videos.miniature,
         "part": videos.part,
+        **({} if settings.data.permuted is None else {"permuted": settings.data.permuted}),
         "multi_label": videos.multi_label,
         "classes": list(videos.classes),
         "notes": [*videos.notes, *leak_notes(videos, find_leaks(videos))],

@@ -20,8 +20,7 @@ from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.measures import NAMES
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
-from reproduce.common.catalogue import DATASETS
-from reproduce.common.dataset import data_folder, feature_folder, part_of, split_of
+from reproduce.common.dataset import data_folder, feature_folder, part_of, reader_of, split_of
 from reproduce.common.processes import cores, is_first_process
 from reproduce.common.settings import Settings
 from reproduce.experiments import tracking
@@ -194,7 +193,7 @@ def build_data(settings: Settings) -> VideoDataModule:
         skip_bad=data.skip_bad,
         keep_damaged=data.keeps_damaged,
         fold=fold and (fold.number or 1, fold.folds),
-        reader=DATASETS[data.name].module(),
+        reader=reader_of(data.name, data.permuted),
         part=part_of(settings),
     )
 

@@ -10,7 +10,7 @@ from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, 
 from reproduce.common.progress import duration
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import DataSet, Run
-from reproduce.evaluation.paper_tables import runs_of, table2
+from reproduce.evaluation.paper_tables import runs_of, sections_of, table2
 from reproduce.evaluation.results import BASELINE, MINIATURE_TITLE, Cell, Table
 from reproduce.experiments.scheduler import Point
 from reproduce.webreport import charts
@@ -92,7 +92,8 @@ def table_1(sets: Sequence[DataSet]) -> Section:
     rows += [row for data in sets for row in data.rows if row not in rows]
     labels = {row: next(data.rows[row].name for data in sets if row in data.rows) for row in rows}
     cells = {(row, data.name): data.cells.get(row) or _empty(data, row) for row in rows for data in sets}
-    whole = Table("Table 1", tuple(rows), tuple(data.name for data in sets), cells, labels)
+    sections = sections_of(rows)
+    whole = Table("Table 1", tuple(rows), tuple(data.name for data in sets), cells, labels, sections)
     absent = [one.label for key, one in DATASETS.items() if not one.of_user and key not in {data.name for data in sets}]
     sentence = f"There are no runs on {' and '.join(absent)}."
     more = missing(sentence, "python reproduce/table1.py") if absent else None

@@ -1,6 +1,6 @@
 """The generated stand-ins: read by the official readers, the actor where the boxes say, the same bytes each time."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +218,48 @@ def test_classes_look_or_move_differently(data):
         path = np.concatenate([np.append(offset, [angle, scale]) for offset, angle, scale in moves])
         looks.add(mask.tobytes() + tone[mask].tobytes() + path.tobytes() + miniature.palette(action).tobytes())
     assert len(looks) == len(actions) == {"hmdb51": 51, "hollywood2": 12, "ucf11": 11}[data]
+
+
+# a crowd
+
+
+@pytest.fixture(scope="module")
+def crowds() -> list[tuple[miniature.Clip, np.ndarray, np.ndarray]]:
+    """Some clips of UCF-11, one of each class: clip, frames, boxes."""
+    clips = miniature.LAYOUTS["ucf11"]()[0]
+    return [(clip, *miniature.draw(clip)) for clip in clips[:: miniature.CLIPS_PER_GROUP * ucf11.GROUPS]]
+
+
+def test_beside_the_marked_actor_others_do_other_classes_actions():
+    clips = miniature.LAYOUTS["ucf11"]()[0]
+    assert all(len({*clip.actions, *clip.crowd}) == 1 + miniature.CROWD for clip in clips)
+    seen = Counter(action for clip in clips for action in clip.crowd)
+    assert set(seen) == set(range(11)) and max(seen.values()) < 1.4 * min(seen.values())
+    assert not any(clip.crowd for data in ("hmdb51", "hollywood2") for clip in miniature.LAYOUTS[data]()[0])
+
+
+def test_the_halo_and_nothing_else_is_white_and_lies_around_the_box(crowds):
+    y, x = np.indices((miniature.HEIGHT, miniature.WIDTH)) + 0.5
+    for _, frames, boxes in crowds:
+        for frame, (left, top, right, bottom) in zip(frames, boxes, strict=True):
+            white = frame.min(axis=-1) > 210
+            apart = np.hypot(x - miniature.WIDTH * (left + right) / 2, y - miniature.HEIGHT * (top + bottom) / 2)
+            assert white.sum() > 150 and apart[white].max() < miniature.HALO + 2
+
+
+def test_the_others_are_as_vivid_as_the_marked_actor(crowds):
+    for _, frames, boxes in crowds:
+        vivid = vividness(frames) > 100
+        here = inside(boxes, *frames.shape[1:3])
+        assert 1.5 < vivid.sum() / (vivid & here).sum() < 10  # four of them share what is vivid
+
+
+def test_the_marked_actor_stands_in_every_place():
+    clips = miniature.LAYOUTS["ucf11"]()[0][:60]
+    middles = np.array([(boxes[0, :2] + boxes[0, 2:]) / 2 for _, boxes in map(miniature.draw, clips)])
+    places = miniature.PLACES / (miniature.WIDTH, miniature.HEIGHT)
+    apart = np.abs(middles[:, None] - places).max(axis=-1)
+    assert apart.min(axis=1).max() < 0.06 and set(apart.argmin(axis=1)) == set(range(len(places)))
 
 
 # generating

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, PRESETS, ROWS, SYSTEMS, RowInfo, row_of
-from reproduce.common.settings import Settings, entries
+from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, PRESETS, ROWS, SYSTEMS, row_of
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings, SettingsError, entries
 from reproduce.evaluation.published import table2
+from reproduce.experiments.identity import configuration, named
 
 NAMES = {*DATASETS, *SYSTEMS, *ROWS, *COLUMNS}
 PACKAGES = ("lightning_modules", "datamodules", "reproduce")
@@ -57,11 +59,34 @@ def test_every_entry_names_what_exists():
 
 
 def test_a_row_is_known_by_what_it_sets():
-    assert all(row_of(dict(row.sets)) == name for name, row in ROWS.items())
+    assert all(row_of({**row.sets, **row.needs}) == name for name, row in ROWS.items())
     assert row_of({"model.name": "soft_attention", "objective.attention_penalty": 0.5}) == "soft_attention_0.5"
 
 
-def test_the_row_that_says_most_of_a_run_is_taken(monkeypatch):
-    sets = {**ROWS[DEFAULT_ATTENTION].sets, "model.attention": "content"}
-    monkeypatch.setitem(ROWS, "content_attention_0", RowInfo("Content attention", sets))
+def test_the_row_that_says_most_of_a_run_is_taken():
+    sets = {**ROWS["content_attention_0"].sets, **ROWS["content_attention_0"].needs}
     assert row_of(sets) == "content_attention_0" and row_of({**sets, "model.attention": "location"}) == DEFAULT_ATTENTION
+
+
+def test_runs_of_the_released_preset_are_no_rows_beyond_the_paper():
+    for words in (["preset=released"], ["preset=[released,miniature]"]):
+        settings = resolve(Settings, [*words, "row=soft_attention_1"])
+        assert row_of(named(configuration(settings))) == "soft_attention_1"
+    for words in ([], ["preset=miniature"], ["data.fold=1/5"]):
+        settings = resolve(Settings, [*words, "row=content_attention_1"])
+        assert row_of(named(configuration(settings))) == "content_attention_1"
+        assert settings.model.attention == "content" and settings.protocol == "retrain"
+        settings = resolve(Settings, [*words, "row=soft_attention_1"])
+        assert row_of(named(configuration(settings))) == "soft_attention_1" and settings.model.attention == "location"
+
+
+def test_a_row_beyond_the_paper_is_refused_in_the_released_network():
+    with pytest.raises(SettingsError, match="row=content_attention_0: its runs have model.input_dropout=True"):
+        resolve(Settings, ["preset=released", "row=content_attention_0"])
+
+
+def test_truths_and_default_rows_are_rows():
+    assert {row for data in DATASETS.values() for truth in data.truths for row in truth} <= set(ROWS)
+    assert all(set(preset.rows) <= set(ROWS) for preset in PRESETS.values())
+    (rows,) = (preset.rows for preset in PRESETS.values() if preset.rows)
+    assert {row for data in DATASETS.values() for truth in data.truths for row in truth} <= set(rows)

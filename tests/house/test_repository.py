@@ -116,7 +116,7 @@ def test_every_sweep_names_keys_that_exist_and_its_first_point_runs(path, first_
 
 def test_the_tables_and_their_sweeps_have_one_grid():
     grid = sweep_values("table1")
-    assert grid["row"][0] == "softmax_regression" and len(grid["row"]) == 6 and len(grid["data.name"]) == 3
+    assert grid["row"][0] == "softmax_regression" and len(grid["row"]) == 9 and len(grid["data.name"]) == 3
     columns = ["hmdb51_1", "hmdb51_2", "hmdb51_3", "hollywood2"]
     assert sweep_values("table2") == {"column": columns, "row": ["soft_attention_0"], "seed": [1]}
     assert resolve(Table2Settings, []).columns == columns

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from reproduce.common.catalogue import RGB, SYSTEMS
+from reproduce.evaluation.paper_tables import BEYOND
 from reproduce.evaluation.recompute import Check
+from reproduce.evaluation.results import pool
 from reproduce.evaluation.significance import interval, resample
 from reproduce.evaluation.table_files import Line
 from reproduce.evaluation.verification import COMPARED, _in_csv, _make_again
@@ -24,7 +26,15 @@ NAMED = "which is none of the table's; make the table again"
 
 def line(data: str = "hmdb51", row: str = "soft_attention_0", **values: str) -> Line:
     figure = "mAP" if data == "hollywood2" else "acc"
-    start = {"table": "Table 1", "data": data, "row": row, "figure": figure, "seeds": "0", "miniature": "False"}
+    start = {
+        "table": "Table 1",
+        "data": data,
+        "row": row,
+        "figure": figure,
+        "seeds": "0",
+        "miniature": "False",
+        "permuted": "False",
+    }
     return Line(4, dict.fromkeys(CSV_HEAD, "") | start | {"leaky": "False"} | values)
 
 
@@ -120,6 +130,7 @@ def test_a_line_that_follows_from_its_runs_has_no_problem():
         ("figure", "mAP", "acc"),
         ("figure", "", "acc"),
         ("miniature", "True", "False"),
+        ("permuted", "True", "False"),
         ("leaky", "", "False"),
         ("origin", "quoted", "measured"),
         ("source", "measured here", "nothing"),
@@ -144,11 +155,14 @@ def test_a_number_stands_there_as_it_is_written(mean, problems):
     assert [problem for problem in found if problem.startswith("mean")] == [f"mean is {mean}, 33.3333 expected"] * problems
 
 
-def test_a_mean_over_seeds_is_that_of_each_seeds_mean_over_splits():
-    """Seed 1 has 100, 50 and 0 on its three splits, seed 2 has 100: means of 50 and 100, hence 75 ± 50 / √2."""
-    own = {(1, 0): check(EIGHT), (1, 1): check([1, 0] * 4), (1, 2): check(NONE), (2, 3): check(EIGHT)}
-    low, high = interval(resample([one.found for one in own.values() if one.found], False, {}))
-    values = without_test(RIGHT) | {"mean": "75.0000", "std": "35.3553", "difference": "33.6900", "seeds": "2"}
+def test_a_mean_over_seeds_is_that_of_each_seeds_pooled_splits():
+    """Seed 1 is right of 8 of 8, 4 of 8 and 0 of 4 on its three splits, seed 2 of 8 of 8: 60 and 100, hence 80 ± 40 / √2."""
+    halves, last = check([1, 0] * 4, [f"w{n}" for n in range(8)]), check([0] * 4, [f"x{n}" for n in range(4)])
+    own = {(1, 0): check(EIGHT), (1, 1): halves, (1, 2): last, (2, 3): check(EIGHT)}
+    pooled = pool([one.found for (seed, _), one in own.items() if seed == 1 and one.found])
+    assert pooled.scores.shape == (20, 2) and own[2, 3].found is not None
+    low, high = interval(resample([pooled, own[2, 3].found], False, {}))
+    values = without_test(RIGHT) | {"mean": "80.0000", "std": "28.2843", "difference": "38.6900", "seeds": "2"}
     assert again(values | {"low": f"{100 * low:.4f}", "high": f"{100 * high:.4f}"}, own, {}) == []
 
 
@@ -283,7 +297,7 @@ def test_a_deterministic_row_is_compared_with_every_seed_of_the_baseline(monkeyp
     """One run, right of all eight; two seeds, right of none and of four: ahead by 75 points, twelve discordant pairs."""
     monkeypatch.setitem(SYSTEMS, "fusion", replace(SYSTEMS["fusion"], deterministic=True))
     baseline = runs(check(NONE), check([1] * 4 + [0] * 4))
-    values = {**RIGHT, "row": "late_fusion", "paper": "", "difference": "", "from_baseline": "75.0000"}
+    values = {**RIGHT, "row": "late_fusion", "section": BEYOND, "paper": "", "difference": "", "from_baseline": "75.0000"}
     values |= {"p_corrected": "0.0078125"}
     found = again(values, {(0, 0): check(EIGHT)}, baseline, beside=[])
     assert {problem.partition(" is ")[0] for problem in found} <= {"from_baseline_low", "from_baseline_high"}, found
