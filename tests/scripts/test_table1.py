@@ -14,11 +14,14 @@ import pytest
 from conftest import PATIENCE, REPOSITORY, TINY, script, wait_for
 from finished import finished_run
 
+from reproduce import table1 as script_of_table1
+from reproduce.common.catalogue import PRESETS
 from reproduce.common.settings import SettingsError
 from reproduce.evaluation import notes, published
 from reproduce.evaluation.results import Cell, Column, FinishedRun, Table, cells_of, signed
 from reproduce.evaluation.significance import Comparison
 from reproduce.evaluation.writers import FORMATS, _width, to_csv, to_html, to_latex, to_markdown, to_text, write_table
+from reproduce.experiments.scheduler import sweep_values
 from reproduce.table1 import _words_of
 
 ROWS = ("avg_pool_lstm", "soft_attention_0")
@@ -341,6 +344,27 @@ def test_a_split_goes_to_the_data_sets_that_have_it():
     assert _words_of("ucf11", words, ["ucf11", "hmdb51"]) == ["preset=miniature", "data.name=ucf11"]
     with pytest.raises(SettingsError, match="none of ucf11, hollywood2"):
         _words_of("ucf11", words, ["ucf11", "hollywood2"])
+
+
+@pytest.mark.parametrize(
+    "more, rows",
+    [
+        ([], sweep_values("table1")["row"]),
+        (["preset=miniature"], list(PRESETS["miniature"].rows)),
+        (["rows=[avg_pool_lstm]"], ["avg_pool_lstm"]),
+    ],
+)
+def test_a_preset_may_have_rows_of_its_own(more, rows, monkeypatch):
+    asked = []
+
+    def stop(settings, columns, rows, *others):
+        asked.extend(rows)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(script_of_table1, "finish_grid", stop)
+    with pytest.raises(SystemExit):
+        script_of_table1.main(more)
+    assert asked == rows
 
 
 @pytest.mark.slow(measured=True)
