@@ -4,7 +4,7 @@ In every clip a small actor (about a twentieth of the frame) does a class-specif
 motion, in front of a background of textures. Clips of one group share background and lighting. ``boxes.csv`` gives the
 actor's box in every frame. Everything is drawn from the clip's name, so that the same call always writes the same files.
 
-UCF-11 is a positive control. A white halo marks the actor, which stands in one of six places; in three others, actors as
+UCF-11 is a positive control. A white halo marks the actor, which stands in one of four places; in the others, actors as
 vivid as it do other classes' actions. Who looks at the mark knows the class, and who averages over places does not know
 whose action counts: see ``truths`` in ``reproduce/common/catalogue.py``. HMDB-51 and Hollywood2 show layouts, splits and
 several labels; there dull distractors of the same shapes drift. Numbers made from these data say nothing about the real ones.
@@ -40,9 +40,9 @@ from datamodules.videos import MINIATURE_MARKER, miniature_marker
 VERSION = 3  # of the drawings; another version regenerates
 HEIGHT, WIDTH = 96, 128
 ACTOR = 13  # half the side of the actor's box, pixels: (2·13)² of 96·128 pixels is 5.5 % of the frame
-HALO = 18  # radius in pixels of the white disc behind the marked actor of a crowd
-PLACES = np.array([(WIDTH * across / 6, HEIGHT * down / 4) for down in (1, 3) for across in (1, 3, 5)])  # of a crowd
-REACH = 0.4  # share of its own motion that an actor in a crowd has room for
+HALO = 15  # radius in pixels of the white disc behind the marked actor of a crowd
+PLACES = np.array([(WIDTH * across / 4, HEIGHT * down / 4) for down in (1, 3) for across in (1, 3)])  # of a crowd's actors
+REACH = 0.5  # share of its own motion that an actor in a crowd has room for
 CROWD = 3  # actors beside the marked one
 CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
 HMDB_SIDES = (("1", 5), ("0", 1), ("2", 2))  # clips of each class on each side; pairs of one film stay together

@@ -44,6 +44,7 @@ TINY = [
     "backbone.layer=features.3",
     "model.hidden_dim=8",
     "model.num_layers=2",
+    "model.dropout=0.5",
     "data.batch_size=8",
     "trainer.max_epochs=3",
     "optim.lr=0.01",

@@ -312,7 +312,7 @@ PRESETS: dict[str, PresetInfo] = {
             "data.batch_size": 32,
             "model.num_layers": 1,
             "model.hidden_dim": 64,
-            "model.dropout": 0.1,
+            "model.dropout": 0.2,
             "optim.lr": 4e-3,
             "trainer.max_epochs": 16,
             "trainer.threads": 1,

@@ -98,6 +98,21 @@ def test_runs_on_other_videos_are_never_put_together(tmp_path):
     assert len({one.settings["videos"] for one in data.rows.values()}) == 1 and len(data.rows) == 2
 
 
+def test_negative_controls_and_the_released_network_stand_apart_and_content_attention_beside_its_set_up(tmp_path):
+    data = annotation("hmdb51", ["a", "b"], 4)
+    rows = ["avg_pool_lstm", "soft_attention_0", "content_attention_0"]
+    for more in (["data.permuted=1"], ["data.permuted=1", "data.split=2"], []):
+        for row in rows:
+            write_run(tmp_path, data, ["data.name=hmdb51", f"row={row}", *more], 2, 3)
+    write_run(tmp_path, data, ["data.name=hmdb51", "row=soft_attention_0", "preset=released"], 2, 3)
+    (found,), _ = collect.read(tmp_path)
+    assert list(found.rows) == rows
+    assert all("data.permuted" not in one.settings for one in found.rows.values())
+    assert found.rows["soft_attention_0"].settings["model.attention"] == "location"
+    control = next(one for one in found.configurations if one.settings.get("data.permuted") == 1)
+    assert set(found.like(control)) == set(rows) and found.like(found.rows[rows[0]], "2") == {}
+
+
 def test_class_figures_and_confusions_are_those_of_the_predictions(ucf):
     one = ucf.rows["avg_pool_lstm"]
     counts = one.confusion()

@@ -15,11 +15,14 @@ from conftest import PATIENCE, REPOSITORY, TINY, script, wait_for
 from finished import finished_run
 
 from datamodules.videos import DataError
+from reproduce import table1 as script_of_table1
+from reproduce.common.catalogue import PRESETS
 from reproduce.common.settings import SettingsError
 from reproduce.evaluation import notes, published
 from reproduce.evaluation.results import Cell, Column, FinishedRun, Table, cells_of, signed
 from reproduce.evaluation.significance import Comparison
 from reproduce.evaluation.writers import FORMATS, _width, to_csv, to_html, to_latex, to_markdown, to_text, write_table
+from reproduce.experiments.scheduler import sweep_values
 from reproduce.table1 import _turns_of, _words_of
 
 ROWS = ("avg_pool_lstm", "soft_attention_0")
@@ -373,6 +376,27 @@ def test_each_group_in_its_turn_is_a_run_of_its_own():
     assert turns == [["preset=miniature", "data.groups=2,4", "data.name=ucf11", f"data.split=logo-{n}"] for n in (2, 4)]
     assert len(_turns_of("ucf11", ["data.split=logo"], ["ucf11"])) == 25
     assert _turns_of("ucf11", ["data.split=logo-3"], ["ucf11"]) == [["data.split=logo-3", "data.name=ucf11"]]
+
+
+@pytest.mark.parametrize(
+    "more, rows",
+    [
+        ([], sweep_values("table1")["row"]),
+        (["preset=miniature"], list(PRESETS["miniature"].rows)),
+        (["rows=[avg_pool_lstm]"], ["avg_pool_lstm"]),
+    ],
+)
+def test_a_preset_may_have_rows_of_its_own(more, rows, monkeypatch):
+    asked = []
+
+    def stop(settings, columns, rows, *others):
+        asked.extend(rows)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(script_of_table1, "finish_grid", stop)
+    with pytest.raises(SystemExit):
+        script_of_table1.main(more)
+    assert asked == rows
 
 
 @pytest.mark.slow(measured=True)

@@ -32,6 +32,17 @@ def test_a_run_folder_holds_what_it_should(trained):
     assert (trained / "stdout").read_text().strip().splitlines()[-1] == str(run.resolve())
 
 
+def test_a_negative_control_trains_on_other_labels_of_train_and_says_so(trained, clips):
+    result = script("train.py", *words(clips, "row=softmax_regression", "trainer.max_epochs=1", "data.permuted=1"), cwd=trained)
+    run = Path(result.stdout.strip().splitlines()[-1])
+    about, usual = (json.loads((folder / "run.json").read_text()) for folder in (run, trained / "run"))
+    assert about["permuted"] == about["identity"]["data.permuted"] == 1 and "permuted" not in usual
+    assert any("NEGATIVE CONTROL" in note for note in about["notes"])
+    assert about["data_fingerprint"] != usual["data_fingerprint"]
+    named = [[line.split(",")[:2] for line in (folder / "predictions.csv").open()] for folder in (run, trained / "run")]
+    assert named[0] == named[1]  # test videos and their labels
+
+
 def test_a_finished_run_is_found_and_reused(trained, clips):
     before = (trained / "run" / "metrics.json").stat().st_mtime_ns
     result = script("train.py", *words(clips, "row=soft_attention_1"), cwd=trained)

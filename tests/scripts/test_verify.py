@@ -527,8 +527,8 @@ def test_the_smallest_p_value_of_a_column_without_differences_is_verified(tmp_pa
     write_table(table1(["ucf11"], ["avg_pool_lstm", "soft_attention_0"], runs_of(points)), tmp_path / "results")
     made = Made(tmp_path)
     status, text = made.verify(capsys)
-    assert status == 0 and "2 verified; notes: 6 verified" in text
+    assert status == 0 and "2 verified; notes: 7 verified" in text
     replace(made.results / "table1.md", r"smallest corrected p = [\d.]+", "smallest corrected p = 0.05")
     status, text = made.verify(capsys)
-    assert status == 1 and "2 verified; notes: 5 verified" in text
+    assert status == 1 and "2 verified; notes: 6 verified" in text
     assert re.search(r"table1.md, line \d+.*UCF-11: no difference.*smallest corrected p = 0.05.*p = .* expected", text)
