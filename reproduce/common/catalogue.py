@@ -313,8 +313,9 @@ PRESETS: dict[str, PresetInfo] = {
             "model.num_layers": 1,
             "model.hidden_dim": 64,
             "model.dropout": 0.2,
+            "objective.weight_decay": 3e-3,
             "optim.lr": 4e-3,
-            "trainer.max_epochs": 16,
+            "trainer.max_epochs": 20,
             "trainer.threads": 1,
         },
         on={
