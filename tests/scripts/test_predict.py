@@ -254,7 +254,13 @@ def test_a_damaged_video_is_named_with_the_setting_that_keeps_what_decodes(run, 
     path = draw(tmp_path / "cut.avi", frames=40)
     data = path.read_bytes()
     path.write_bytes(data[: [found.start() for found in re.finditer(b"00dc", data)][30]])
-    words = [f"checkpoint={trained / 'run'}", f"video={path}", f"output={tmp_path / 'out'}", "side=64", "accelerator=cpu"]
+    words = [
+        f"checkpoint={trained / 'run'}",
+        f"video={path}",
+        f"output={tmp_path / 'out'}",
+        "side=64",
+        "trainer.accelerator=cpu",
+    ]
     words.append(f"features={run[1].path}")
     with pytest.raises(SystemExit):
         predict.main(words)

@@ -53,7 +53,7 @@ def results(tmp_path_factory) -> Results:
     root = tmp_path_factory.mktemp("results")
     points = []
     for row in ROWS:
-        words = ["data.name=ucf11", f"row={row}"]
+        words = ["data.name=ucf11", "backbone.name=googlenet", f"row={row}"]
         points.append(Point("ucf11", row, 1, words, RunFolder(write_run(root / "runs", DATA, words, 2.0, 3))))
     write_table(table1(["ucf11"], ROWS, runs_of(points)), root)
     folder = points[1].folder

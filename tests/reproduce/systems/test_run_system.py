@@ -31,7 +31,14 @@ from reproduce.visual.recordings import draw
 
 CLASSES = ('<b> "x", y', "a|b", "🎬 ü")  # as they are sorted
 GRID, CHANNELS = (2, 3), 4
-WORDS = ["data.name=videofolder", "data.folder=my clips", "backbone.weights=random", "model.hidden_dim=4", "model.num_layers=1"]
+WORDS = [
+    "data.name=videofolder",
+    "data.folder=my clips",
+    "backbone.name=googlenet",
+    "backbone.weights=random",
+    "model.hidden_dim=4",
+    "model.num_layers=1",
+]
 WORDS += ["row=soft_attention_0", "trainer.accelerator=cpu"]
 FRAMES = 4
 TEST = [f"class{label}/clip{number}.avi" for label in range(3) for number in (0, 1)]
