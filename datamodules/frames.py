@@ -20,6 +20,8 @@ from datamodules.blocks import deal
 from datamodules.decoding import VideoError, VideoInfo, probe, read_chunks
 
 DYING = 5.0  # seconds that a killed process may take from its closed connections to its end
+BROKEN = (ConnectionError, EOFError, FileNotFoundError)
+"""What a process that dies leaves at the other end of its connections."""
 SHARED_MEMORY = Path("/dev/shm")
 AHEAD = 2  # packets that each decoding process works ahead
 TAKEN = 2  # packets that the main process holds, the one at hand and the next
@@ -212,8 +214,7 @@ class FrameDataModule(LightningDataModule):
         """
         if self.stream is None or not self.num_workers:
             return
-        broken = isinstance(exception, (ConnectionError, EOFError, FileNotFoundError))
-        deadline = time.monotonic() + (DYING if broken else 0.0)
+        deadline = time.monotonic() + (DYING if isinstance(exception, BROKEN) else 0.0)
         while True:
             alive = {process.pid for process in active_children()}
             self.lost = [self.paths[video] for pid, video in self.stream.at.tolist() if video >= 0 and pid not in alive]

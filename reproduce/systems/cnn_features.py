@@ -21,6 +21,7 @@ from datamodules.decoding import VideoError, decoder_version, probe, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
 from datamodules.files import write_atomically
 from datamodules.frames import (
+    BROKEN,
     SHARED_MEMORY,
     FrameDataModule,
     SharedMemoryError,
@@ -192,6 +193,8 @@ def extract_into(
         raise LostProcess(_short_of_shared_memory(error, store)) from error
     except (RuntimeError, OSError, EOFError) as error:
         with _deaf_to_deaths():
+            if isinstance(error, OSError) and not isinstance(error, BROKEN):
+                raise  # of this process, such as a full disk: decoding processes end because of it
             if not preemption.told:
                 time.sleep(TOGETHER)
             preemption.leave_if_told()
