@@ -65,17 +65,12 @@ def table1(datasets: Sequence[str], rows: Sequence[str], runs: Runs, given: Give
     """
     cells, controls = {}, {}
     for data in datasets:
-        found = {row: runs(data, row) for row in rows}
-        part = next(
-            (run.about.get("part", "") for of_row in found.values() for of_seed in of_row.values() for run in of_seed), ""
-        )
         column = Column(
             figure=DATASETS[data].figure,
-            printed={row: None if part else published.table1(data, row) for row in rows},
-            runs=found,
+            printed={row: published.table1(data, row) for row in rows},
+            runs={row: runs(data, row) for row in rows},
             grouped=DATASETS[data].grouped,
             name="" if DATASETS[data].of_user else DATASETS[data].label,
-            part=part,
             pooled=True,
             given={row: cell for (row, of), cell in (given or {}).items() if of == data},
         )

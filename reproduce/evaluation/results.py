@@ -202,7 +202,6 @@ class Column:
         grouped: whether videos are resampled by their groups.
         name: for a reader; empty for the name that the runs give.
         given: by row, a cell that stands in place of one made from runs.
-        part: which part of the data set it is of, in words; empty for the whole.
         pooled: whether a seed's runs, on test sets that share no video, count as one run on all of them.
     """
 
@@ -212,13 +211,24 @@ class Column:
     grouped: bool = False
     name: str = ""
     given: Mapping[str, Cell] = field(default_factory=dict)
-    part: str = ""
     pooled: bool = False
 
     @property
+    def finished(self) -> list[FinishedRun]:
+        """All runs."""
+        return [run for seeds in self.runs.values() for of_seed in seeds.values() for run in of_seed]
+
+    @property
     def heading(self) -> str:
-        """The name, with the part."""
-        return ", ".join(filter(None, [self.name, self.part]))
+        """The name, with the part of the data set that the runs are of."""
+        about = next((run.about for run in self.finished), {})
+        name = self.name or label_of(str(about.get("data", "")))
+        return ", ".join(filter(None, [name, about.get("part", "")]))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the paper's numbers may stand beside the runs: not beside a part of the data, or a negative control."""
+        return not any(run.about.get("part") or "permuted" in run.about for run in self.finished)
 
     def predictions(self, of_seed: Sequence[FinishedRun]) -> list[Predictions]:
         """What a seed's runs predicted, each by itself or pooled."""
@@ -228,7 +238,8 @@ class Column:
 
 def cells_of(column: Column) -> dict[str, Cell]:
     """A column's cells by row: figures, intervals, and the rows' comparisons with the average-pooled one."""
-    runs = [run for seeds in column.runs.values() for of_seed in seeds.values() for run in of_seed]
+    runs = column.finished
+    column = column if column.comparable else replace(column, printed={})
     multi_label = any(run.about["multi_label"] for run in runs)
     groups = {video: group for run in runs for video, group in run.about["groups"].items()} if column.grouped else {}
     cells = {
@@ -276,19 +287,18 @@ def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]
     for run in runs:
         if key not in run.metrics:
             raise DataError(f"{run.folder.path / 'metrics.json'}: lacks {key}; {AGAIN}")
-    permuted = any("permuted" in run.about for run in runs)
     found = [one for of_seed in seeds.values() for one in column.predictions(of_seed)]
     low, high = interval(resample(found, multi_label, groups))
     return Cell(
         figure="mAP" if multi_label else "acc",
         values=tuple(100 * _mean(of_seed, key, column.pooled) for of_seed in seeds.values()),
         interval=(100 * low, 100 * high),
-        paper=None if permuted else printed,
+        paper=printed,
         notes=tuple(notes.of_runs([run.about for run in runs], column.pooled)),
         attention=notes.means(run.metrics for run in runs),
         miniature=any(run.about["miniature"] for run in runs),
-        permuted=permuted,
-        data=column.heading if column.name else ", ".join(filter(None, [label_of(str(runs[0].about["data"])), column.part])),
+        permuted=any("permuted" in run.about for run in runs),
+        data=column.heading,
         grouped=column.grouped,
         deterministic=is_deterministic(row),
         runs=tuple((seed, run.folder) for seed, of_seed in seeds.items() for run in of_seed),

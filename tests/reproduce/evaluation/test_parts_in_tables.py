@@ -8,6 +8,7 @@ import pytest
 from runfolders import annotation, write_run
 
 from reproduce import verify
+from reproduce.evaluation.collection import read
 from reproduce.evaluation.paper_tables import runs_of, table1
 from reproduce.evaluation.writers import to_csv, to_html, to_latex, to_markdown, to_text, write_table
 from reproduce.experiments.folder import RunFolder
@@ -68,3 +69,9 @@ def test_it_is_verified_like_any_other(made, capsys):
     with pytest.raises(SystemExit):
         verify.main([str(root / "results")])
     assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_the_report_sets_no_number_of_the_paper_beside_a_part_either(made):
+    (found,), _ = read(made[0] / "runs")
+    assert set(found.cells) == set(ROWS)
+    assert all(cell.paper is None and cell.data == f"UCF-11, {PART}" for cell in found.cells.values())
