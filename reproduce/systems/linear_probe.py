@@ -44,12 +44,10 @@ class LinearProbe:
 
     def __init__(self) -> None:
         self.classifiers: list[Any] = []  # one of all classes; of several labels one a class, or a constant probability
-        self.classes = 0
 
     def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
         """Fit on all of train."""
         x, targets = mean_features(stores["cubes"], videos.train), targets_of(videos.train, videos)
-        self.classes = len(videos.classes)
         columns = targets.T if videos.multi_label else [targets]
         self.classifiers = [_fitted(x, column) for column in columns]
         return {}
@@ -60,10 +58,8 @@ class LinearProbe:
         if videos.multi_label:
             given = (np.full(len(x), one) if isinstance(one, float) else one.predict_proba(x)[:, 1] for one in self.classifiers)
             return np.stack([*given], axis=1)
-        (classifier,) = self.classifiers
-        found = np.zeros((len(x), self.classes))
-        found[:, classifier.classes_] = classifier.predict_proba(x)
-        return found
+        (classifier,) = self.classifiers  # of all classes: each has a train video, see ``check_sides``
+        return classifier.predict_proba(x)
 
 
 def _fitted(x: np.ndarray, targets: np.ndarray) -> Any:
