@@ -67,13 +67,19 @@ def test_sigterm_within_an_epoch_ends_training_and_the_figures_are_the_same(clip
         assert (here / "runs/clips" / long_run.name / name).read_bytes() == (long_run / name).read_bytes()
 
 
+def extracting(folder, arguments, finished: int):
+    """An extraction that has finished so many videos or more."""
+    journal = folder / STORE / "journal-0.jsonl"
+    process = start("prepare.py", *arguments, cwd=folder)
+    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= finished, process, folder / "output.txt")
+    return process
+
+
 @pytest.mark.slow(measured=True)
 @pytest.mark.counts("SIGTERMs")
 def test_sigterm_ends_extraction_and_keeps_what_is_done(clips, tmp_path):
     arguments = words(clips, "backbone.batch_size=2", "backbone.workers=0")
-    journal = tmp_path / STORE / "journal-0.jsonl"
-    process = start("prepare.py", *arguments, cwd=tmp_path)
-    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 2, process, tmp_path / "output.txt")
+    process = extracting(tmp_path, arguments, 2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM
     kept = {
@@ -109,9 +115,7 @@ def test_sigterm_ends_a_process_that_compiles_within_half_a_minute(clips, tmp_pa
 def test_sigterm_to_all_processes_blames_no_video(clips, tmp_path):
     """As SLURM and timeout send it; decoding processes die of it before the first one has looked."""
     arguments = words(clips, "backbone.workers=2", "backbone.batch_size=2")
-    journal = tmp_path / STORE / "journal-0.jsonl"
-    process = start("prepare.py", *arguments, cwd=tmp_path)
-    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= 1, process, tmp_path / "output.txt")
+    process = extracting(tmp_path, arguments, 1)
     for worker in children(process, "prepare.py"):
         os.kill(worker, signal.SIGTERM)
     process.send_signal(signal.SIGTERM)
