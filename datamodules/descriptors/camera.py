@@ -58,7 +58,7 @@ class KeypointDetector:
     def find(self, image: np.ndarray) -> Keypoints:
         """Find the keypoints of a (h, w) uint8 image."""
         found, descriptors = self._detector.detectAndCompute(image, None)
-        points = np.array([point.pt for point in found], np.float32).reshape(-1, 2)
+        points = np.asarray(opencv().KeyPoint_convert(found), np.float32).reshape(-1, 2)
         return Keypoints(points, descriptors if len(found) else np.zeros((0, 1), np.uint8))
 
     def match(self, first: Keypoints, second: Keypoints) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +69,10 @@ class KeypointDetector:
         """
         if not len(first.points) or not len(second.points):
             return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
-        near = (np.abs(first.points[:, None] - second.points[None]) < FARTHEST).all(axis=2)
-        pairs = opencv().BFMatcher(self._norm).match(first.descriptors, second.descriptors, near.astype(np.uint8))
+        near = np.ones((len(first.points), len(second.points)), bool)
+        for one, other in zip(first.points.T, second.points.T, strict=True):
+            near &= np.abs(one[:, None] - other) < FARTHEST
+        pairs = opencv().BFMatcher(self._norm).match(first.descriptors, second.descriptors, near.view(np.uint8))
         one, other = (np.array([getattr(pair, side) for pair in pairs], int) for side in ("queryIdx", "trainIdx"))
         return first.points[one], second.points[other]
 

@@ -1,7 +1,7 @@
 """Dense optical flow from polynomial expansions (Farnebäck 2003), at all scales of a pyramid.
 
-A neighbourhood of each pixel is a quadratic polynomial, f(x) ≈ xᵀAx + bᵀx + c. Moved by d it has the same A and b − 2Ad; from two
-frames' A and b follows d. OpenCV's function gives the finest scale alone, and has no median filter between scales.
+A neighbourhood of each pixel is a quadratic polynomial, f(x) ≈ xᵀAx + bᵀx + c. Moved by d it has the same A and b − 2Ad;
+from two frames' A and b follows d. OpenCV's function gives the finest scale alone, and has no median filter between scales.
 """
 
 from __future__ import annotations
@@ -115,26 +115,37 @@ def refine(one: Expansion, other: Expansion, flow: np.ndarray) -> np.ndarray:
     """
     cv2 = opencv()
     height, width = flow.shape[:2]
-    dx, dy = flow[..., 0], flow[..., 1]
+    dx, dy = cv2.split(flow)
     x = dx + np.arange(width, dtype=np.float32)
     y = dy + np.arange(height, dtype=np.float32)[:, None]
-    outside = (x < 0) | (y < 0) | (x >= width - 1) | (y >= height - 1)
-    moved = np.stack([cv2.remap(plane, x, y, cv2.INTER_LINEAR) for plane in other])
-    moved[:2, outside] = 0
-    moved[2:, outside] = one[2:, outside]
+    outside = np.flatnonzero((x < 0) | (y < 0) | (x >= width - 1) | (y >= height - 1))
+    moved = np.empty_like(other)
+    for plane, target in zip(other, moved, strict=True):
+        cv2.remap(plane, x, y, cv2.INTER_LINEAR, dst=target)
+    flat, same = moved.reshape(5, -1), one.reshape(5, -1)
+    flat[:2, outside] = 0
+    flat[2:, outside] = same[2:, outside]
 
-    a_yy = (one[2] + moved[2]) / 2
-    a_xx = (one[3] + moved[3]) / 2
-    a_xy = (one[4] + moved[4]) / 4
-    b_y = (one[0] - moved[0]) / 2 + a_yy * dy + a_xy * dx
-    b_x = (one[1] - moved[1]) / 2 + a_xy * dy + a_xx * dx
-    weights = _border_weights(height, width)
-    a_yy, a_xx, a_xy, b_y, b_x = (plane * weights for plane in (a_yy, a_xx, a_xy, b_y, b_x))
-    sums = [a_yy**2 + a_xy**2, (a_yy + a_xx) * a_xy, a_xx**2 + a_xy**2, a_yy * b_y + a_xy * b_x, a_xy * b_y + a_xx * b_x]
+    b_y, b_x, a_yy, a_xx, a_xy = moved
+    a_yy += one[2]
+    a_yy *= 0.5
+    a_xx += one[3]
+    a_xx *= 0.5
+    a_xy += one[4]
+    a_xy *= 0.25
+    np.subtract(one[:2], moved[:2], out=moved[:2])
+    moved[:2] *= 0.5
+    b_y += a_yy * dy
+    b_y += a_xy * dx
+    b_x += a_xy * dy
+    b_x += a_xx * dx
+    moved *= _border_weights(height, width)
+    square = a_xy * a_xy
+    sums = (a_yy * a_yy + square, (a_yy + a_xx) * a_xy, a_xx * a_xx + square, a_yy * b_y + a_xy * b_x, a_xy * b_y + a_xx * b_x)
     kernel = _window()
     yy, xy, xx, by, bx = (cv2.sepFilter2D(s, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE) for s in sums)
-    scale = 1 / (yy * xx - xy**2 + np.float32(RIDGE))
-    return np.stack([(yy * bx - xy * by) * scale, (xx * by - xy * bx) * scale], axis=-1)
+    scale = 1 / (yy * xx - xy * xy + np.float32(RIDGE))
+    return cv2.merge([(yy * bx - xy * by) * scale, (xx * by - xy * bx) * scale])
 
 
 @cache

@@ -50,7 +50,8 @@ def channels(length: int = 15) -> dict[str, slice]:
         length: steps of a track.
     """
     found, start = {}, 0
-    for name, width in zip(("trajectory", *histograms.CHANNELS), (2 * length, *(TIME_CELLS * w for w in histograms.WIDTHS))):
+    widths = (2 * length, *(TIME_CELLS * width for width in histograms.WIDTHS))
+    for name, width in zip(("trajectory", *histograms.CHANNELS), widths, strict=True):
         found[name] = slice(start, start + width)
         start += width
     return found
@@ -89,13 +90,13 @@ def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tupl
             raise DataError(f"frame {number} is {shapes[0]}, the frames before {shapes[1]}; give frames of one size")
         frame = Frame.of(image, sizes, detector)
         if before is not None:
-            motion = Motion.between(before, frame, sizes, detector)
-            groups = [moved for group in groups if len((moved := group.advance(before, motion)).points)]
+            advance(groups, before, *motion(before, frame, sizes, detector))
+            groups = [group for group in groups if len(group.scales)]
             if groups and groups[0].age == options.length:
                 positions, descriptors = groups.pop(0).finish(number, frame.levels[0].shape)
                 if len(positions):
                     yield positions, descriptors
-        groups.append(Group.sample(frame, groups, options))
+        groups.append(new_group(frame, groups, options.length))
         before = frame
 
 
@@ -130,97 +131,80 @@ class Frame:
         return cls(levels, farneback.expansions(image, sizes), detector.find(image) if detector else None)
 
 
-@dataclass(frozen=True)
-class Motion:
-    """Motion from a frame to the next.
+def motion(
+    first: Frame, second: Frame, sizes: list[tuple[int, int]], detector: KeypointDetector | None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Find the motion from a frame to the next at each scale.
 
-    Args:
-        flows: (h, w, 2) float32 of each scale: where points go.
-        stabilised: the same without the camera's motion: what is described.
-        sums: integrals of the channels of each scale, of the first frame and the stabilised flow.
+    Returns:
+        (h, w, 2) float32 of each scale: where points go; and the same without the camera's motion, which is described.
     """
-
-    flows: list[np.ndarray]
-    stabilised: list[np.ndarray]
-    sums: list[list[np.ndarray]]
-
-    @classmethod
-    def between(cls, first: Frame, second: Frame, sizes: list[tuple[int, int]], detector: KeypointDetector | None) -> Motion:
-        """Compute both flows from the first frame to the second."""
-        flows = farneback.flows(first.expansions, second.expansions)
-        if detector is None or first.keypoints is None or second.keypoints is None:
-            return cls.of(first, flows, flows)
-        one, two = first.levels[0], second.levels[0]
-        pairs = zip(detector.match(first.keypoints, second.keypoints), moved_corners(one, flows[0]), strict=True)
-        camera = homography(*(np.concatenate(points) for points in pairs))
-        warped = without_motion(one, two, camera)
-        return cls.of(first, flows, farneback.flows(first.expansions, farneback.expansions(warped, sizes)))
-
-    @classmethod
-    def of(cls, first: Frame, flows: list[np.ndarray], stabilised: list[np.ndarray]) -> Motion:
-        return cls(
-            flows, stabilised, [histograms.frame_integrals(*pair) for pair in zip(first.levels, stabilised, strict=True)]
-        )
+    flows = farneback.flows(first.expansions, second.expansions)
+    if detector is None or first.keypoints is None or second.keypoints is None:
+        return flows, flows
+    one, two = first.levels[0], second.levels[0]
+    matches = zip(detector.match(first.keypoints, second.keypoints), moved_corners(one, flows[0]), strict=True)
+    camera = homography(*(np.concatenate(points) for points in matches))
+    warped = without_motion(one, two, camera)
+    return flows, farneback.flows(first.expansions, farneback.expansions(warped, sizes))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
-    """Tracks that start at one frame.
+    """Tracks that start at one frame, n of them in the frame yet.
 
     Args:
-        scales: (n,) number of each track's scale, ascending.
-        points: (n, age + 1, 2) float32 positions, x and y in pixels of the scale.
-        steps: (n, age, 2) float32 displacements without the camera's.
-        cells: (n, age, 132) float32 histograms of each step.
+        scales: (n,) number of each track's scale.
+        points: (n, length + 1, 2) float32 positions, x and y in pixels of the scale.
+        steps: (n, length, 2) float32 displacements without the camera's.
+        cells: (n, 3, 132) float32 mean histograms of each third of the steps.
+        age: steps taken; what comes after is not yet set.
     """
 
     scales: np.ndarray
     points: np.ndarray
     steps: np.ndarray
     cells: np.ndarray
-
-    @property
-    def age(self) -> int:
-        """Steps taken so far."""
-        return self.steps.shape[1]
+    age: int = 0
 
     @classmethod
-    def sample(cls, frame: Frame, groups: list[Group], options: TrackOptions) -> Group:
-        """Start a track in every cell of the grid that has texture and no track."""
-        points, scales = [], []
-        for scale, level in enumerate(frame.levels):
-            present = [group.points[group.scales == scale, -1] for group in groups]
-            new = sample(level, np.concatenate(present) if present else np.zeros((0, 2), np.float32))
-            points.append(new)
-            scales.append(np.full(len(new), scale))
-        positions = np.concatenate(points)[:, None]
-        count = len(positions)
-        steps, cells = np.zeros((count, 0, 2), np.float32), np.zeros((count, 0, sum(histograms.WIDTHS)), np.float32)
-        return cls(np.concatenate(scales), positions, steps, cells)
-
-    def advance(self, frame: Frame, motion: Motion) -> Group:
-        """Describe the last step's surroundings, and follow the flow by one frame; tracks that leave the frame end."""
-        here = self.points[:, -1]
-        there, step, cells = np.empty_like(here), np.empty_like(here), np.empty((len(here), sum(histograms.WIDTHS)), np.float32)
-        alive = np.zeros(len(here), bool)
-        for scale, level in enumerate(frame.levels):
-            chosen = self.scales == scale
-            height, width = level.shape
-            pixels = nearest(here[chosen], width, height)
-            x, y = pixels.T
-            there[chosen] = here[chosen] + motion.flows[scale][y, x]
-            step[chosen] = motion.stabilised[scale][y, x]
-            cells[chosen] = np.concatenate([histograms.window_histograms(s, pixels) for s in motion.sums[scale]], axis=1)
-            alive[chosen] = ((there[chosen] > 0) & (there[chosen] < (width, height))).all(axis=1)
-        return Group(
-            self.scales[alive],
-            np.concatenate([self.points, there[:, None]], axis=1)[alive],
-            np.concatenate([self.steps, step[:, None]], axis=1)[alive],
-            np.concatenate([self.cells, cells[:, None]], axis=1)[alive],
+    def start(cls, scales: np.ndarray, points: np.ndarray, length: int) -> Group:
+        """Start tracks of a length at (n, 2) points."""
+        count = len(points)
+        positions = np.zeros((count, length + 1, 2), np.float32)
+        positions[:, 0] = points
+        steps, cells = (
+            np.zeros((count, length, 2), np.float32),
+            np.zeros((count, TIME_CELLS, sum(histograms.WIDTHS)), np.float32),
         )
+        return cls(scales, positions, steps, cells)
+
+    @property
+    def here(self) -> np.ndarray:
+        """(n, 2) the present points."""
+        return self.points[:, self.age]
+
+    def advance(self, there: np.ndarray, steps: np.ndarray, numbers: np.ndarray, alive: np.ndarray) -> None:
+        """Take one step.
+
+        Args:
+            there: (n, 2) the next points.
+            steps: (n, 2) the displacements without the camera's.
+            numbers: (n, 132) histograms around the present points.
+            alive: (n,) bool; the other tracks end here.
+        """
+        length = self.steps.shape[1]
+        self.steps[:, self.age] = steps
+        self.cells[:, self.age * TIME_CELLS // length] += numbers * np.float32(TIME_CELLS / length)
+        self.age += 1
+        self.points[:, self.age] = there
+        if not alive.all():
+            self.scales, self.points, self.steps, self.cells = (
+                part[alive] for part in (self.scales, self.points, self.steps, self.cells)
+            )
 
     def finish(self, number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Give positions and descriptors of the tracks that are kept.
+        """Give positions and descriptors of the tracks that are worth keeping, in pixels of the frame.
 
         Args:
             number: of the frame at which they end.
@@ -231,21 +215,55 @@ class Group:
         deviation = points.std(axis=1)
         lengths = np.linalg.norm(np.diff(points, axis=1), axis=2)
         length, longest = lengths.sum(axis=1), lengths.max(axis=1)
-        still = (deviation < LEAST_DEVIATION).all(axis=1)
-        erratic = (deviation > MOST_DEVIATION).any(axis=1) | ((longest > JUMP) & (longest > JUMP_SHARE * length))
         motions = np.linalg.norm(steps, axis=2)
-        keep = ~still & ~erratic & (motions.max(axis=1) > LEAST_MOTION)
+        still = (deviation < LEAST_DEVIATION).all(axis=1) | (motions.max(axis=1) <= LEAST_MOTION)
+        erratic = (deviation > MOST_DEVIATION).any(axis=1) | ((longest > JUMP) & (longest > JUMP_SHARE * length))
+        keep = ~still & ~erratic
+
         mean = points.mean(axis=1)
         positions = np.column_stack([np.full(len(mean), number), mean, deviation, length, factor, mean / shape[::-1]])
-        count = len(points)
-        shape_numbers = (steps / motions.sum(axis=1)[:, None, None]).reshape(count, -1)
-        parts = [shape_numbers]
-        start = 0
-        for width in histograms.WIDTHS:
-            cells = self.cells[:, :, start : start + width]
-            parts.append(cells.reshape(count, TIME_CELLS, -1, width).mean(axis=2).reshape(count, -1))
-            start += width
-        return positions[keep].astype(np.float32), np.concatenate(parts, axis=1)[keep].astype(np.float32)
+        shapes = steps[keep] / motions[keep].sum(axis=1)[:, None, None]
+        ends = np.cumsum(histograms.WIDTHS)[:-1]
+        parts = (shapes, *np.split(self.cells[keep], ends, axis=2))
+        flat = [part.reshape(len(part), part.shape[1] * part.shape[2]) for part in parts]
+        return positions[keep].astype(np.float32), np.concatenate(flat, axis=1)
+
+
+def advance(groups: list[Group], frame: Frame, flows: list[np.ndarray], stabilised: list[np.ndarray]) -> None:
+    """Describe what surrounds each point, and follow the flow to the next frame; tracks that leave it end.
+
+    Args:
+        groups: all tracks; they are changed.
+        frame: the present one.
+        flows, stabilised: as ``motion`` gives them.
+    """
+    if not groups:
+        return
+    here, scales = np.concatenate([group.here for group in groups]), np.concatenate([group.scales for group in groups])
+    there, steps, alive = np.empty_like(here), np.empty_like(here), np.empty(len(here), bool)
+    numbers = np.empty((len(here), sum(histograms.WIDTHS)), np.float32)
+    for scale, image in enumerate(frame.levels):
+        if not len(chosen := np.flatnonzero(scales == scale)):
+            continue
+        bounds = image.shape[::-1]
+        pixels = np.clip(np.rint(here[chosen]).astype(int), 0, np.subtract(bounds, 1))
+        x, y = pixels.T
+        there[chosen] = moved = here[chosen] + flows[scale][y, x]
+        steps[chosen] = stabilised[scale][y, x]
+        numbers[chosen] = histograms.describe(image, stabilised[scale], pixels)
+        alive[chosen] = ((moved > 0) & (moved < bounds)).all(axis=1)
+    start = 0
+    for group in groups:
+        rows = slice(start, start := start + len(group.scales))
+        group.advance(there[rows], steps[rows], numbers[rows], alive[rows])
+
+
+def new_group(frame: Frame, groups: list[Group], length: int) -> Group:
+    """Start a track in every cell of the grid, at every scale, that has texture and no track."""
+    here = np.concatenate([np.zeros((0, 2), np.float32), *(group.here for group in groups)])
+    scales = np.concatenate([np.zeros(0, int), *(group.scales for group in groups)])
+    points = [sample(level, here[scales == scale]) for scale, level in enumerate(frame.levels)]
+    return Group.start(np.repeat(np.arange(len(points)), [len(some) for some in points]), np.concatenate(points), length)
 
 
 def sample(image: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -267,8 +285,3 @@ def sample(image: np.ndarray, present: np.ndarray) -> np.ndarray:
     centres = measure[STEP // 2 :: STEP, STEP // 2 :: STEP][:rows, :columns]
     y, x = np.nonzero(free & (centres > QUALITY * measure.max()))
     return np.stack([x, y], axis=1).astype(np.float32) * STEP + STEP // 2
-
-
-def nearest(points: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Round (n, 2) points to pixels of a frame."""
-    return np.clip(np.rint(points).astype(int), 0, (width - 1, height - 1))
