@@ -72,7 +72,7 @@ def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tupl
         descriptors, n > 0; ``channels`` names their columns.
 
     Raises:
-        DataError: a frame differs in size from the first.
+        DataError: a frame differs in size from the first, or is smaller than a cell; OpenCV is not there.
         ValueError: an option is out of range.
     """
     if options.length < TIME_CELLS or options.length % TIME_CELLS:
@@ -84,10 +84,12 @@ def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tupl
     groups: list[Group] = []
     for number, image in enumerate(frames):
         if before is None:
+            if min(image.shape) < STEP:
+                raise DataError(f"frames are {_size(image)}; tracks need at least {STEP} px on each side: leave the video out")
             sizes = scale_sizes(image.shape[1], image.shape[0], options.scales)
         elif image.shape != before.levels[0].shape:
-            shapes = " × ".join(map(str, image.shape)), " × ".join(map(str, before.levels[0].shape))
-            raise DataError(f"frame {number} is {shapes[0]}, the frames before {shapes[1]}; give frames of one size")
+            sides = _size(image), _size(before.levels[0])
+            raise DataError(f"frame {number} is {sides[0]}, the frames before {sides[1]}; give frames of one size")
         frame = Frame.of(image, sizes, detector)
         if before is not None:
             advance(groups, before, *motion(before, frame, sizes, detector))
@@ -98,6 +100,10 @@ def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tupl
                     yield positions, descriptors
         groups.append(new_group(frame, groups, options.length))
         before = frame
+
+
+def _size(image: np.ndarray) -> str:
+    return " × ".join(map(str, image.shape))
 
 
 def scale_sizes(width: int, height: int, most: int) -> list[tuple[int, int]]:
