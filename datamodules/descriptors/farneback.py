@@ -73,7 +73,7 @@ def expand(image: np.ndarray) -> Expansion:
 
 
 @cache
-def _fit() -> tuple[np.ndarray, tuple[float, float, float, float]]:
+def _fit() -> tuple[np.ndarray, list[float]]:
     """Give the kernels g, x g and x² g, and the entries of the inverse normal matrix that weigh their moments."""
     x = np.arange(-REACH, REACH + 1)
     g = np.exp(-(x**2) / (2 * FIT_SIGMA**2))
@@ -81,7 +81,7 @@ def _fit() -> tuple[np.ndarray, tuple[float, float, float, float]]:
     grid_y, grid_x = (axis.ravel() for axis in np.meshgrid(x, x, indexing="ij"))
     basis = np.stack([np.ones_like(grid_x), grid_x, grid_y, grid_x**2, grid_y**2, grid_x * grid_y])
     inverse = np.linalg.inv((basis * np.outer(g, g).ravel()) @ basis.T)
-    return np.stack([g, x * g, x**2 * g]), tuple(float(inverse[place]) for place in ((1, 1), (0, 3), (3, 3), (5, 5)))
+    return np.stack([g, x * g, x**2 * g]), [float(inverse[place]) for place in ((1, 1), (0, 3), (3, 3), (5, 5))]
 
 
 def flows(first: list[Expansion], second: list[Expansion]) -> list[np.ndarray]:

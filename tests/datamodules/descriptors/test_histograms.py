@@ -16,11 +16,9 @@ def plain(image, flow, point):
     left, top = min(max(point[0] - 16, 0), width - 32), min(max(point[1] - 16, 0), height - 32)
 
     def central(field, x, y):
-        across = field[y, max(x - 1, 0) if x < width - 1 else x - 1], field[y, x + 1 if x < width - 1 else x - 1]
-        mirrored = (x + 1 if x == 0 else x - 1), (x - 1 if x == width - 1 else x + 1)
-        across = field[y, mirrored[0]], field[y, mirrored[1]]
-        rows = (y + 1 if y == 0 else y - 1), (y - 1 if y == height - 1 else y + 1)
-        return float(across[1]) - float(across[0]), float(field[rows[1], x]) - float(field[rows[0], x])
+        left_x, right_x = (x + 1 if x == 0 else x - 1), (x - 1 if x == width - 1 else x + 1)  # mirrored at the border
+        above, below = (y + 1 if y == 0 else y - 1), (y - 1 if y == height - 1 else y + 1)
+        return float(field[y, right_x]) - float(field[y, left_x]), float(field[below, x]) - float(field[above, x])
 
     fields = [
         (8, lambda x, y: central(image, x, y)),
