@@ -6,7 +6,7 @@ from two frames' A and b follows d. OpenCV's function gives the finest scale alo
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -148,7 +148,7 @@ def refine(one: Expansion, other: Expansion, flow: np.ndarray) -> np.ndarray:
     return cv2.merge([(yy * bx - xy * by) * scale, (xx * by - xy * bx) * scale])
 
 
-@cache
+@lru_cache(maxsize=16)  # the scales of a video, and of the one before
 def _border_weights(height: int, width: int) -> np.ndarray:
     sides = []
     for length in (height, width):

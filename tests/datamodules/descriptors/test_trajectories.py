@@ -1,5 +1,4 @@
 import gzip
-import sys
 from pathlib import Path
 
 import cv2
@@ -173,12 +172,6 @@ def test_other_sizes_are_refused():
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         list(tracks(iter([]), TrackOptions(**options)))
-
-
-def test_missing_opencv_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(DataError, match=r"pip install -e '\.\[systems\]'"):
-        list(tracks(iter([]), TrackOptions()))
 
 
 def test_points_are_sampled_in_free_cells_with_texture():
