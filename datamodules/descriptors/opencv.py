@@ -6,7 +6,7 @@ from types import ModuleType
 
 from datamodules.reading import DataError
 
-LEAST_VERSION = 5  # before it, remap samples at multiples of 1/32 px: one track in eight of the authors' is not met
+LEAST_VERSION = 5  # before it, remap samples at multiples of 1/32 px: one trajectory in eight of the authors' is not met
 
 
 def opencv() -> ModuleType:

@@ -20,18 +20,18 @@ STEP = 5  # px between sampled points
 QUALITY = 0.001  # of the frame's largest corner measure that a sampled point must exceed
 LEAST_SIDE = 32  # px of the short side at the coarsest scale
 TIME_CELLS = 3
-LEAST_DEVIATION, MOST_DEVIATION = 3**0.5, 50.0  # px, of a track's x or y
-JUMP, JUMP_SHARE = 20.0, 0.7  # px, and share of the track's length, that no single step may both exceed
+LEAST_DEVIATION, MOST_DEVIATION = 3**0.5, 50.0  # px, of a trajectory's x or y
+JUMP, JUMP_SHARE = 20.0, 0.7  # px, and share of the trajectory's length, that no single step may both exceed
 LEAST_MOTION = 1.0  # px, of the largest displacement without the camera's
 POSITIONS = ("end", "x", "y", "sd_x", "sd_y", "length", "scale", "x_share", "y_share")
 
 
 @dataclass(frozen=True)
-class TrackOptions:
-    """How tracks are made.
+class TrajectoryOptions:
+    """How trajectories are made.
 
     Args:
-        length: steps of a track.
+        length: steps of a trajectory.
         scales: at most, each √2 coarser than the one before.
         keypoints: "sift" or "orb", for camera motion.
         compensate: take camera motion out of the flow that is described.
@@ -47,7 +47,7 @@ def channels(length: int = 15) -> dict[str, slice]:
     """Say which numbers of a descriptor belong to which channel.
 
     Args:
-        length: steps of a track.
+        length: steps of a trajectory.
     """
     found, start = {}, 0
     widths = (2 * length, *(TIME_CELLS * width for width in histograms.WIDTHS))
@@ -60,7 +60,7 @@ def channels(length: int = 15) -> dict[str, slice]:
 CHANNELS = channels()
 
 
-def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def trajectories(frames: Iterable[np.ndarray], options: TrajectoryOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Follow points through a video and describe their surroundings.
 
     Args:
@@ -68,11 +68,11 @@ def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tupl
         options: how.
 
     Yields:
-        For each frame at which tracks end, (n, 9) float32 ``POSITIONS`` in pixels of the frame and (n, d) float32
+        Of frames with a side below 5 px, nothing. For each frame at which trajectories end, (n, 9) float32 ``POSITIONS`` in pixels of the frame and (n, d) float32
         descriptors, n > 0; ``channels`` names their columns.
 
     Raises:
-        DataError: a frame differs in size from the first, or is smaller than a cell; OpenCV is not there.
+        DataError: a frame differs in size from the first; OpenCV is not there.
         ValueError: an option is out of range.
     """
     if options.length < TIME_CELLS or options.length % TIME_CELLS:
@@ -85,11 +85,10 @@ def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tupl
     for number, image in enumerate(frames):
         if before is None:
             if min(image.shape) < STEP:
-                raise DataError(f"frames are {_size(image)}; tracks need at least {STEP} px on each side: leave the video out")
+                return  # no cell fits
             sizes = scale_sizes(image.shape[1], image.shape[0], options.scales)
         elif image.shape != before.levels[0].shape:
-            sides = _size(image), _size(before.levels[0])
-            raise DataError(f"frame {number} is {sides[0]}, the frames before {sides[1]}; give frames of one size")
+            raise DataError(f"frame {number} is of {image.shape}, the frames before of {before.levels[0].shape} pixels")
         frame = Frame.of(image, sizes, detector)
         if before is not None:
             advance(groups, before, *motion(before, frame, sizes, detector))
@@ -100,10 +99,6 @@ def tracks(frames: Iterable[np.ndarray], options: TrackOptions) -> Iterator[tupl
                     yield positions, descriptors
         groups.append(new_group(frame, groups, options.length))
         before = frame
-
-
-def _size(image: np.ndarray) -> str:
-    return " × ".join(map(str, image.shape))
 
 
 def scale_sizes(width: int, height: int, most: int) -> list[tuple[int, int]]:
@@ -157,10 +152,10 @@ def motion(
 
 @dataclass
 class Group:
-    """Tracks that start at one frame, n of them in the frame yet.
+    """Trajectories that start at one frame, n of them in the frame yet.
 
     Args:
-        scales: (n,) number of each track's scale.
+        scales: (n,) number of each trajectory's scale.
         points: (n, length + 1, 2) float32 positions, x and y in pixels of the scale.
         steps: (n, length, 2) float32 displacements without the camera's.
         cells: (n, 3, 132) float32 mean histograms of each third of the steps.
@@ -175,7 +170,7 @@ class Group:
 
     @classmethod
     def start(cls, scales: np.ndarray, points: np.ndarray, length: int) -> Group:
-        """Start tracks of a length at (n, 2) points."""
+        """Start trajectories of a length at (n, 2) points."""
         count = len(points)
         positions = np.zeros((count, length + 1, 2), np.float32)
         positions[:, 0] = points
@@ -197,7 +192,7 @@ class Group:
             there: (n, 2) the next points.
             steps: (n, 2) the displacements without the camera's.
             numbers: (n, 132) histograms around the present points.
-            alive: (n,) bool; the other tracks end here.
+            alive: (n,) bool; the other trajectories end here.
         """
         length = self.steps.shape[1]
         self.steps[:, self.age] = steps
@@ -210,7 +205,7 @@ class Group:
             )
 
     def finish(self, number: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Give positions and descriptors of the tracks that are worth keeping, in pixels of the frame.
+        """Give positions and descriptors of the trajectories that are worth keeping, in pixels of the frame.
 
         Args:
             number: of the frame at which they end.
@@ -236,10 +231,10 @@ class Group:
 
 
 def advance(groups: list[Group], frame: Frame, flows: list[np.ndarray], stabilised: list[np.ndarray]) -> None:
-    """Describe what surrounds each point, and follow the flow to the next frame; tracks that leave it end.
+    """Describe what surrounds each point, and follow the flow to the next frame; trajectories that leave it end.
 
     Args:
-        groups: all tracks; they are changed.
+        groups: all trajectories; they are changed.
         frame: the present one.
         flows, stabilised: as ``motion`` gives them.
     """
@@ -265,7 +260,7 @@ def advance(groups: list[Group], frame: Frame, flows: list[np.ndarray], stabilis
 
 
 def new_group(frame: Frame, groups: list[Group], length: int) -> Group:
-    """Start a track in every cell of the grid, at every scale, that has texture and no track."""
+    """Start a trajectory in every cell of the grid, at every scale, that has texture and no trajectory."""
     here = np.concatenate([np.zeros((0, 2), np.float32), *(group.here for group in groups)])
     scales = np.concatenate([np.zeros(0, int), *(group.scales for group in groups)])
     points = [sample(level, here[scales == scale]) for scale, level in enumerate(frame.levels)]

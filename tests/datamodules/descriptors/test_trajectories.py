@@ -7,11 +7,19 @@ import pytest
 
 from datamodules.decoding import read_frames
 from datamodules.descriptors.farneback import REACH, WINDOW
-from datamodules.descriptors.trajectories import CHANNELS, POSITIONS, TrackOptions, channels, sample, scale_sizes, tracks
+from datamodules.descriptors.trajectories import (
+    CHANNELS,
+    POSITIONS,
+    TrajectoryOptions,
+    channels,
+    sample,
+    scale_sizes,
+    trajectories,
+)
 from datamodules.reading import DataError
 
 REFERENCE = Path(__file__).resolve().parents[4] / "shared" / "data" / "idt_reference"
-WITHOUT = TrackOptions(compensate=False)
+WITHOUT = TrajectoryOptions(compensate=False)
 COLUMN = {name: index for index, name in enumerate(POSITIONS)}
 
 
@@ -38,7 +46,7 @@ def square_moving(count=20, height=120, width=160):
 
 
 def all_tracks(frames, options):
-    found = list(tracks(iter(frames), options))
+    found = list(trajectories(iter(frames), options))
     if not found:
         return np.zeros((0, 9), np.float32), np.zeros((0, 426), np.float32)
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -46,20 +54,20 @@ def all_tracks(frames, options):
 
 @pytest.fixture(scope="module")
 def moving():
-    return all_tracks(square_moving(), TrackOptions())
+    return all_tracks(square_moving(), TrajectoryOptions())
 
 
 def test_translation_of_the_whole_frame_leaves_no_track_once_the_camera_is_taken_out():
     frames = panning()
     positions, descriptors = all_tracks(frames, WITHOUT)
     assert len(positions) > 2000
-    assert len(all_tracks(frames, TrackOptions())[0]) <= 0.001 * len(positions)  # at the edges of the coarsest scale
+    assert len(all_tracks(frames, TrajectoryOptions())[0]) <= 0.001 * len(positions)  # at the edges of the coarsest scale
     assert descriptors[:, CHANNELS["trajectory"]].reshape(-1, 2).mean(axis=0) == pytest.approx([1 / 15, 0], abs=5e-4)
 
 
 @pytest.mark.parametrize("keypoints", ["sift", "orb"])
 def test_tracks_lie_on_the_square_that_moves(keypoints):
-    positions, _ = all_tracks(square_moving(), TrackOptions(keypoints=keypoints))
+    positions, _ = all_tracks(square_moving(), TrajectoryOptions(keypoints=keypoints))
     assert len(positions) > 100
     middle = positions[:, COLUMN["end"]] - 7.5
     across = np.abs(positions[:, COLUMN["x"]] - (50 + 2 * middle))
@@ -91,7 +99,7 @@ def test_channels_partition_a_descriptor():
     widths = {name: part.stop - part.start for name, part in CHANNELS.items()}
     assert widths == {"trajectory": 30, "hog": 96, "hof": 108, "mbhx": 96, "mbhy": 96}
     assert channels(6)["trajectory"] == slice(0, 12) and channels(6)["mbhy"].stop == 12 + 396
-    _, descriptors = all_tracks(square_moving(9), TrackOptions(length=6, compensate=False))
+    _, descriptors = all_tracks(square_moving(9), TrajectoryOptions(length=6, compensate=False))
     assert len(descriptors) and descriptors.shape[1] == 12 + 396
 
 
@@ -105,8 +113,8 @@ def test_trajectory_is_scaled_to_length_one_and_channels_to_mean_one(moving):
 
 
 def test_mirrored_frames_give_mirrored_tracks():
-    options = TrackOptions(scales=1, compensate=False)
-    frames = square_moving(16)  # later tracks start where cells are free, and x // 5 has no mirror image
+    options = TrajectoryOptions(scales=1, compensate=False)
+    frames = square_moving(16)  # later trajectories start where cells are free, and x // 5 has no mirror image
     one, other = all_tracks(frames, options), all_tracks([frame[:, ::-1].copy() for frame in frames], options)
     assert len(other[0]) == pytest.approx(len(one[0]), rel=0.02)
     place = other[0][:, :3] * (1, -1, 1) + (0, 159, 0)
@@ -130,9 +138,9 @@ def test_frames_are_taken_one_by_one_and_tracks_repeat_to_the_bit(moving):
             taken.append(len(taken))
             yield frame.copy()
 
-    found = tracks(one_by_one(), TrackOptions())
+    found = trajectories(one_by_one(), TrajectoryOptions())
     first = next(found)
-    assert len(taken) == 16, "the first tracks end at frame 15"
+    assert len(taken) == 16, "the first trajectories end at frame 15"
     rest = [first, *found]
     for mine, theirs in zip(zip(*rest, strict=True), moving, strict=True):
         assert np.array_equal(np.concatenate(mine), theirs)
@@ -145,7 +153,7 @@ def test_frames_are_taken_one_by_one_and_tracks_repeat_to_the_bit(moving):
     ids=["none", "one", "fifteen", "static", "black"],
 )
 def test_short_and_static_videos_have_no_track(frames, keypoints):
-    assert list(tracks(iter(frames), TrackOptions(keypoints=keypoints))) == []
+    assert list(trajectories(iter(frames), TrajectoryOptions(keypoints=keypoints))) == []
 
 
 def test_frames_below_32_px_have_one_scale():
@@ -158,12 +166,14 @@ def test_frames_below_32_px_have_one_scale():
     assert set(positions[:, COLUMN["scale"]]) == {1}
 
 
-@pytest.mark.counts("frame sizes that no track can be made of")
-def test_other_sizes_are_refused():
-    with pytest.raises(DataError, match="frame 3 is 60 × 90, the frames before 60 × 80"):
-        list(tracks(iter([texture(60, 80)] * 3 + [texture(60, 90)]), WITHOUT))
-    with pytest.raises(DataError, match="4 × 80.*at least 5"):
-        list(tracks(iter([texture(4, 80)]), WITHOUT))
+@pytest.mark.counts("frames of another size")
+def test_a_frame_of_another_size_is_refused():
+    with pytest.raises(DataError, match=r"frame 3 is of \(60, 90\), the frames before of \(60, 80\) pixels"):
+        list(trajectories(iter([texture(60, 80)] * 3 + [texture(60, 90)]), WITHOUT))
+
+
+def test_frames_smaller_than_a_cell_have_no_trajectory():
+    assert list(trajectories(iter([texture(4, 80)] * 20), WITHOUT)) == []
 
 
 @pytest.mark.parametrize(
@@ -171,7 +181,7 @@ def test_other_sizes_are_refused():
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        list(tracks(iter([]), TrackOptions(**options)))
+        list(trajectories(iter([]), TrajectoryOptions(**options)))
 
 
 def test_points_are_sampled_in_free_cells_with_texture():
@@ -187,18 +197,18 @@ def test_points_are_sampled_in_free_cells_with_texture():
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="../shared is absent")
 def test_tracks_are_those_of_the_authors():
     frames = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in read_frames(REFERENCE / "person01_boxing_d1.avi"))
-    positions, descriptors = all_tracks(frames, TrackOptions())
+    positions, descriptors = all_tracks(frames, TrajectoryOptions())
     with gzip.open(REFERENCE / "person01_boxing_d1.gz", "rt") as file:
         theirs = np.loadtxt(file, dtype=np.float32)
     for scale, count in enumerate((1105, 562, 247, 87)):
         of_scale = np.count_nonzero(np.isclose(positions[:, COLUMN["scale"]], 2 ** (scale / 2)))
         assert of_scale == pytest.approx(count, rel=0.01)
     cosines = []
-    for track in theirs:
-        same = np.flatnonzero((positions[:, 0] == track[0]) & np.isclose(positions[:, COLUMN["scale"]], track[6]))
-        distance = np.linalg.norm(positions[same, 1:3] - track[1:3], axis=1)
+    for trajectory in theirs:
+        same = np.flatnonzero((positions[:, 0] == trajectory[0]) & np.isclose(positions[:, COLUMN["scale"]], trajectory[6]))
+        distance = np.linalg.norm(positions[same, 1:3] - trajectory[1:3], axis=1)
         if distance.min(initial=np.inf) < 1:
-            mine, other = descriptors[same[distance.argmin()]], track[10:]
+            mine, other = descriptors[same[distance.argmin()]], trajectory[10:]
             cosines.append([_cosine(mine[part], other[part]) for part in CHANNELS.values()])
     assert len(cosines) >= 1990  # of 2001
     assert (np.median(cosines, axis=0) >= 0.999).all()
