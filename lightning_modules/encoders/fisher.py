@@ -133,7 +133,8 @@ class Encoder:
         if sorted(arrays) != sorted(names):
             raise ValueError(f"an encoder has the arrays {', '.join(names)}; given are {', '.join(sorted(arrays)) or 'none'}")
         given = {name: np.asarray(arrays[name]) for name in names}
-        (components, dimensions), inputs = given["means"].shape, given["mean"].size
+        inputs, components = given["mean"].size, given["weights"].size
+        dimensions = given["means"].size // max(components, 1)
         expected = [(inputs,), (dimensions, inputs), (components,), (components, dimensions), (components, dimensions)]
         if [array.shape for array in given.values()] != expected:
             found = ", ".join(f"{name} {array.shape}" for name, array in given.items())

@@ -293,15 +293,19 @@ def test_a_fingerprint_is_of_values_and_shapes_alone():
         changed = array.copy()
         changed.flat[-1] = np.nextafter(changed.flat[-1], np.float32(np.inf))
         assert Encoder.from_arrays({**arrays, name: changed}).fingerprint() != first
+    finer = arrays["weights"].astype(np.float64) + 1e-12
+    assert Encoder.from_arrays({**arrays, "weights": finer}).fingerprint() != first
 
 
 def test_other_arrays_are_refused(count):
     arrays = plain().arrays()
-    count("bad arrays of an encoder", 2)
+    count("bad arrays of an encoder", 3)
     with pytest.raises(ValueError, match=r"has the arrays mean, axes, .*; given are axes, mean"):
         Encoder.from_arrays({name: arrays[name] for name in ("mean", "axes")})
     with pytest.raises(ValueError, match=r"make no encoder together: .*weights \(3,\).*; expected are"):
         Encoder.from_arrays({**arrays, "weights": arrays["weights"][:3]})
+    with pytest.raises(ValueError, match=r"make no encoder together: .*means \(20,\)"):
+        Encoder.from_arrays({**arrays, "means": arrays["means"].ravel()})
 
 
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="needs the reference output of the authors' trajectories")
