@@ -1,0 +1,1 @@
+"""Encoders: local descriptors and sequences to one vector a video."""
