@@ -370,8 +370,9 @@ def fit_bag_of_words(clips: Collection[np.ndarray], options: SlowOptions, seed: 
     samples = np.concatenate([rows for rows in chosen if len(rows)] or [samples])
     if len(samples) < options.words:
         raise ValueError(f"{len(samples)} descriptors of {len(clips)} clips for {options.words} words: take fewer words")
-    means: Any = MiniBatchKMeans(options.words, n_init=options.starts, random_state=seed, init_size=3 * options.words)
-    return BagOfWords(layers, means.fit(samples).cluster_centers_.astype(np.float32))
+    starts: dict[str, Any] = {"n_init": options.starts, "init_size": 3 * options.words, "random_state": seed}
+    means = MiniBatchKMeans(options.words, **starts).fit(samples)
+    return BagOfWords(layers, np.asarray(means.cluster_centers_, np.float32))
 
 
 def sample_rows(parts: Iterable[np.ndarray], most: int, random: np.random.Generator) -> np.ndarray:
