@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -26,3 +28,14 @@ def joined(**parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def part_of(arrays: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
     """Those of ``joined`` arrays that are of one part, by their own names."""
     return {name[len(part) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{part}.")}
+
+
+def arrays_of_options(options: Any) -> dict[str, np.ndarray]:
+    """Fields of a dataclass of numbers, texts and tuples of them, each as an array."""
+    return {name: np.asarray(value) for name, value in asdict(options).items()}
+
+
+def options_of_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Undo ``arrays_of_options``."""
+    values: dict[str, Any] = {name: value.tolist() for name, value in arrays.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

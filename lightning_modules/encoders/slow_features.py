@@ -10,7 +10,7 @@ non-linearity, the maximum over a block's cubes and the scaling of its halves ar
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import reduce
 from itertools import product
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lightning_modules.encoders.fitted import fingerprint, joined, part_of
+from lightning_modules.encoders.fitted import arrays_of_options, fingerprint, joined, options_of_arrays, part_of
 
 RESPONSES = ("abs", "square", "relu")
 LEAST_VARIANCE = 100  # times the rounding error of the type, as a share of the largest variance: what is below is noise
@@ -207,15 +207,13 @@ class TwoLayers:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, by name: of each option an array too."""
-        options = {name: np.asarray(value) for name, value in asdict(self.options).items()}
-        return joined(options=options, first=self.first.arrays(), second=self.second.arrays())
+        return joined(options=arrays_of_options(self.options), first=self.first.arrays(), second=self.second.arrays())
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> TwoLayers:
         """Undo ``arrays``."""
-        options: dict[str, Any] = {name: value.tolist() for name, value in part_of(arrays, "options").items()}
-        options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-        return cls(SlowOptions(**options), Projection(**part_of(arrays, "first")), Projection(**part_of(arrays, "second")))
+        options = SlowOptions(**options_of_arrays(part_of(arrays, "options")))
+        return cls(options, Projection(**part_of(arrays, "first")), Projection(**part_of(arrays, "second")))
 
 
 def stride(length: int) -> int:
