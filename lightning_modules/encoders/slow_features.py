@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from lightning_modules.encoders import require_scikit_learn
 from lightning_modules.encoders.fitted import arrays_of_options, fingerprint, joined, options_of_arrays, part_of
 
 RESPONSES = ("abs", "square", "relu")
@@ -355,10 +356,9 @@ def fit_bag_of_words(clips: Collection[np.ndarray], options: SlowOptions, seed: 
         ImportError: scikit-learn is not installed.
         TypeError, ValueError: as ``fit_two_layers``; or there are fewer descriptors than words.
     """
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-    except ImportError:
-        raise ImportError("a bag of words needs scikit-learn: pip install -e '.[systems]'") from None
+    require_scikit_learn("a bag of words")
+    from sklearn.cluster import MiniBatchKMeans
+
     layers = fit_two_layers(clips, options, seed)
     share = -(-options.samples * options.words // len(clips))
     samples = np.empty((0, sum(options.dimensions)), np.float32)

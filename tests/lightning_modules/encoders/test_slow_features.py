@@ -300,7 +300,7 @@ def test_too_few_descriptors_are_said(clips):
 
 
 def test_a_missing_scikit_learn_is_named(clips, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"pip install -e '\.\[systems\]'"):
         fit_bag_of_words(clips, SMALL, seed=0)
 

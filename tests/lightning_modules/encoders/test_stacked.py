@@ -1,63 +1,13 @@
 """Stacked Fisher vectors against sub-volumes cut out one by one, and from fit to file."""
 
 import math
-import sys
-import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-try:
-    import lightning_modules.encoders.fisher  # noqa: F401
-except ImportError:  # a stand-in, as simple as it goes, while that module is not there
-    from collections import namedtuple
-
-    from sklearn.decomposition import PCA
-    from sklearn.mixture import GaussianMixture
-
-    class StandIn(namedtuple("StandIn", "mean axes weights means variances")):
-        __slots__ = ()
-
-        def sums(self, x):
-            x = (x - self.mean) @ self.axes.T
-            density = np.log(self.weights) - 0.5 * (
-                np.log(self.variances) + (x[:, None] - self.means) ** 2 / self.variances
-            ).sum(axis=2)
-            q = np.exp(density - density.max(axis=1, keepdims=True)) if len(x) else density
-            return (q / q.sum(axis=1, keepdims=True)).T @ np.hstack([np.ones((len(x), 1)), x, x * x])
-
-        def gradients(self, sums):
-            n, (s0, s1, s2) = sums[:, 0].sum(), np.split(sums, [1, 1 + len(self.axes)], axis=1)
-            first = (s1 - s0 * self.means) / np.sqrt(self.variances * self.weights[:, None])
-            second = s2 - 2 * self.means * s1 + s0 * (self.means**2 - self.variances)
-            second = second / self.variances / np.sqrt(2 * self.weights[:, None])
-            return (np.concatenate([first, second], axis=None) / max(n, 1e-30)).astype(np.float32)
-
-        def arrays(self):
-            return self._asdict()
-
-        @classmethod
-        def from_arrays(cls, arrays):
-            return cls(**arrays)
-
-    def _fit(samples, components, dimensions, seed, whiten):
-        pca = PCA(dimensions, whiten=whiten).fit(samples.astype(np.float64))
-        gmm = GaussianMixture(components, covariance_type="diag", random_state=seed).fit(pca.transform(samples))
-        axes = pca.components_ / np.sqrt(pca.explained_variance_)[:, None]
-        return StandIn(pca.mean_, axes, gmm.weights_, gmm.means_, gmm.covariances_)
-
-    def _improved(vector):
-        root = np.sign(vector) * np.sqrt(np.abs(vector))
-        return (root / max(np.linalg.norm(root), 1e-30)).astype(np.float32)
-
-    fisher = types.ModuleType("lightning_modules.encoders.fisher")
-    fisher.Encoder, fisher.fit_encoder, fisher.improved = StandIn, _fit, _improved
-    sys.modules[fisher.__name__] = fisher
-
-from lightning_modules.encoders.fisher import Encoder, fit_encoder, improved
-
 from lightning_modules.encoders import stacked
+from lightning_modules.encoders.fisher import Encoder, fit_encoder, improved
 from lightning_modules.encoders.reduction import MarginOptions, fit_whitening
 from lightning_modules.encoders.stacked import (
     MINIATURE,
