@@ -51,7 +51,7 @@ def fit_whitening(vectors: np.ndarray, dimensions: int) -> Reduction:
     """
     count, length = vectors.shape
     if count < 2:
-        raise ValueError(f"{count} vectors, of which PCA needs two or more: give more videos, or some with more tracks")
+        raise ValueError(f"{count} vectors, of which PCA needs two or more: give more videos, or some with more trajectories")
     mean = vectors.mean(axis=0, dtype=np.float64)
     if length <= count:
         square = (vectors.T @ vectors).astype(np.float64) - count * np.outer(mean, mean)

@@ -13,7 +13,7 @@ from lightning_modules.encoders.stacked import (
     MINIATURE,
     StackedEncoder,
     StackedOptions,
-    Tracks,
+    Trajectories,
     chosen_sub_volumes,
     fit_stacked,
     sub_volume_sums,
@@ -26,12 +26,12 @@ SMALL = StackedOptions(components=(3, 2), dimensions=(4, 3), most=60, samples=20
 
 
 def video(number, count=120, frames=40, classes=0):
-    """Tracks whose descriptors (n, 6) depend on where and when they are, and on the class."""
+    """Trajectories whose descriptors (n, 6) depend on where and when they are, and on the class."""
     random = np.random.default_rng(number)
     places = random.random((count, 3)) * [*SIZE, frames]
     drift = np.sin(places @ np.array([[0.05, 0.02, 0, 0, 0, 0], [0, 0.06, 0.03, 0, 0, 0], [0, 0, 0.1, 0.2, 0, 0]]))
     descriptors = drift + random.normal(size=(count, 6)) * ([1, 1, 1, 1, 1, 1] if classes == 0 else [0.3, 1, 2, 1, 0.5, 1])
-    return Tracks(places, descriptors.astype(np.float32), (*SIZE, frames))
+    return Trajectories(places, descriptors.astype(np.float32), (*SIZE, frames))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_number_of_sub_volumes(frames):
 
 
 def inside(one, volume):
-    """Tracks of a sub-volume, by pixels and frames."""
+    """Trajectories of a sub-volume, by pixels and frames."""
     unit = (one.extent[0] / 4, one.extent[1] / 4, 7.5)
     bounds = [(part.start * size, part.stop * size) for part, size in zip(volume, unit, strict=True)]
     return np.all([(low <= x) & (x < high) for x, (low, high) in zip(one.places.T, bounds, strict=True)], axis=0)
@@ -77,7 +77,7 @@ def test_sub_volumes_are_windows_of_whole_and_half_sides(train):
     assert times == longest | {(7.5 * i, min(7.5 * i + 15, 45)) for i in range(6)}
 
 
-def test_sums_equal_those_of_tracks_cut_out(train, encoder):
+def test_sums_equal_those_of_trajectories_cut_out(train, encoder):
     volumes = sub_volumes(40)
     for volume, sums in zip(volumes, sub_volume_sums(train[0], encoder, volumes), strict=True):
         expected = encoder.sums(train[0].descriptors[inside(train[0], volume)])
@@ -97,13 +97,13 @@ def test_the_whole_video_as_one_sub_volume_is_its_fisher_vector(train, encoder):
     (sums,) = sub_volume_sums(train[0], encoder, [tuple(whole)])
     expected = improved(encoder.gradients(encoder.sums(train[0].descriptors)))
     assert improved(encoder.gradients(sums)) == pytest.approx(expected, abs=1e-3)
-    few = Tracks(np.tile([1.0, 1.0, 1.0], (5, 1)), train[0].descriptors[:5], (*SIZE, 5))
+    few = Trajectories(np.tile([1.0, 1.0, 1.0], (5, 1)), train[0].descriptors[:5], (*SIZE, 5))
     found = np.concatenate(list(sub_volume_vectors(few, encoder, SMALL, seed=0)))
     alone = improved(encoder.gradients(encoder.sums(few.descriptors)))
-    assert found == pytest.approx(np.tile(alone, (6, 1)), abs=1e-4)  # 3 windows of time, 2 of space, with all five tracks
+    assert found == pytest.approx(np.tile(alone, (6, 1)), abs=1e-4)  # 3 windows of time, 2 of space, with all five trajectories
 
 
-def test_sub_volumes_with_few_tracks_are_left_out(train):
+def test_sub_volumes_with_few_trajectories_are_left_out(train):
     volumes = chosen_sub_volumes(train[0], 5, 10**6, seed=0)
     assert volumes == [volume for volume in sub_volumes(40) if inside(train[0], volume).sum() >= 5]
     assert 0 < len(volumes) < len(sub_volumes(40))
@@ -118,18 +118,18 @@ def test_more_than_the_most_are_chosen_by_the_seed(train):
     assert all(volume in rest for volume in one)  # in their order, none twice
 
 
-def test_tracks_on_the_border_count(encoder):
+def test_trajectories_on_the_border_count(encoder):
     places = np.array([[0.0, 0, 0], [80, 60, 40], [81, -1, 99], [40, 30, 15]])
-    cells = Tracks(places, np.zeros((4, 6), np.float32), (*SIZE, 40)).cells()
+    cells = Trajectories(places, np.zeros((4, 6), np.float32), (*SIZE, 40)).cells()
     assert cells.tolist() == [[0, 0, 0], [3, 3, 5], [3, 0, 5], [2, 2, 2]]
     with pytest.raises(ValueError, match=r"places of shape \(4, 2\) for 4 descriptors"):
-        Tracks(places[:, :2], np.zeros((4, 6)), (*SIZE, 40))
+        Trajectories(places[:, :2], np.zeros((4, 6)), (*SIZE, 40))
 
 
-def test_order_of_tracks_changes_nothing(fitted, train):
+def test_order_of_trajectories_changes_nothing(fitted, train):
     order = np.random.default_rng(0).permutation(120)
     one = train[1]
-    shuffled = Tracks(one.places[order], one.descriptors[order], one.extent)
+    shuffled = Trajectories(one.places[order], one.descriptors[order], one.extent)
     assert fitted.vector(shuffled) == pytest.approx(fitted.vector(one), abs=2e-3)
 
 
@@ -148,13 +148,13 @@ def test_a_videos_vector_has_length_one(fitted, train):
 
 @pytest.mark.parametrize("count", [0, 4])
 def test_a_video_without_sub_volumes_is_zeros(fitted, count):
-    few = Tracks(np.full((count, 3), 2.0), np.ones((count, 6), np.float32), (*SIZE, 12))
+    few = Trajectories(np.full((count, 3), 2.0), np.ones((count, 6), np.float32), (*SIZE, 12))
     assert fitted.video_codes(few).shape == (0, 3)
     assert fitted.vector(few).tolist() == [0] * 12
 
 
 def test_codes_are_pcas_of_train_vectors(fitted, train):
-    held = np.concatenate([part for one in train for part in sub_volume_vectors(one, fitted.tracks, SMALL, seed=0)])
+    held = np.concatenate([part for one in train for part in sub_volume_vectors(one, fitted.local, SMALL, seed=0)])
     assert fitted.reduction.axes == pytest.approx(fit_whitening(held, 3).axes, rel=1e-4, abs=1e-3)
     codes = np.concatenate([fitted.video_codes(one) for one in train])
     assert np.cov(codes.T) == pytest.approx(np.eye(3), abs=0.02)
@@ -181,11 +181,11 @@ def test_nothing_but_train_videos_is_fitted_to(train):
     """Fitted are the given videos alone: others, even extreme ones, never enter; and a share of each is enough."""
     given = Counted(train)
     before = fit_stacked(given, SMALL, seed=0).fingerprint()
-    assert given.times == 2
-    few = fit_stacked(train, replace(SMALL, samples=80, fitted=160), seed=0)  # 10 tracks and 20 sub-volumes a video
+    assert given.times == 3
+    few = fit_stacked(train, replace(SMALL, samples=80, fitted=160), seed=0)  # 10 trajectories and 20 sub-volumes a video
     assert few.fingerprint() != before == fit_stacked(train, SMALL, seed=0).fingerprint()
     assert few.options.most == 60
-    with pytest.raises(TypeError, match="gone through twice"):
+    with pytest.raises(TypeError, match="gone through three times"):
         fit_stacked(iter(train), SMALL, seed=0)
 
 
@@ -193,7 +193,7 @@ def test_max_margin_replaces_pca_where_targets_are_given(train, fitted):
     targets = np.eye(2, dtype=bool)[[0, 1] * 4]
     learned = fit_stacked(train, SMALL, seed=0, targets=targets, margin=MarginOptions(epochs=3))
     assert not np.allclose(learned.reduction.axes, fitted.reduction.axes, rtol=1e-3)
-    assert np.array_equal(learned.tracks.means, fitted.tracks.means)
+    assert np.array_equal(learned.local.means, fitted.local.means)
     unmoved = fit_stacked(train, SMALL, seed=0, targets=targets, margin=MarginOptions(epochs=0))
     assert unmoved.reduction.axes == pytest.approx(fitted.reduction.axes, rel=1e-5)
     default = fit_stacked(train, SMALL, seed=0, targets=targets)
@@ -201,10 +201,10 @@ def test_max_margin_replaces_pca_where_targets_are_given(train, fitted):
 
 
 def test_videos_without_sub_volumes_are_passed_over_or_said(train):
-    still = Tracks(np.empty((0, 3)), np.empty((0, 6), np.float32), (*SIZE, 12))
+    still = Trajectories(np.empty((0, 3)), np.empty((0, 6), np.float32), (*SIZE, 12))
     assert np.isfinite(fit_stacked([*train, still], SMALL, seed=0).reduction.axes).all()
     with pytest.raises(ValueError, match="0 vectors, of which PCA needs two or more"):
-        fit_stacked(train, replace(SMALL, least_tracks=1000), seed=0)
+        fit_stacked(train, replace(SMALL, least_trajectories=1000), seed=0)
 
 
 @pytest.mark.parametrize("with_targets", [False, True])
