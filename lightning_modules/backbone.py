@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import get_model, get_model_weights, list_models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.models.feature_extraction import NodePathTracer, create_feature_extractor, get_graph_node_names
 
 from lightning_modules.bvlc_googlenet import AUTHORS_SIDE, CHANNEL_MEANS, MAP, NAME, BvlcGoogLeNet
 from lightning_modules.caffemodel import read_caffemodel
@@ -152,6 +152,49 @@ def build_backbone(
         _load_file(body, Path(weights), name, network)
     backbone = Backbone(body, tuple(transforms["mean"]), tuple(transforms["std"]), node)
     return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build_classifier(name: str, weights: str, layer: str | None = None, size: int = 224, seed: int = 0) -> nn.Module:
+    """Build the part of a network behind the map that its backbone gives: (N, D, rows, columns) -> (N, classes).
+
+    Args:
+        name, weights, layer, size, seed: as of ``build_backbone``.
+
+    Raises:
+        BackboneError: as there; or the file holds no classifier, or other layers go round the map.
+    """
+    if name == NAME:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network, node = BvlcGoogLeNet().eval(), layer or MAP
+    else:
+        network = _network(name, weights, seed, _official_input(name)[1]).eval()
+        node = layer or last_map(network, size)
+    rest = _behind(network, node, name)
+    if weights not in ("imagenet", "random"):
+        _load_file(rest, Path(weights), name, network)
+    return rest.requires_grad_(False)
+
+
+def _behind(network: nn.Module, node: str, name: str) -> nn.Module:
+    tracer = NodePathTracer()
+    graph = tracer.trace(network)
+    below = [one for one, path in tracer.node_to_qualname.items() if f"{path}.".startswith(f"{node}.")]
+    if not below:
+        raise BackboneError(f"backbone.layer={node}: {name} has no such node")
+    cut = below[-1]
+    rest = GraphModule(network, graph)
+    (image,) = [one for one in graph.nodes if one.op == "placeholder"]
+    with graph.inserting_before(image):
+        given = graph.placeholder("map")
+    cut.replace_all_uses_with(given)
+    graph.eliminate_dead_code()
+    if image.users:
+        raise BackboneError(f"backbone.layer={node}: {name} has no classifier behind it that sees nothing else")
+    graph.erase_node(image)
+    rest.delete_all_unused_submodules()
+    rest.recompile()
+    return rest.eval()
 
 
 def _paper_backbone(weights: str, layer: str, size: int, seed: int, authors_resize: bool, mean_file: Path | None) -> Backbone:

@@ -10,7 +10,7 @@ from torch import nn
 
 from datamodules.decoding import RESIZE_RULE
 from datamodules.features import FeatureStoreError
-from lightning_modules.backbone import Backbone, build_backbone
+from lightning_modules.backbone import Backbone, build_backbone, build_classifier
 from reproduce.acquisition import caffe_files
 from reproduce.common.catalogue import PAPER_NETWORK
 from reproduce.common.dataset import feature_spec, fetches_mean, mean_image, resize_of
@@ -24,22 +24,43 @@ def built(settings: Settings) -> Backbone:
         BackboneError: it cannot be built.
         DataError: BVLC's files cannot be fetched.
     """
-    options = settings.backbone
-    weights, mean = options.weights, None
+    options, mean = settings.backbone, None
     if options.name == PAPER_NETWORK:
-        downloads = Path(torch.hub.get_dir()) / "checkpoints"
-        mean = caffe_files.fetched(caffe_files.MEAN, downloads) if fetches_mean(settings) else mean_image(settings)
-        if weights == "imagenet":
-            weights = str(caffe_files.fetched(caffe_files.WEIGHTS, downloads))
+        mean = caffe_files.fetched(caffe_files.MEAN, _downloads()) if fetches_mean(settings) else mean_image(settings)
     return build_backbone(
         name=options.name,
-        weights=os.path.expanduser(weights),
+        weights=_weights(settings),
         layer=options.layer,
         size=options.size,
         seed=options.seed,
         authors_resize=resize_of(settings) == "authors",
         mean=mean,
     )
+
+
+def classifier(settings: Settings) -> nn.Module:
+    """The part of the network behind the map that features are: its own classifier, of 1000 categories of ImageNet.
+
+    Raises:
+        BackboneError: it cannot be built, such as where a file of weights ends at the map.
+        DataError: BVLC's files cannot be fetched.
+    """
+    options = settings.backbone
+    return build_classifier(
+        name=options.name, weights=_weights(settings), layer=options.layer, size=options.size, seed=options.seed
+    )
+
+
+def _weights(settings: Settings) -> str:
+    """What ``build_backbone`` takes; BVLC's file is fetched where it is not there yet."""
+    options = settings.backbone
+    if options.name == PAPER_NETWORK and options.weights == "imagenet":
+        return str(caffe_files.fetched(caffe_files.WEIGHTS, _downloads()))
+    return os.path.expanduser(options.weights)
+
+
+def _downloads() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def restore_backbone(backbone: nn.Module, path: Path, advice: str) -> None:
