@@ -22,7 +22,7 @@ LARGEST_HEADER = 4096  # bytes of a .npy file before its numbers; NumPy takes 12
 HEADER_STEP = 64  # NumPy fills its headers up to a multiple of this
 MOST_ROWS, MOST_BYTES, MOST_SIDE = 10**9, 2**60, 10**7  # more than any video and array has
 DTYPES = ("<f2", "<f4", "|u1")
-CUBES, POOLED = "cubes", "pooled"
+CUBES, POOLED, DESCRIPTORS, VECTORS = "cubes", "pooled", "descriptors", "vectors"
 CUBES_DTYPE, POOLED_DTYPE = "<f2", "<f4"
 
 
@@ -118,8 +118,9 @@ MADE_BY = ("spec", "grid", "channels", "dtype", "weights_sha256", "resize", "pre
 KINDS = {
     CUBES: Kind("frame", derived=(POOLED,), made_by=MADE_BY),
     "flow": Kind("frame"),
-    "descriptors": Kind("row", least=0),
-    "vectors": Kind("row", most=1),
+    "gray": Kind("frame"),
+    DESCRIPTORS: Kind("row", least=0),
+    VECTORS: Kind("row", most=1),
 }
 
 

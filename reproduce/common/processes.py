@@ -64,8 +64,16 @@ def open_child(command: Sequence[str], **options: Any) -> subprocess.Popen:
     return subprocess.Popen(command, **options)
 
 
+def end_with_parent(parent: int) -> None:
+    """From now on, end when the process that started this one does, be it by SIGKILL; on Linux."""
+    if sys.platform == "linux":
+        import ctypes
+
+        _end_with(parent, ctypes.CDLL(None).prctl)
+
+
 def _end_with(parent: int, prctl: Callable[[int, int], int]) -> None:
-    """In the new process: ask for SIGTERM when its parent dies, be it by SIGKILL."""
+    """In the new process: ask for SIGTERM when its parent dies."""
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it has died meanwhile
         os._exit(128 + signal.SIGTERM)
