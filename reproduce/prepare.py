@@ -6,11 +6,12 @@
     python reproduce/prepare.py data.name=hmdb51 data.split=2
     python reproduce/prepare.py preset=miniature data.name=hmdb51
     python reproduce/prepare.py data.name=ucf11 backbone.weights=released released=/data/their_features
+    python reproduce/prepare.py data.name=hmdb51 row=idt_fv part=3/16
 
 download=true takes what is there: the data set's folder, its archive in that folder or the one above, and only else the
-network. Continues where an earlier call stopped. Videos that do not decode or are damaged are listed at the end and make the
-exit status 1, unless data.skip_bad=true, which leaves them out of every run and says so in every table. data.damaged=keep keeps
-what decodes of damaged ones.
+network. With row=…, what that row reads is made: features of a CNN, or trajectories. Continues where an earlier call stopped.
+Videos that do not decode or are damaged are listed at the end and make the exit status 1, unless data.skip_bad=true, which
+leaves them out of every run and says so in every table. data.damaged=keep keeps what decodes of damaged ones.
 
 HMDB-51's three splits share one store of features. Without data.split all three are checked and all 6766 clips taken; with it
 only the 5100 of that split are, and delete refuses until the other clips have features too.
@@ -21,18 +22,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Optional
 
 from datamodules.features import FeatureStore
 from datamodules.leaks import describe, find_leaks
+from datamodules.stores import Store
 from datamodules.videos import REMEDY, Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
-from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
+from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK, SYSTEMS
 from reproduce.common.cli import command_line, fail
-from reproduce.common.dataset import data_folder, feature_folder, read_annotation
+from reproduce.common.dataset import STORES, data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
 from reproduce.common.settings import DataSettings, Settings, SettingsError
+from reproduce.systems.video_processes import parse_share
 
 GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
 
@@ -54,6 +58,9 @@ address; broken downloads go on where they stopped"""
     """addresses (http, https, ftp) to try before the official one, with download=true; one of a folder ends in a slash"""
     check_features: bool = False
     """read all features again and name the files that do not hold what was written"""
+    part: Optional[str] = None  # noqa: UP045
+    """i/n: make the i-th of n shares of a row's trajectories, such as on one of n machines; the same command without it ends \
+the work"""
     delete: str = "none"
     """what to delete when all features are complete: none, archives (in the data set's folder or the one above), or videos \
 (and archives; runs and tables need only the features)"""
@@ -69,17 +76,21 @@ def main(argv: list[str] | None = None) -> Path:
         annotation = read_annotation(settings)
         videos = _read_splits(settings, annotation)
         names = [video.name for video in videos]
-        store = _features(settings, annotation, videos)
+        if settings.part is not None:
+            names = parse_share(settings.part).of(names)
+        stores = {kind: _made(settings, annotation, videos, kind) for kind in _kinds(settings)}
         if settings.check_features:
-            require_whole(store, names)
+            for store in stores.values():
+                require_whole(store, names)
     except (DataError, SettingsError) as error:
         raise fail(error) from error
-    _report(store, names, settings.data)
+    for kind, store in stores.items():
+        _report(kind, store, names, settings.data)
     try:
-        _delete(settings, annotation, store)
+        _delete(settings, annotation, list(stores.values()))
     except (DataError, OSError) as error:
         raise fail(error) from error
-    return store.path
+    return [*stores.values()][0].path
 
 
 def _check(settings: PrepareSettings) -> None:
@@ -148,7 +159,7 @@ def _space_for_features(settings: PrepareSettings) -> Need | None:
     return Need(folder, max(0, total - size_of(folder)), "features")
 
 
-def _delete(settings: PrepareSettings, annotation, store) -> None:
+def _delete(settings: PrepareSettings, annotation: Annotation, stores: Sequence[Store]) -> None:
     from reproduce.acquisition.install import archives_on_disk
     from reproduce.common.processes import is_first_process
 
@@ -156,15 +167,21 @@ def _delete(settings: PrepareSettings, annotation, store) -> None:
         delete(
             settings.delete,
             annotation,
-            store,
+            stores,
             archives_on_disk(DATASETS[settings.data.name].module().ARCHIVES, annotation.root),
         )
 
 
-def _features(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Video]) -> FeatureStore:
+def _kinds(settings: PrepareSettings) -> tuple[str, ...]:
+    """The kinds of stores that the row reads; of one that is made from finished runs, those of the networks."""
+    return SYSTEMS[settings.model.name].stores or ("cubes",)
+
+
+def _made(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Video], kind: str) -> Store:
+    """The store of a kind, complete."""
     if settings.retry_bad:
-        FeatureStore(feature_folder(settings)).forget_bad()
-    if settings.released:
+        STORES[kind].open(settings).forget_bad()
+    if settings.released and kind == "cubes":
         from datamodules.released import import_features
 
         if settings.backbone.weights != "released":
@@ -172,12 +189,17 @@ def _features(settings: PrepareSettings, annotation: Annotation, videos: Sequenc
         store = FeatureStore(feature_folder(settings))
         import_features(Path(settings.released), store, {video.name for video in videos})
         return store
-    from reproduce.systems.cnn_features import ensure
+    maker = import_module(STORES[kind].maker)
+    if settings.part is None:
+        return maker.ensure(settings, annotation, videos)
+    if not STORES[kind].shared:
+        raise SettingsError(
+            f"part={settings.part}: goes with rows that read trajectories alone; several machines extract {kind} by torchrun"
+        )
+    return maker.ensure(settings, annotation, videos, parse_share(settings.part))
 
-    return ensure(settings, annotation, videos)
 
-
-def require_whole(store: FeatureStore, names: list[str]) -> None:
+def require_whole(store: Store, names: list[str]) -> None:
     """Read some videos' features and compare them with what was written.
 
     Raises:
@@ -191,12 +213,15 @@ def require_whole(store: FeatureStore, names: list[str]) -> None:
     print(f"the features of {len(finished)} videos are what was written", flush=True)
 
 
-def _report(store, names: list[str], data: DataSettings) -> None:
+def _report(kind: str, store: Store, names: list[str], data: DataSettings) -> None:
     good = [name for name in names if name in store.videos]
-    frames = sum(store.frames(name) for name in good)
-    rows, columns = store.grid
-    print(f"{len(good)} videos, {frames} frames of {rows}x{columns}x{store.channels} features in {store.path.resolve()}")
-    lying = [name for name in good if store.videos[name].get("declared_frames", 0) not in (0, store.frames(name))]
+    rows = sum(store.rows(name) for name in good)
+    what = f"{rows} rows of {kind}"
+    if isinstance(store, FeatureStore):
+        height, width = store.grid
+        what = f"{rows} frames of {height}x{width}x{store.channels} features"
+    print(f"{len(good)} videos, {what} in {store.path.resolve()}")
+    lying = [name for name in good if store.videos[name].get("declared_frames", 0) not in (0, store.rows(name))]
     if lying:
         first = store.videos[lying[0]]
         print(

@@ -4,11 +4,12 @@
     python reproduce/table2.py paths.data=/data seeds=[1,2,3]
     python reproduce/table2.py columns=[hmdb51_1] rows=[avg_pool_lstm,soft_attention_0]
 
-Runs what this suite can run, as ``table1.py`` does: checks that the data are in place, extracts features where they are
-missing, trains and tests each row on each column (finished runs are reused, interrupted ones go on). Every other number
-is quoted from reproduce/evaluation/published.csv, which names its publication. Rows of ours that the paper's table does
+Runs what this suite can run, as ``table1.py`` does: checks that the data are in place, makes features and trajectories where
+they are missing, trains and tests each row on each column (finished runs are reused, interrupted ones go on). Every other
+number is quoted from reproduce/evaluation/published.csv, which names its publication. Rows of ours that the paper's table does
 not have stand at the end of their section. Writes results/table2.{md,csv,tex,html}, and which runs they were made from to
-results/table2.json, for verify.py. The grid is that of sweeps/table2.yaml.
+results/table2.json, for verify.py. The grid is that of sweeps/table2.yaml. Without rows=[…], rows whose libraries are missing
+or whose stores cannot be made are left out, and it says why.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class TableSettings(Settings):
     columns: list[str] = field(default_factory=lambda: sweep_values("table2")["column"])
     """what is measured: hmdb51_1, hmdb51_2, hmdb51_3 (all three for their mean), hollywood2"""
     rows: list[str] = field(default_factory=lambda: sweep_values("table2")["row"])
-    """rows that are measured: softmax_regression, avg_pool_lstm, max_pool_lstm, soft_attention_0, soft_attention_1, \
-soft_attention_10"""
+    """rows that are measured, such as soft_attention_0, idt_fv, video_darwin; any row of the catalogue"""
     seeds: list[int] = field(default_factory=lambda: sweep_values("table2")["seed"])
     """seeds to average over"""
     workers: Optional[int] = ranged(None, 1)  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
@@ -48,6 +48,14 @@ soft_attention_10"""
 OWN_KEYS = ("columns", "rows", "seeds", "workers", "source")
 TAKEN = {"column": "columns", "data.name": "columns", "data.split": "columns", "row": "rows", "model.name": "rows"}
 TAKEN |= {"seed": "seeds"}
+
+
+def with_libraries(rows: list[str]) -> list[str]:
+    """Those of some rows whose optional libraries are installed; says what the others need."""
+    for row in rows:
+        if lacks := ROWS[row].system.lacks:
+            print(f"{row} is not measured: it needs {' and '.join(lacks)}: pip install -e '.[systems]'", flush=True)
+    return [row for row in rows if not ROWS[row].system.lacks]
 
 
 def main(argv: list[str] | None = None) -> Table:
@@ -62,11 +70,13 @@ def main(argv: list[str] | None = None) -> Table:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     columns = {column: [[*words, f"column={column}"]] for column in settings.columns}
+    asked = any(word.startswith("rows=") for word in argv)
+    rows = settings.rows if asked or settings.source else with_libraries(settings.rows)
     points, failures = finish_grid(
-        settings, columns, settings.rows, settings.seeds, settings.workers, "table2.py", settings.source
+        settings, columns, rows, settings.seeds, settings.workers, "table2.py", settings.source, leave_out=not asked
     )
     try:
-        table = paper_tables.table2(settings.rows, paper_tables.runs_of(points))
+        table = paper_tables.table2(rows, paper_tables.runs_of(points))
     except DataError as error:
         raise fail(error) from error
     write_table(table, Path(settings.paths.results))

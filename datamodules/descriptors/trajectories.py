@@ -68,8 +68,8 @@ def trajectories(frames: Iterable[np.ndarray], options: TrajectoryOptions) -> It
         options: how.
 
     Yields:
-        Of frames with a side below 5 px, nothing. For each frame at which trajectories end, (n, 9) float32 ``POSITIONS`` in pixels of the frame and (n, d) float32
-        descriptors, n > 0; ``channels`` names their columns.
+        For each frame at which trajectories end, (n, 9) float32 ``POSITIONS`` in pixels of the frame and (n, d) float32
+        descriptors, n > 0; ``channels`` names their columns. Frames with a side below 5 px have none.
 
     Raises:
         DataError: a frame differs in size from the first; OpenCV is not there.

@@ -12,10 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from datamodules.features import FeatureStore
 from datamodules.files import file_hashes, file_sha256, write_atomically
 from datamodules.reading import read_json
 from datamodules.removed import REMOVED, removed_videos
+from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError
 from reproduce.common.progress import Progress
 
@@ -105,8 +105,8 @@ def hashes(path: Path) -> dict[str, str]:
     return found
 
 
-def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Sequence[Path]) -> int:
-    """Delete a data set's archives, or these and its videos, after its features were read once more.
+def delete(what: str, annotation: Annotation, stores: Sequence[Store], archives: Sequence[Path]) -> int:
+    """Delete a data set's archives, or these and its videos, after all that was made of them was read once more.
 
     Bad videos stay. The names, sizes and hashes of deleted ones are on disk before the first is deleted, so that the data
     set still counts as whole.
@@ -114,7 +114,7 @@ def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Seq
     Args:
         what: ``none``, ``archives`` or ``videos``.
         annotation: the data set; all its videos count, those that the split has on neither side too.
-        store: of its features.
+        stores: of its features, one at least.
         archives: its archives.
 
     Returns:
@@ -125,6 +125,16 @@ def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Seq
     """
     if what == "none":
         return 0
+    good = set.intersection(*(_whole(what, annotation, store) for store in stores))
+    freed = sum(map(_remove, archives))
+    if what == "videos":
+        freed += _delete_videos(annotation, sorted(good))
+    print(f"deleted {what if what == 'archives' else 'archives and videos'}: {freed / 1e9:.2f} GB are free again", flush=True)
+    return freed
+
+
+def _whole(what: str, annotation: Annotation, store: Store) -> set[str]:
+    """The videos that a store has, of which none is missing or damaged."""
     names = [video.name for video in annotation.listed]
     missing = store.missing(names)
     if missing:
@@ -144,11 +154,7 @@ def delete(what: str, annotation: Annotation, store: FeatureStore, archives: Seq
             raise DataError(f"delete={what}: {damaged[name]}; nothing was deleted")
         progress.update(done, len(good))
     progress.close()
-    freed = sum(map(_remove, archives))
-    if what == "videos":
-        freed += _delete_videos(annotation, good)
-    print(f"deleted {what if what == 'archives' else 'archives and videos'}: {freed / 1e9:.2f} GB are free again", flush=True)
-    return freed
+    return set(good)
 
 
 def _delete_videos(annotation: Annotation, names: Sequence[str]) -> int:

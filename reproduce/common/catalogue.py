@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 RGB = "RGB data only"
-"""A section of Table 2, by its name in ``evaluation/published.csv``: what a system sees."""
+FLOW = "RGB data and optical flow"
+OBJECTS = "RGB data, optical flow and object responses"
+"""Sections of Table 2, by their names in ``evaluation/published.csv``: what a system sees."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class SystemInfo:
         deterministic: one seed is enough, and tables say so.
         attends: whether it has a location softmax.
         members: key of the setting that lists rows whose finished runs it is made from; empty for none.
+        representations: by which it describes a video, see ``REPRESENTATIONS``; of a kernel SVM alone.
+        needs: modules of the optional libraries that it cannot do without.
     """
 
     module: str
@@ -106,6 +111,13 @@ class SystemInfo:
     deterministic: bool = False
     attends: bool = False
     members: str = ""
+    representations: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Those of its optional libraries that are not installed."""
+        return tuple(name for name in self.needs if find_spec(name) is None)
 
 
 _BLOCKS = ("data.fps", "data.stride", "data.batch_size")
@@ -113,6 +125,88 @@ _TRAINING = ("optim", "protocol", "trainer.max_epochs", "trainer.precision")
 _LOSS = ("objective.batch_reduction", "objective.weight_decay")
 _LSTM = ("model.name", "model.num_layers", "model.hidden_dim", "model.dropout", "model.input_dropout", "model.last_n")
 _POOLED = SystemInfo("reproduce.systems.recurrent", RGB, (*_BLOCKS, *_LSTM, *_LOSS, *_TRAINING))
+
+
+@dataclass(frozen=True)
+class RepresentationInfo:
+    """One vector a video, of which kernel SVMs take one or several.
+
+    Args:
+        module: of ``reproduce.systems.representations``.
+        label: for a reader.
+        stores: kinds of stores that it is made from.
+        settings: settings that it depends on.
+        learned: whether it is fitted to train, with the seed.
+        needs: modules of the optional libraries that it cannot do without, besides scikit-learn.
+    """
+
+    module: str
+    label: str
+    stores: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    learned: bool = True
+    needs: tuple[str, ...] = ()
+
+
+_MIXTURE = ("encoder.components", "encoder.samples")
+_COLUMNS, _SUBVOLUMES = "encoder.column_dimensions", ("encoder.subvolume_dimensions", "encoder.subvolume_reduction")
+_PLACE = "reproduce.systems.representations"
+REPRESENTATIONS: dict[str, RepresentationInfo] = {
+    "trajectory_fisher": RepresentationInfo(
+        f"{_PLACE}.trajectory_fisher",
+        "Fisher vectors of improved dense trajectories",
+        ("trajectories",),
+        _MIXTURE,
+        needs=("cv2",),
+    ),
+    "skipped_fisher": RepresentationInfo(
+        f"{_PLACE}.skipped_fisher",
+        "Fisher vectors of trajectories at several frame skips",
+        ("trajectories", "skipped_trajectories"),
+        _MIXTURE,
+        needs=("cv2",),
+    ),
+    "trajectory_evolution": RepresentationInfo(
+        f"{_PLACE}.trajectory_evolution",
+        "rank pooling of each frame's Fisher vector",
+        ("trajectories",),
+        _MIXTURE,
+        needs=("cv2",),
+    ),
+    "stacked_fisher": RepresentationInfo(
+        f"{_PLACE}.stacked_fisher", "stacked Fisher vectors", ("trajectories",), (*_MIXTURE, *_SUBVOLUMES), needs=("cv2",)
+    ),
+    "slow_words": RepresentationInfo(
+        f"{_PLACE}.slow_words",
+        "bags of slow features",
+        ("gray",),
+        tuple(f"slow_features.{key}" for key in ("cube", "block", "dimensions", "response", "words")),
+        needs=("cv2",),
+    ),
+    "object_scores": RepresentationInfo(f"{_PLACE}.object_scores", "object scores", ("cubes",), learned=False),
+    "feature_evolution": RepresentationInfo(
+        f"{_PLACE}.feature_evolution", "rank pooling of the mean features", ("cubes",), learned=False
+    ),
+    "column_fisher": RepresentationInfo(
+        f"{_PLACE}.column_fisher", "Fisher vectors of the feature cubes' columns", ("cubes",), (*_MIXTURE, _COLUMNS)
+    ),
+}
+"""By the names that kernel SVMs have."""
+
+
+def _kernel_svm(sees: str, *representations: str) -> SystemInfo:
+    """A linear SVM on the sum of its representations' Gram matrices."""
+    infos = [REPRESENTATIONS[name] for name in representations]
+    return SystemInfo(
+        "reproduce.systems.kernel_svm",
+        sees,
+        tuple(dict.fromkeys(["model.name", *(key for info in infos for key in info.settings)])),
+        stores=tuple(dict.fromkeys(kind for info in infos for kind in info.stores)),
+        deterministic=not any(info.learned for info in infos),
+        representations=representations,
+        needs=tuple(dict.fromkeys(["sklearn", *(name for info in infos for name in info.needs)])),
+    )
+
 
 SYSTEMS: dict[str, SystemInfo] = {
     "soft_attention": SystemInfo(
@@ -126,7 +220,15 @@ SYSTEMS: dict[str, SystemInfo] = {
     "softmax_regression": SystemInfo(
         "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model.name", "model.last_n", *_LOSS, *_TRAINING)
     ),
-    "linear_probe": SystemInfo("reproduce.systems.linear_probe", RGB, ("model.name",), deterministic=True),
+    "linear_probe": SystemInfo("reproduce.systems.linear_probe", RGB, ("model.name",), deterministic=True, needs=("sklearn",)),
+    "rank_pooling": _kernel_svm(RGB, "feature_evolution"),
+    "column_fv": _kernel_svm(RGB, "column_fisher"),
+    "dl_sfa": _kernel_svm(RGB, "slow_words"),
+    "idt_fv": _kernel_svm(FLOW, "trajectory_fisher"),
+    "video_darwin": _kernel_svm(FLOW, "trajectory_evolution", "trajectory_fisher"),
+    "mifs": _kernel_svm(FLOW, "skipped_fisher"),
+    "stacked_fv": _kernel_svm(FLOW, "trajectory_fisher", "stacked_fisher"),
+    "objects_stacked_fv": _kernel_svm(OBJECTS, "object_scores", "trajectory_fisher", "stacked_fisher"),
     "fusion": SystemInfo("reproduce.systems.fusion", RGB, ("model.name", "fusion"), stores=(), members="fusion.rows"),
 }
 """By ``model.name``."""
@@ -179,6 +281,23 @@ ROWS: dict[str, RowInfo] = {
     **{f"content_attention_{penalty:g}": _content(penalty) for penalty in (0.0, 1.0, 10.0)},
     "linear_probe": RowInfo(
         "Linear probe (logistic regression on the mean feature)", {"model.name": "linear_probe"}, "Linear probe", beyond=True
+    ),
+    "rank_pooling": RowInfo("Rank pooling of the mean feature", {"model.name": "rank_pooling"}, beyond=True),
+    "column_fv": RowInfo(
+        "Fisher vectors of the feature cube's columns", {"model.name": "column_fv"}, "Fisher vectors, columns", beyond=True
+    ),
+    "dl_sfa": RowInfo("DL-SFA", {"model.name": "dl_sfa"}, beyond=True),
+    "idt_fv": RowInfo("IDT + Fisher vectors", {"model.name": "idt_fv"}, beyond=True),
+    "video_darwin": RowInfo("VideoDarwin", {"model.name": "video_darwin"}, beyond=True),
+    "mifs": RowInfo("Multi-skIp Feature Stacking", {"model.name": "mifs"}, "Multi-skip stacking", beyond=True),
+    "stacked_fv": RowInfo(
+        "Traditional+Stacked Fisher Vectors", {"model.name": "stacked_fv"}, "Stacked Fisher vectors", beyond=True
+    ),
+    "objects_stacked_fv": RowInfo(
+        "Objects+Traditional+Stacked Fisher Vectors",
+        {"model.name": "objects_stacked_fv"},
+        "Objects, stacked Fisher vectors",
+        beyond=True,
     ),
     "late_fusion": RowInfo("Late fusion, mean of scores", {"model.name": "fusion", "fusion.method": "mean"}, beyond=True),
     "late_fusion_svm": RowInfo("Late fusion, linear SVM", {"model.name": "fusion", "fusion.method": "svm"}, beyond=True),
@@ -317,6 +436,18 @@ PRESETS: dict[str, PresetInfo] = {
             "optim.lr": 4e-3,
             "trainer.max_epochs": 20,
             "trainer.threads": 1,
+            "trajectories.keypoints": "orb",
+            "trajectories.scales": 2,
+            "trajectories.skips": 1,  # clips have some 31 frames, and two skips leave 11
+            "encoder.components": 16,
+            "encoder.samples": 20_000,
+            "encoder.subvolume_dimensions": 32,
+            "encoder.subvolume_reduction": "pca",
+            "slow_features.height": 48,
+            "slow_features.cube": [6, 8, 8],
+            "slow_features.block": [9, 10, 10],
+            "slow_features.dimensions": [64, 32],
+            "slow_features.words": 100,
         },
         on={
             "hmdb51": {"optim.lr": 6e-3, "trainer.max_epochs": 12},

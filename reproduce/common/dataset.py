@@ -6,21 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from datamodules.descriptors.trajectories import POSITIONS, TIME_CELLS, channels
 from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
+from datamodules.manifest import DESCRIPTORS, ArraySpec, StoreSpec
 from datamodules.parts import Part, parse_groups
 from datamodules.permuted import Permuted
 from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
+from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError, Reader
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.processes import cores, locked
 from reproduce.common.settings import Settings, SettingsError
 
 AUTHORS_SIDE = 256  # pixels that the authors' script squashed frames to, before it subtracted the mean image
+PLACES = "positions"  # array of a trajectory store
 CHANNELS = "channels"  # stands for the mean image's means of each channel
 MEAN_FILE = "ilsvrc_2012_mean.npy"
 MEAN_SHA256 = "97eefba7e046ee097121ad18564329636d2f9c153b748c7313653cae8594a149"
@@ -201,32 +204,100 @@ def open_store(settings: Settings) -> FeatureStore:
     return FeatureStore(feature_folder(settings))
 
 
+def trajectory_folder(settings: Settings, skipped: bool = False) -> Path:
+    """The folder of a run's trajectories, of its frames or of those that skips leave."""
+    chosen = settings.trajectories
+    name = f"trajectories-{chosen.keypoints}" + (f"-skips-1-{chosen.skips}" if skipped else "")
+    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+
+
+def trajectory_spec(settings: Settings, skipped: bool = False) -> StoreSpec:
+    """What a run's trajectories are, and what decides them: of all frames, or of levels 1 to L of the skips.
+
+    Raises:
+        SettingsError: their length does not go into three.
+    """
+    chosen = settings.trajectories
+    if chosen.length % TIME_CELLS:
+        raise SettingsError(f"trajectories.length={chosen.length}: descriptors have three cells in time; take a multiple of 3")
+    made_from = {key: getattr(chosen, key) for key in ("length", "scales", "keypoints", "height")}
+    columns = len(POSITIONS) + 1  # and the level
+    arrays = (
+        ArraySpec(DESCRIPTORS, "<f2", (max(part.stop for part in channels(chosen.length).values()),)),
+        ArraySpec(PLACES, "<f4", (columns,)),
+    )
+    return StoreSpec(DESCRIPTORS, arrays, {**made_from, "skips": chosen.skips if skipped else 0})
+
+
+def gray_folder(settings: Settings) -> Path:
+    """The folder of a run's gray frames."""
+    name = f"gray-{settings.slow_features.height}"
+    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+
+
+def gray_size(settings: Settings) -> tuple[int, int]:
+    """Width and height of gray frames: 4:3, whatever the video's shape is."""
+    return round(settings.slow_features.height * 4 / 3), settings.slow_features.height
+
+
+def gray_spec(settings: Settings) -> StoreSpec:
+    """What a run's gray frames are, and what decides them."""
+    width, height = gray_size(settings)
+    return StoreSpec("gray", (ArraySpec("gray", "|u1", (height, width)),), {"width": width, "height": height})
+
+
 @dataclass(frozen=True)
 class StoreKind:
     """A kind of store that systems read.
 
     Args:
         folder: where a run's lies.
-        facts: what decides the values in it, by which a run's identity knows it.
-        maker: module whose ``ensure`` makes what is missing of it.
+        spec: what decides the values in it, by which a run's identity knows it.
+        maker: module whose ``ensure`` makes what is missing of it, and whose ``about`` is what ``run.json`` says of it.
         part: of the identity.
         open: the store, whether or not it exists yet.
+        shared: whether several commands may each make a share of it at the same time.
     """
 
     folder: Callable[[Settings], Path]
-    facts: Callable[[Settings], dict[str, Any]]
+    spec: Callable[[Settings], StoreSpec | FeatureSpec]
     maker: str
     part: str
-    open: Callable[[Settings], FeatureStore]
+    open: Callable[[Settings], Store]
+    shared: bool = False
 
 
 STORES = {
     "cubes": StoreKind(
         folder=feature_folder,
-        facts=lambda settings: feature_spec(settings).made_from,
+        spec=feature_spec,
         maker="reproduce.systems.cnn_features",
         part="features",
         open=open_store,
+    ),
+    "gray": StoreKind(
+        folder=gray_folder,
+        spec=gray_spec,
+        maker="reproduce.systems.gray_store",
+        part="gray",
+        open=lambda settings: Store(gray_folder(settings)),
+        shared=True,
+    ),
+    "trajectories": StoreKind(
+        folder=trajectory_folder,
+        spec=trajectory_spec,
+        maker="reproduce.systems.trajectory_store",
+        part="trajectories",
+        open=lambda settings: Store(trajectory_folder(settings)),
+        shared=True,
+    ),
+    "skipped_trajectories": StoreKind(
+        folder=lambda settings: trajectory_folder(settings, skipped=True),
+        spec=lambda settings: trajectory_spec(settings, skipped=True),
+        maker="reproduce.systems.skipped_trajectory_store",
+        part="skipped_trajectories",
+        open=lambda settings: Store(trajectory_folder(settings, skipped=True)),
+        shared=True,
     ),
 }
 """By the names that systems have in the catalogue."""

@@ -174,6 +174,58 @@ class FusionSettings:
 
 
 @dataclass
+class TrajectorySettings:
+    """Improved dense trajectories (systems of Table 2 that are built on them)."""
+
+    length: int = ranged(15, 2, 1000)
+    """L, steps of a trajectory"""
+    scales: int = ranged(8, 1, 8)
+    """levels of the image pyramid, √2 apart, at most"""
+    keypoints: str = one_of("sift", ("sift", "orb"))
+    """matched between frames for the camera's motion, in place of SURF: sift, or the faster orb"""
+    height: Optional[int] = ranged(None, 32, 4320)  # noqa: UP045
+    """frames that are higher are brought to this height first; null for frames as they are"""
+    skips: int = ranged(3, 1, 29)
+    """L of multi-skip feature stacking: levels 1 to L leave out as many frames between two"""
+    workers: Optional[int] = ranged(None, 1, 1024)  # noqa: UP045
+    """processes that track, each one video at a time; null for one a core"""
+
+
+@dataclass
+class EncoderSettings:
+    """Encoders of local descriptors: PCA, Gaussian mixtures, k-means."""
+
+    components: int = ranged(256, 1, 100_000)
+    """K, Gaussians of a mixture"""
+    samples: int = ranged(256_000, 100, 100_000_000)
+    """descriptors of train that PCA and mixtures are fitted to, as many of every video"""
+    column_dimensions: int = ranged(64, 1, 100_000)
+    """numbers that PCA leaves of a feature cube's column; of a trajectory's descriptor, half are left"""
+    subvolume_dimensions: int = ranged(200, 1, 100_000)
+    """of stacked Fisher vectors: numbers that are left of a trajectory's descriptor and of a sub-volume's vector"""
+    subvolume_reduction: str = one_of("max_margin", ("max_margin", "pca"))
+    """of stacked Fisher vectors: what reduces a sub-volume's vector"""
+
+
+@dataclass
+class SlowFeatureSettings:
+    """Slow features of gray frames and their bag of words (row=dl_sfa)."""
+
+    height: int = ranged(120, 16, 4320)
+    """pixels; frames are squashed to 4:3"""
+    cube: list[int] = field(default_factory=lambda: [10, 16, 16])
+    """frames, rows and columns that the first layer sees"""
+    block: list[int] = field(default_factory=lambda: [14, 20, 20])
+    """the same of a descriptor, which sees a cube in each of its corners"""
+    dimensions: list[int] = field(default_factory=lambda: [300, 200])
+    """outputs of the first and of the second layer"""
+    response: str = one_of("abs", ("abs", "square", "relu"))
+    """non-linearity after each layer"""
+    words: int = ranged(3000, 2, 1_000_000)
+    """centres of k-means"""
+
+
+@dataclass
 class TrainerSettings:
     """Lightning's Trainer."""
 
@@ -241,6 +293,9 @@ class Settings:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
+    trajectories: TrajectorySettings = field(default_factory=TrajectorySettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    slow_features: SlowFeatureSettings = field(default_factory=SlowFeatureSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     paths: PathsSettings = field(default_factory=PathsSettings)

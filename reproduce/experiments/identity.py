@@ -46,7 +46,7 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
     if settings.data.fold is not None:
         values["protocol"] = "holdout"  # of a fold there is no second stage
     found = _by_part(values)
-    found |= {STORES[kind].part: STORES[kind].facts(settings) for kind in system.stores}
+    found |= {STORES[kind].part: dict(STORES[kind].spec(settings).made_from) for kind in system.stores}
     found["seed"] = seed_of(settings)
     if settings.data.fold is not None:
         found["data.fold"] = settings.data.fold

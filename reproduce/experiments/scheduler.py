@@ -15,7 +15,7 @@ from datamodules.stored_videos import to_extract, usable
 from datamodules.videos import Annotation, DataError
 from reproduce.common.catalogue import ROWS, SYSTEMS
 from reproduce.common.cli import resolve
-from reproduce.common.dataset import STORES, data_folder, feature_spec, read_annotation, split_of
+from reproduce.common.dataset import STORES, data_folder, read_annotation, split_of
 from reproduce.common.processes import run_here
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.folder import RunFolder
@@ -120,14 +120,14 @@ class Scheduler:
         words = [word for word in point.words if word.partition("=")[0] not in own]
         return [self.point([*words, f"row={member.row}"], point.column) for member in members(settings)]
 
-    def prepare(self, points: Iterable[Point]) -> list[str]:
-        """Make what is missing of the stores that points read, once each; returns the columns whose stores failed."""
+    def prepare(self, points: Iterable[Point]) -> list[tuple[str, str]]:
+        """Make what is missing of the stores that points read, once each; returns columns and kinds of those that failed."""
         first: dict[tuple[str, str | None, Path], tuple[str, Point]] = {}
         for point in points:
             for kind in _stores(point):
                 key = point.column, point.settings.data.split, STORES[kind].folder(point.settings)
                 first.setdefault(key, (kind, point))
-        return [point.column for kind, point in first.values() if _prepare(point.column, kind, point.words) != 0]
+        return [(point.column, kind) for kind, point in first.values() if _prepare(point.column, kind, point.words) != 0]
 
     def require_usable(self, points: Iterable[Point]) -> None:
         """Check that every video that points read is in their stores.
@@ -195,7 +195,7 @@ def _prepare(column: str, kind: str, words: list[str]) -> int:
     settings = _settings(tuple(words))
     annotation, store = read_annotation(settings), STORES[kind].open(settings)
     if store.exists():
-        store.require(feature_spec(settings))
+        store.require(STORES[kind].spec(settings))
         if not to_extract(annotation, store, keep_damaged=settings.data.keeps_damaged):
             return 0
     print(f"preparing {column}", flush=True)
@@ -238,6 +238,7 @@ def finish_grid(
     workers: int | None,
     script: str,
     source: str | None = None,
+    leave_out: bool = False,
 ) -> tuple[list[Point], list[Job]]:
     """Check all data, make what is missing of the stores, run what is not finished.
 
@@ -249,6 +250,7 @@ def finish_grid(
         workers: runs at a time; None for as many as the machine has room for.
         script: for messages.
         source: where finished runs are taken from instead, see `sources.Source`; nothing is run then.
+        leave_out: go on without the rows whose stores cannot be made, and say so.
 
     Returns:
         The grid's points, and the jobs that failed.
@@ -270,7 +272,14 @@ def finish_grid(
         points = [scheduler.point(words, column, turns=len(columns[column])) for column, _, words in grid]
         everything = [*points, *(member for point in points for member in scheduler.members(point))]
         if failed := scheduler.prepare(everything):
-            raise DataError(f"could not prepare {', '.join(dict.fromkeys(failed))}; the reasons stand above")
+            columns_, kinds = (list(dict.fromkeys(names)) for names in zip(*failed, strict=True))
+            left = [point for point in points if not set(kinds) & set(_stores(point))]
+            if not (leave_out and left):
+                raise DataError(f"could not prepare {', '.join(columns_)}; the reasons stand above")
+            gone = dict.fromkeys(point.row for point in points if point not in left)
+            print(f"not measured, for {' and '.join(kinds)} could not be made: {', '.join(gone)}; the reasons stand above")
+            points = left
+            everything = [*points, *(member for point in points for member in scheduler.members(point))]
         scheduler.require_usable(everything)
         return points, scheduler.run(points)
     except (DataError, SettingsError) as error:

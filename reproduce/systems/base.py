@@ -14,7 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from datamodules.features import FeatureStore
 from datamodules.leaks import find_leaks, leak_notes
 from datamodules.stored_videos import usable
 from datamodules.videos import Annotation, targets_of
@@ -28,7 +27,7 @@ from reproduce.experiments.identity import identity, members
 from reproduce.experiments.predictions import THRESHOLD, decide
 from reproduce.experiments.provenance import provenance, versions
 
-Stores = Mapping[str, FeatureStore]
+Stores = Mapping[str, Any]
 """Finished stores by kind, those that the system's entry names."""
 
 
@@ -132,7 +131,7 @@ def _usable(settings: Settings, annotation: Annotation, stores: Stores) -> Annot
         annotation = usable(annotation, store, settings.data.skip_bad, settings.data.keeps_damaged)
     for member in members(settings):
         for kind in SYSTEMS[member.model.name].stores:
-            store = FeatureStore(STORES[kind].folder(member))
+            store = STORES[kind].open(member)
             if store.exists() and not store.missing(video.name for video in annotation.videos):
                 annotation = usable(annotation, store, settings.data.skip_bad, settings.data.keeps_damaged)
     return annotation

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from datamodules.decoding import VideoError, decoder_version, probe, read_chunks
+from datamodules.decoding import VideoError, decoder_version, read_chunks
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
 from datamodules.files import write_atomically
 from datamodules.frames import (
@@ -45,6 +45,7 @@ from reproduce.systems.backbones import built, notes_on, resize_rule, restore_ba
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained
 from reproduce.systems.trainer import quiet_lightning, strategy
+from reproduce.systems.video_processes import estimated_frames
 
 CALIBRATION_VIDEOS, CALIBRATION_FRAMES = 32, 4  # frames for a random network's batch norms: of train, spread evenly
 MAX_WORKERS = 8
@@ -332,16 +333,6 @@ def kept_cosine(backbone: Backbone, frames: Tensor, precision: str, device: torc
         cosines = torch.nn.functional.cosine_similarity(single.flatten(1), half.float().flatten(1))
         least = min(least, float(cosines.nan_to_num(-1.0).min()))
     return least
-
-
-def estimated_frames(annotation: Annotation, names: Sequence[str]) -> float | None:
-    """Frames of some videos: their number times the median of what up to 20 headers say; None if those do not say."""
-    known = []
-    for name in list(names)[:: max(1, len(names) // 20)]:
-        with contextlib.suppress(VideoError):
-            known.append(probe(annotation.folder / name).expected_frames)
-    known = [number for number in known if number]
-    return float(np.median(known)) * len(names) if known else None
 
 
 def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -> Backbone:

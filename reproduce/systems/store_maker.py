@@ -1,0 +1,137 @@
+"""Stores that processes make of videos, each one video at a time: locked, resumed, dealt over machines. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.decoding import decoder_version, probe, read_frames
+from datamodules.descriptors.opencv import opencv
+from datamodules.manifest import FeatureStoreError, StoreSpec
+from datamodules.stored_videos import to_extract
+from datamodules.stores import Store
+from datamodules.videos import Annotation, Video
+from reproduce.common.dataset import STORES, require_videos
+from reproduce.common.files import Need, check_space
+from reproduce.common.processes import cores, leaving_on_sigterm, one_at_a_time
+from reproduce.common.settings import Settings
+from reproduce.systems.video_processes import ALL, Share, Task, estimated_frames, fill
+
+
+@dataclass(frozen=True)
+class Making:
+    """How the store of a kind is made.
+
+    Args:
+        kind: of ``STORES``.
+        task: makes a video's rows.
+        rows_a_frame: by estimate, for the disk space.
+        what: for the progress line, such as ``tracking in``.
+        notes: for every table made from it.
+        facts: further ones of how the values are made.
+    """
+
+    kind: str
+    task: Task
+    rows_a_frame: float
+    what: str
+    notes: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def ensure_store(
+    settings: Settings, annotation: Annotation, making: Making, videos: Sequence[Video] | None = None, share: Share = ALL
+) -> Store:
+    """The finished store of a run: opened if complete, else made from where an earlier call stopped.
+
+    Videos that do not decode are entered in the store as bad, and the work goes on.
+
+    Args:
+        settings: the run's.
+        annotation: its data set.
+        making: how its rows are made.
+        videos: of the data set, that are needed; train and test by default.
+        share: of them, that this call takes, while others take theirs; the store is complete after all.
+
+    Raises:
+        FeatureStoreError: the store was made with another configuration, or cannot be written.
+        DataError: a process is gone, whose finished videos stay.
+    """
+    kind = STORES[making.kind]
+    spec, path = kind.spec(settings), kind.folder(settings)
+    assert isinstance(spec, StoreSpec)
+    videos = annotation.videos if videos is None else videos
+    keep = settings.data.keeps_damaged
+    store = Store(path)
+    if store.exists():
+        store.require(spec)
+        if not to_extract(annotation, store, videos, keep):
+            return store
+    require_videos(annotation, store.missing(video.name for video in videos))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = path / f".lock-{share.number}-of-{share.count}"
+        with leaving_on_sigterm(), one_at_a_time(lock, f"writes to {path.resolve()}"):
+            if share == ALL:
+                for unfinished in path.rglob("*.part"):  # left by a killed process
+                    unfinished.unlink()
+            store = Store(path)
+            names = share.of(to_extract(annotation, store, videos, keep))
+            if not store.exists():
+                rows = (estimated_frames(annotation, names) or 0) * making.rows_a_frame
+                size = int(rows * sum(array.row_bytes for array in spec.arrays))
+                check_space([Need(path, size, f"{making.kind} of {len(names)} videos, by estimate")])
+            made_by = {"decoder": decoder_version(), "opencv": opencv().__version__, **making.facts}
+            store.begin(spec, {**made_by, "notes": list(making.notes)})
+            sizes = {name: (annotation.folder / name).stat().st_size for name in names}
+            processes = settings.trajectories.workers or cores()
+            fill(store, sizes, making.task, processes, f"{making.what} {len(names)} videos", share.rank)
+            if share == ALL:
+                store.merge()
+    except OSError as error:
+        what = f"cannot write {making.kind} to {path.resolve()} ({error}); make room or set paths.features, and run it again"
+        raise FeatureStoreError(what) from error
+    return Store(path)
+
+
+@dataclass(frozen=True)
+class GrayFrames:
+    """Decodes videos to gray frames of one size.
+
+    Args:
+        folder: of the videos.
+        keep: whether what decodes of a damaged video is kept.
+    """
+
+    folder: Path
+    keep: bool
+
+    def read(
+        self, name: str, facts: dict[str, Any], size: tuple[int, int] | None = None, height: int | None = None, step: int = 1
+    ) -> Iterator[np.ndarray]:
+        """Every ``step``-th frame, (h, w) uint8; a stream that changes its size is brought to the first frame's.
+
+        Args:
+            name: of the video.
+            facts: receives what the manifest says of the video.
+            size: (w, h) that frames are squashed to; None to keep their shape.
+            height: that higher frames are brought to, where they keep their shape; None for frames as they are.
+            step: between two frames.
+        """
+        cv2, path = opencv(), self.folder / name
+        kept: list[str] | None = [] if self.keep else None
+        facts |= {"fps": probe(path).fps, "source_bytes": path.stat().st_size, "frames": 0}
+        for number, frame in enumerate(read_frames(path, kept=kept)):
+            facts["frames"] = number + 1
+            if size is None:
+                rows = min(frame.shape[0], height or frame.shape[0])
+                size = max(1, round(frame.shape[1] * rows / frame.shape[0])), rows
+            if number % step:
+                continue
+            gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+            yield gray if gray.shape[::-1] == size else cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+        facts |= dict(zip(("width", "height"), size or (0, 0), strict=True)) | ({"damage": kept[0]} if kept else {})
