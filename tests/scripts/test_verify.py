@@ -275,10 +275,10 @@ def test_a_video_that_stands_twice_is_named(made, capsys):
 
 def test_another_quoted_number_is_named(made, capsys):
     path = made.results / "table2.csv"
-    replace(path, r"^(Table 2,hmdb51_mean,VideoDarwin.*),63\.7000,", r"\1,73.7000,")
+    replace(path, r"^(Table 2,hmdb51_mean,video_darwin.*),63\.7000,", r"\1,73.7000,")
     status, text = made.verify(capsys)
     assert status == 1 and "paper is 73.7000, 63.7000 expected" in text
-    assert status_of(text, "hmdb51_mean", "VideoDarwin") == verify.DIFFERS and text.count(f"  {verify.DIFFERS}\n") == 1
+    assert status_of(text, "hmdb51_mean", "video_darwin") == verify.DIFFERS and text.count(f"  {verify.DIFFERS}\n") == 1
 
 
 def test_a_line_that_was_taken_out_of_the_csv_is_named(made, capsys):

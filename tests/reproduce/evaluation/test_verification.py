@@ -335,19 +335,19 @@ def test_in_the_second_table_videos_are_exchanged_one_by_one():
     assert [problem for problem in found if not problem.startswith("source")] == []
 
 
-QUOTED = {"table": "Table 2", "paper": "63.7000", "origin": "quoted", "source": "quoted from Fernando et al., CVPR 2015"}
-QUOTED |= {"row": "VideoDarwin", "section": "RGB data and optical flow"}
+QUOTED = {"table": "Table 2", "paper": "59.4000", "origin": "quoted", "source": "quoted from Simonyan and Zisserman, NIPS 2014"}
+QUOTED |= {"row": "Two-stream ConvNet", "section": "RGB data and optical flow"}
 
 
 @pytest.mark.parametrize(
     ("changes", "problems"),
     [
         ({}, []),
-        ({"paper": "73.7000"}, ["paper is 73.7000, 63.7000 expected"]),
+        ({"paper": "73.7000"}, ["paper is 73.7000, 59.4000 expected"]),
         ({"origin": "measured"}, ["origin is measured, quoted expected"]),
         ({"origin": ""}, ["origin is empty, quoted expected"]),
-        ({"paper": ""}, ["paper is empty, 63.7000 expected"]),
-        ({"source": 'a "book"'}, ['source is a "book", quoted from Fernando et al., CVPR 2015 expected']),
+        ({"paper": ""}, ["paper is empty, 59.4000 expected"]),
+        ({"source": 'a "book"'}, ['source is a "book", quoted from Simonyan and Zisserman, NIPS 2014 expected']),
         ({"mean": "1.0000", "seeds": "1"}, ["mean is 1.0000, nothing expected", "seeds is 1, 0 expected"]),
         ({"section": RGB}, [f"section is {RGB}, RGB data and optical flow expected"]),
     ],
