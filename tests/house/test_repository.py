@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE, REPOSITORY, TINY, once
 
+from reproduce.common.catalogue import ROWS
 from reproduce.common.cli import resolve
 from reproduce.common.settings import Settings, entries
 from reproduce.experiments.scheduler import sweep_values
@@ -118,5 +119,7 @@ def test_the_tables_and_their_sweeps_have_one_grid():
     grid = sweep_values("table1")
     assert grid["row"][0] == "softmax_regression" and len(grid["row"]) == 9 and len(grid["data.name"]) == 3
     columns = ["hmdb51_1", "hmdb51_2", "hmdb51_3", "hollywood2"]
-    assert sweep_values("table2") == {"column": columns, "row": ["soft_attention_0"], "seed": [1]}
+    grid = sweep_values("table2")
+    assert grid["column"] == columns and grid["row"][0] == "soft_attention_0" and grid["seed"] == [1]
+    assert set(grid["row"]) == {"soft_attention_0", *(row for row, info in ROWS.items() if info.system.representations)}
     assert resolve(Table2Settings, []).columns == columns

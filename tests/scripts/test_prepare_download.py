@@ -214,12 +214,12 @@ def test_nothing_is_deleted_where_features_are_missing_or_damaged(prepared, tmp_
     store.file(name).write_bytes(content)
     for what in ("archives", "videos"):
         with pytest.raises(DataError, match="nothing was deleted"):
-            delete(what, annotation, store, [root / "UCF11_updated_mpg.zip"])
+            delete(what, annotation, [store], [root / "UCF11_updated_mpg.zip"])
     store.file(name).unlink()
     with pytest.raises(DataError, match="1 videos have no features yet"):
-        delete("videos", annotation, store, [root / "UCF11_updated_mpg.zip"])
+        delete("videos", annotation, [store], [root / "UCF11_updated_mpg.zip"])
     assert sorted(root.rglob("*")) == files
-    assert delete("none", annotation, store, [root / "UCF11_updated_mpg.zip"]) == 0 and sorted(root.rglob("*")) == files
+    assert delete("none", annotation, [store], [root / "UCF11_updated_mpg.zip"]) == 0 and sorted(root.rglob("*")) == files
 
 
 @pytest.mark.counts("interruptions")
@@ -237,10 +237,10 @@ def test_a_deletion_that_was_interrupted_goes_on(prepared, tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "unlink", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        delete("videos", ucf11.read(root), FeatureStore(home / STORE), [])
+        delete("videos", ucf11.read(root), [FeatureStore(home / STORE)], [])
     assert len(list(root.rglob("*.mpg"))) == 22 - 9
     assert ucf11.read(root).fingerprint() == fingerprint
-    delete("videos", ucf11.read(root), FeatureStore(home / STORE), [])
+    delete("videos", ucf11.read(root), [FeatureStore(home / STORE)], [])
     assert not list(root.rglob("*.mpg")) and ucf11.read(root).fingerprint() == fingerprint
     with pytest.raises(DataError, match="1 videos without features were deleted"):
         require_videos(ucf11.read(root), [ucf11.read(root).videos[0].name])

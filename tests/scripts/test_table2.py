@@ -54,7 +54,10 @@ def test_published_csv_holds_the_papers_rows_sections_and_publications():
     sections = [[row.model for row in rows if row.section == section] for section in dict.fromkeys(row.section for row in rows)]
     assert [len(section) for section in sections] == [4, 4, 1]
     assert all(row.authors and row.title and row.venue and row.year in (2014, 2015) for row in rows)
-    assert [row.row for row in rows if row.row] == ["soft_attention_0"] and set(ROWS) >= {"soft_attention_0"}
+    measured = {row.row: row.model for row in rows if row.row}
+    assert list(measured) == ["soft_attention_0", "dl_sfa", "video_darwin", "mifs", "stacked_fv", "objects_stacked_fv"]
+    assert all(ROWS[row].label == model for row, model in list(measured.items())[1:])
+    assert all(ROWS[row.row].system.sees == row.section for row in rows if row.row)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the paper's text is not beside this checkout")
@@ -62,7 +65,7 @@ def test_published_csv_says_what_the_papers_table_2_prints():
     text = (SHARED / "paper" / "paper.txt").read_text(encoding="utf-8")
     for row in published.table2():
         numbers = "\t".join(f"{row.printed[data]:.1f}" if data in row.printed else "-" for data in ("hmdb51", "hollywood2"))
-        cited = "Our model" if row.row else f".*{row.year}"
+        cited = "Our model" if row.row == "soft_attention_0" else f".*{row.year}"
         assert re.search(rf"^{re.escape(row.model)}\t\({cited}\)\t{re.escape(numbers)}$", text, re.M)
         assert row.title.lower().rstrip("?") in text.lower()
 
@@ -134,7 +137,7 @@ def test_other_rows_of_ours_join_the_first_section_and_are_the_baseline(tmp_path
     ours = points(tmp_path / "b", dict.fromkeys(SPLITS, 9), rows[1:])
     table = table2(rows, runs_of(baseline + ours))
     assert len(table.rows) == 10 and table.rows.index("avg_pool_lstm") == 4
-    assert table.sections["avg_pool_lstm"] == table.sections["DL-SFA"] and table.labels["avg_pool_lstm"] == "Avg pooled LSTM"
+    assert table.sections["avg_pool_lstm"] == table.sections["dl_sfa"] and table.labels["avg_pool_lstm"] == "Avg pooled LSTM"
     one = table.cells["soft_attention_0", "hmdb51_mean"].comparison
     assert one.p == pytest.approx(2 / 2**24) and one.significant  # the shared video is right in both rows
     assert "90.0*" in to_text(table) and any("McNemar" in note for note in table.notes())
@@ -190,15 +193,15 @@ def test_what_cannot_be_made_is_refused_with_what_to_write(words, says, tmp_path
 @pytest.mark.slow
 def test_the_command_measures_three_splits_and_runs_nothing_twice(tmp_path):
     tiny_hmdb51(tmp_path / "data/hmdb51")
-    words = ["preset=miniature", "paths.data=data", "columns=[hmdb51_1,hmdb51_2,hmdb51_3]", "backbone.size=64"]
-    words += ["backbone.layer=features.3", "trainer.max_epochs=1", "model.hidden_dim=8", "protocol=holdout"]
+    words = ["preset=miniature", "paths.data=data", "columns=[hmdb51_1,hmdb51_2,hmdb51_3]", "rows=[soft_attention_0]"]
+    words += ["backbone.size=64", "backbone.layer=features.3", "trainer.max_epochs=1", "model.hidden_dim=8", "protocol=holdout"]
     first = script("table2.py", *words, cwd=tmp_path)
     assert "\x1b" not in first.stdout
     results = {path.suffix: path.read_text(encoding="utf-8") for path in (tmp_path / "results").iterdir()}
     assert set(results) == {".md", ".csv", ".tex", ".html", ".json"}
     rows = {(row["data"], row["row"]): row for row in csv.DictReader(StringIO(results[".csv"]))}
     assert rows["hmdb51_mean", "soft_attention_0"]["origin"] == rows["hmdb51_1", "soft_attention_0"]["origin"] == "measured"
-    assert rows["hollywood2", "soft_attention_0"]["origin"] == rows["hmdb51_mean", "VideoDarwin"]["origin"] == "quoted"
+    assert rows["hollywood2", "soft_attention_0"]["origin"] == rows["hmdb51_mean", "video_darwin"]["origin"] == "quoted"
     assert "MINIATURE" in results[".md"] and "**RGB data and optical flow**" in results[".md"]
     runs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/hmdb51/*/metrics.json")}
     assert len(runs) == 3
