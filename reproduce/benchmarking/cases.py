@@ -23,6 +23,7 @@ from lightning_modules.frames import Frames, pool_frames, run_blocks, run_dense,
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from reproduce.benchmarking import baselines
+from reproduce.benchmarking.descriptor_cases import descriptors
 from reproduce.benchmarking.lines import Line
 from reproduce.benchmarking.settings import BenchmarkSettings
 from reproduce.benchmarking.workloads import (
@@ -405,6 +406,7 @@ CASES: dict[str, Callable[[BenchmarkSettings, Path, torch.device], Iterator[Line
     "training": training,
     "epoch": epoch,
     "scaling": scaling,
+    "descriptors": descriptors,
 }
 SCRIPTS = sorted(
     path.name for path in Path(__file__).resolve().parents[1].glob("*.py") if "__main__" in path.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from reproduce.common.cli import resolve
 from reproduce.common.processes import cores
 from reproduce.common.settings import DataSettings, Settings, SettingsError
 
-ALL_CASES = ("startup", "extraction", "testing", "training", "epoch", "scaling")
+ALL_CASES = ("startup", "extraction", "testing", "training", "epoch", "scaling", "descriptors")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BenchmarkSettings(Settings):
 
     data: DataSettings = field(default_factory=lambda: DataSettings(batch_size=64))
     cases: list[str] = field(default_factory=lambda: list(ALL_CASES))
-    """what to measure: startup, extraction, testing, training, epoch, scaling"""
+    """what to measure: startup, extraction, testing, training, epoch, scaling, descriptors (needs the extra systems)"""
     scale: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """rehearse a column of Table 1 at a data set's true size instead: ucf11 or hmdb51"""
     repeats: int = 5
@@ -66,6 +66,8 @@ class BenchmarkSettings(Settings):
     """batches of the epoch from the store"""
     processes: int = field(default_factory=lambda: min(2, cores()))
     """most processes on the CPU for the scaling over devices"""
+    rows: int = 50_000
+    """local descriptors that are encoded"""
     steps: int = 5
     """training steps and test videos that a rehearsal measures of each row"""
 
@@ -81,7 +83,7 @@ def check(settings: BenchmarkSettings) -> None:
             raise SettingsError(f"cases: {case} is none of {', '.join(ALL_CASES)}")
     if settings.scale not in (None, *SCALES):
         raise SettingsError(f"scale={settings.scale}: choose from {', '.join(SCALES)}")
-    for key in ("repeats", "locations", "channels", "clips", "clip_frames", "plain_clips", "epoch_batches", "steps"):
+    for key in ("repeats", "locations", "channels", "clips", "clip_frames", "plain_clips", "epoch_batches", "rows", "steps"):
         if getattr(settings, key) < 1:
             raise SettingsError(f"{key}={getattr(settings, key)}: must be at least 1")
     weights = settings.backbone.weights

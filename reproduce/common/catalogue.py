@@ -223,6 +223,7 @@ SYSTEMS: dict[str, SystemInfo] = {
     "linear_probe": SystemInfo("reproduce.systems.linear_probe", RGB, ("model.name",), deterministic=True, needs=("sklearn",)),
     "rank_pooling": _kernel_svm(RGB, "feature_evolution"),
     "column_fv": _kernel_svm(RGB, "column_fisher"),
+    "objects": _kernel_svm(RGB, "object_scores"),
     "dl_sfa": _kernel_svm(RGB, "slow_words"),
     "idt_fv": _kernel_svm(FLOW, "trajectory_fisher"),
     "video_darwin": _kernel_svm(FLOW, "trajectory_evolution", "trajectory_fisher"),
@@ -286,6 +287,7 @@ ROWS: dict[str, RowInfo] = {
     "column_fv": RowInfo(
         "Fisher vectors of the feature cube's columns", {"model.name": "column_fv"}, "Fisher vectors, columns", beyond=True
     ),
+    "objects": RowInfo("Object scores", {"model.name": "objects"}, beyond=True),
     "dl_sfa": RowInfo("DL-SFA", {"model.name": "dl_sfa"}, beyond=True),
     "idt_fv": RowInfo("IDT + Fisher vectors", {"model.name": "idt_fv"}, beyond=True),
     "video_darwin": RowInfo("VideoDarwin", {"model.name": "video_darwin"}, beyond=True),

@@ -91,10 +91,10 @@ def resize_rule(settings: Settings) -> str:
     return f"{RESIZE_RULE.replace('size x size', '256 x 256')}; {mean}; to size x size, bilinear, no crop"
 
 
-def notes_on(settings: Settings) -> list[str]:
+def notes_on(settings: Settings, backbone: nn.Module) -> list[str]:
     """What tables say of the network: which it is, its weights, and where it is not the paper's."""
     options = settings.backbone
-    notes = [f"Features: {options.name}, {_weights_in_words(settings)}"]
+    notes = [f"Features: {options.name}, {_weights_in_words(settings, backbone)}"]
     if options.name == "googlenet" and options.weights != "random":
         notes.append("torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network")
     if options.name == PAPER_NETWORK:
@@ -102,14 +102,13 @@ def notes_on(settings: Settings) -> list[str]:
     return notes
 
 
-def _weights_in_words(settings: Settings) -> str:
-    kinds = {"imagenet": "trained on ImageNet", "random": "RANDOM weights, batch norm calibrated on frames of train"}
-    if settings.backbone.name == PAPER_NETWORK:
-        kinds |= {
-            "imagenet": "BVLC's weights, trained on ImageNet",
-            "random": "RANDOM weights, without batch norm to calibrate",
-        }
-    return kinds.get(settings.backbone.weights, f"weights of the file {os.path.basename(settings.backbone.weights)}")
+def _weights_in_words(settings: Settings, backbone: nn.Module) -> str:
+    if settings.backbone.weights == "random":
+        norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
+        return "RANDOM weights" + (", batch norm calibrated on frames of train" if norms else ", no batch norm to calibrate")
+    if settings.backbone.weights == "imagenet":
+        return "BVLC's weights, trained on ImageNet" if settings.backbone.name == PAPER_NETWORK else "trained on ImageNet"
+    return f"weights of the file {os.path.basename(settings.backbone.weights)}"
 
 
 def _input_in_words(settings: Settings) -> str:

@@ -147,7 +147,7 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
             "compiled": compiled,
             "decoder": decoder_version(),
             "torch": torch.__version__,
-            "notes": notes_on(settings),
+            "notes": notes_on(settings, backbone),
         }
         store.create(feature_spec(settings), (rows, columns), channels, facts)
     extract_into(settings, store, backbone, names, paths, precision, compiled)

@@ -9,7 +9,9 @@ from conftest import script
 
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from lightning_modules.attention import SoftAttentionLSTM
-from reproduce.benchmarking import baselines
+from lightning_modules.encoders.fisher import fit_encoder
+from lightning_modules.encoders.rank_pooling import rank_direction
+from reproduce.benchmarking import baselines, descriptor_cases
 from reproduce.benchmarking.cases import CASES, SCRIPTS
 from reproduce.benchmarking.lines import Line
 from reproduce.benchmarking.scale import lengths
@@ -27,6 +29,8 @@ SMALL = [
     "epoch_batches=1",
     "steps=1",
     "processes=1",
+    "rows=300",
+    "encoder.components=4",
     "data.batch_size=4",
     "model.hidden_dim=8",
     "backbone.name=mobilenet_v3_small",
@@ -44,12 +48,13 @@ def test_every_case_gives_its_lines_and_both_files(tmp_path):
         rows = list(csv.DictReader(file))
     page = (tmp_path / "results/benchmark.md").read_text()
     words = ("--help", "refused key", "extraction", "testing 40 frames", "training step", "resident=rotate", "exponent")
+    words += ("trajectories, SIFT", "mixture", "Fisher vector", "rank pooling", "Gram matrix")
     for word in words:
         assert any(word in row["what"] for row in rows), word
         assert word in page and word in result.stdout
     assert len(page.splitlines()) == 2 + 2 + len(rows)
     for row in rows:
-        assert float(row["ratio"]) == float(row["ratio"]) and "torch" in row["machine"]
+        assert (row["ratio"] == "–") == ("mixture" in row["what"]) and "torch" in row["machine"]
         assert (row["limit"] == "") == (row["reached"] == "")
 
 
@@ -102,6 +107,16 @@ def test_the_cell_by_cell_network_computes_what_the_fast_one_does():
     X = torch.randn(2, 7, 4, 6)
     for one, other in zip(fast(X), cells(X), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_the_plain_encoders_compute_what_ours_do():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 8)).astype(np.float32)
+    encoder = fit_encoder(x, components=3, dimensions=4, seed=0)
+    np.testing.assert_allclose(descriptor_cases._plain_sums(encoder, x), encoder.sums(x), rtol=1e-4, atol=1e-3)
+    series = random.random((20, 30)).astype(np.float32)
+    ours, plain = rank_direction(series), descriptor_cases._plain_direction(series)
+    assert ours @ plain / np.linalg.norm(ours) / np.linalg.norm(plain) > 0.9999
 
 
 def test_stacked_blocks_are_all_blocks_of_stride_one():

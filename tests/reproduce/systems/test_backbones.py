@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import SHARED
 from released_files import grids, write_set
+from torch import nn
 
 from datamodules import released
 from datamodules.decoding import RESIZE_RULE, probe, read_chunks, read_frames
@@ -27,6 +28,7 @@ from reproduce.systems.cnn_features import ensure, kept_cosine
 
 torch.set_num_threads(1)
 
+PLAIN = nn.Identity()  # a network without batch norm
 WEIGHTS, MEAN = SHARED / "weights/bvlc_googlenet_fp16.pth", SHARED / "weights/ilsvrc_2012_mean.npy"
 CLIPS = SHARED / "data/ucf11_groups_1_to_3"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file() or not MEAN.is_file(), reason="BVLC's weights are not here")
@@ -54,7 +56,7 @@ def test_other_networks_have_no_new_facts():
     direct = settings("backbone.resize=direct", name="googlenet")
     assert feature_spec(direct) == spec and (resize_of(direct), frame_side(direct)) == ("direct", 224)
     assert resize_rule(direct) == RESIZE_RULE
-    assert notes_on(direct) == [
+    assert notes_on(direct, PLAIN) == [
         "Features: googlenet, trained on ImageNet",
         "torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network",
     ]
@@ -115,15 +117,17 @@ def test_its_spec_says_how_frames_come_to_it(mean):
 
 def test_manifest_and_notes_say_which_weights_and_mean(mean):
     words = f"backbone.weights={mean.parent / 'mine.pth'}"
-    assert notes_on(settings(words)) == [
+    assert notes_on(settings(words), PLAIN) == [
         "Features: bvlc_googlenet, weights of the file mine.pth",
         "the paper's Caffe network; frames 256x256, then 224x224, minus the mean image",
     ]
-    assert notes_on(settings("backbone.mean=channels", "backbone.resize=direct")) == [
+    assert notes_on(settings("backbone.mean=channels", "backbone.resize=direct"), PLAIN) == [
         "Features: bvlc_googlenet, BVLC's weights, trained on ImageNet",
         "the paper's Caffe network; frames straight to 224x224, minus its means per channel, in place of the mean image",
     ]
-    assert "without batch norm" in notes_on(settings("backbone.weights=random"))[0]
+    random = settings("backbone.weights=random")
+    assert notes_on(random, PLAIN)[0].endswith("RANDOM weights, no batch norm to calibrate")
+    assert notes_on(random, nn.BatchNorm2d(1))[0].endswith("RANDOM weights, batch norm calibrated on frames of train")
     assert resize_rule(settings(words)).startswith("whole frame squashed to 256 x 256, libswscale bilinear")
     assert resize_rule(settings(words)).endswith(
         f"; BGR minus {feature_spec(settings(words)).mean}; to size x size, bilinear, no crop"
@@ -186,7 +190,7 @@ def test_a_real_clip_goes_through_the_store(tmp_path):
     video = min(annotation.train, key=lambda video: probe(annotation.path(video)).declared_frames)
     store = ensure(run, annotation, [video])
     assert store.path.name == "bvlc_googlenet_fp16" and (store.grid, store.channels) == ((7, 7), 1024)
-    assert store.notes == notes_on(run) and store.manifest["layer"] == "inception_5b/output"
+    assert store.notes == notes_on(run, PLAIN) and store.manifest["layer"] == "inception_5b/output"
     assert store.manifest["resize"] == resize_rule(run) and store.manifest["spec"] == feature_spec(run).made_from
     frames = np.stack(list(read_frames(annotation.path(video), 256)))
     cubes = store.read(video.name)
