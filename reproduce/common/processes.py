@@ -26,6 +26,7 @@ from datamodules.videos import DataError
 SCRIPTS = Path(__file__).resolve().parents[1]  # the folder of the entry scripts
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of disks without locks, such as NFS without its lock service
+TOGETHER = 1.0  # seconds within which SIGTERM reaches all processes of a job
 PATIENCE = 30.0  # seconds that a job which is told to stop may take to do so
 
 

@@ -39,7 +39,7 @@ from reproduce.common.dataset import (
     require_videos,
 )
 from reproduce.common.files import Need, check_space
-from reproduce.common.processes import cores, is_first_process, leaving_on_sigterm, one_at_a_time
+from reproduce.common.processes import TOGETHER, cores, is_first_process, leaving_on_sigterm, one_at_a_time
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems.backbones import built, notes_on, resize_rule, restore_backbone
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
@@ -55,7 +55,6 @@ TRIED_FRAMES = 16
 COMPILE_FRAMES = {False: 20_000, True: 500_000}
 """Frames a device from which on compiling repays, without and with a GPU: it takes half a minute, and saves 3.5 ms a frame
 of GoogLeNet on two CPU cores and less than 0.1 ms on a GPU."""
-TOGETHER = 1.0  # seconds within which SIGTERM reaches all processes of a job
 EXTRACTION = ("resize", "precision", "compiled", "decoder", "torch")
 """What of the store's manifest says how the features were extracted."""
 

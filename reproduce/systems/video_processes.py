@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy as np
 from datamodules.decoding import VideoError, probe
 from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError
-from reproduce.common.processes import end_with_parent
+from reproduce.common.processes import TOGETHER, end_with_parent
 from reproduce.common.progress import Progress
 from reproduce.common.settings import SettingsError
 
@@ -35,7 +36,7 @@ Outcomes = Generator[tuple[str, int], None, None]
 ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-RANKS = 1000  # of processes that each share may have
+RANKS = 1024  # of processes that each share may have, as many as settings allow
 
 
 @dataclass(frozen=True)
@@ -143,14 +144,17 @@ def _in_processes(path: Path, names: list[str], task: Task, processes: int, rank
                 process.start()
                 there.close()
                 workers[here] = process, next(waiting)
-                here.send(workers[here][1])
+                with contextlib.suppress(OSError):  # what has died already is lost when it is heard
+                    here.send(workers[here][1])
         while workers:
             for connection in wait(list(workers)):
-                process, name = workers.pop(connection)
+                process, name = workers[connection]
                 try:
                     rows = connection.recv()  # type: ignore[union-attr]
                 except (EOFError, OSError) as error:
                     process.join()
+                    if process.exitcode == -signal.SIGTERM:
+                        time.sleep(TOGETHER)  # this one is told too, and leaves
                     raise LostWorker(
                         f"the process that worked on {name} died (exit status {process.exitcode}). Finished videos are kept in "
                         f"{path.resolve()}: run the same command again. If memory ran out, take fewer processes; if it dies at "
@@ -160,14 +164,18 @@ def _in_processes(path: Path, names: list[str], task: Task, processes: int, rank
                     raise rows
                 following = next(waiting, None)
                 if following is None:
+                    del workers[connection]
                     connection.close()  # type: ignore[union-attr]
                 else:
                     workers[connection] = process, following
-                    connection.send(following)  # type: ignore[union-attr]
+                    with contextlib.suppress(OSError):
+                        connection.send(following)  # type: ignore[union-attr]
                 yield name, rows
     finally:
         for process, _ in workers.values():
             process.terminate()
+        for process, _ in workers.values():  # else one might still write when another command begins
+            process.join()
 
 
 def _serve(connection: Connection, path: Path, task: Task, rank: int, parent: int) -> None:
