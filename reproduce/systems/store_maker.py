@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,13 @@ def ensure_store(
     require_videos(annotation, store.missing(video.name for video in videos))
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = path / f".lock-{share.number}-of-{share.count}"
-        with leaving_on_sigterm(), one_at_a_time(lock, f"writes to {path.resolve()}"):
+        with leaving_on_sigterm(), _alone(path, share):
             if share == ALL:
                 for unfinished in path.rglob("*.part"):  # left by a killed process
                     unfinished.unlink()
             store = Store(path)
-            names = share.of(to_extract(annotation, store, videos, keep))
+            own = set(share.of([video.name for video in videos]))  # whatever others have finished meanwhile
+            names = [name for name in to_extract(annotation, store, videos, keep) if name in own]
             if not store.exists():
                 rows = (estimated_frames(annotation, names) or 0) * making.rows_a_frame
                 size = int(rows * sum(array.row_bytes for array in spec.arrays))
@@ -96,6 +97,22 @@ def ensure_store(
         what = f"cannot write {making.kind} to {path.resolve()} ({error}); make room or set paths.features, and run it again"
         raise FeatureStoreError(what) from error
     return Store(path)
+
+
+@contextmanager
+def _alone(path: Path, share: Share) -> Iterator[None]:
+    """Hold a share's lock, that of all videos only while no share is at work; a share begins only while nobody holds that."""
+    work = f"writes to {path.resolve()}"
+    with ExitStack() as held:
+        every = held.enter_context(ExitStack())
+        every.enter_context(one_at_a_time(path / ".lock", work))
+        if share == ALL:
+            for lock in sorted(path.glob(".lock-*-of-*[0-9]")):
+                held.enter_context(one_at_a_time(lock, work))
+        else:
+            held.enter_context(one_at_a_time(path / f".lock-{share.number}-of-{share.count}", work))
+            every.close()
+        yield
 
 
 @dataclass(frozen=True)

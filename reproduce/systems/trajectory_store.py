@@ -22,6 +22,7 @@ from reproduce.systems.video_processes import ALL, Pieces, Share
 
 ROWS_A_FRAME = 150  # of a frame of 320 x 240 pixels, by estimate: from 30 to 320
 SUBSTITUTES = "matches of {} stand for those of SURF, which OpenCV's wheels lack, and people are not masked out"
+HEIGHT = "trajectories of frames that were brought to a height of {} pixels where they are higher"
 END = POSITIONS.index("end")
 
 
@@ -55,7 +56,10 @@ def ensure_levels(
         task=Tracking(frames, options, chosen.height, levels),
         rows_a_frame=ROWS_A_FRAME * sum(1 / (level + 1) for level in levels),
         what="tracking in",
-        notes=[SUBSTITUTES.format(chosen.keypoints.upper())],
+        notes=[
+            SUBSTITUTES.format(chosen.keypoints.upper()),
+            *([] if chosen.height is None else [HEIGHT.format(chosen.height)]),
+        ],
     )
     return ensure_store(settings, annotation, making, videos, share)
 
