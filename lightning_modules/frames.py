@@ -123,10 +123,5 @@ def windows(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int 
 
 
 def window_means(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Tensor:
-    """Average the steps of every block, (F, D) -> (N, D), from running sums of frames ``skip`` apart (in float64)."""
-    spanned = len(frames)
-    padded = torch.zeros(-(-spanned // skip) * skip, *frames.shape[1:], dtype=torch.float64, device=frames.device)
-    padded[:spanned] = frames  # (a multiple of skip, D)
-    sums = torch.cat([torch.zeros_like(padded[:skip]), padded]).unflatten(0, (-1, skip)).cumsum(0).flatten(0, 1)
-    begin = torch.arange(blocks, device=frames.device) * stride  # (N,) each block's first frame
-    return ((sums[begin + steps * skip] - sums[begin]) / steps).to(frames.dtype)
+    """Average the steps of every block, (F, D) -> (N, D)."""
+    return windows(frames, blocks, steps, skip, stride).mean(dim=1)

@@ -139,7 +139,7 @@ class AttentionMeasures(Metric):
 
     def __init__(self, videos: int) -> None:
         super().__init__()
-        self.add_state("sums", torch.zeros(videos, len(NAMES), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(videos, len(NAMES)), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(videos, len(NAMES), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
@@ -175,10 +175,10 @@ class AttentionMeasures(Metric):
         if inside is not None:
             values |= {"pointing_game": pointing_game(attention, inside), "pointing_chance": inside.mean(dim=-1)}
         for name, found in values.items():
-            finite = found[found.isfinite()]
-            self.sums[video, NAMES.index(name)] += finite.double().sum()
-            self.counts[video, NAMES.index(name)] += finite.numel()
+            finite = found.isfinite()
+            self.sums[video, NAMES.index(name)] += torch.where(finite, found, 0).sum()
+            self.counts[video, NAMES.index(name)] += finite.sum()
 
     def compute(self) -> VideoMeasures:
         """Return sums and counts of every video, over all ranks."""
-        return VideoMeasures(self.sums.cpu(), self.counts.cpu())
+        return VideoMeasures(self.sums.cpu().double(), self.counts.cpu())

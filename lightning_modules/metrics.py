@@ -94,20 +94,21 @@ class VideoMetric(Metric):
         super().__init__()
         self.register_buffer("block_counts", torch.as_tensor(block_counts, dtype=torch.int64), persistent=False)
         videos = len(block_counts)
-        self.add_state("score_sum", torch.zeros(videos, num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("score_sum", torch.zeros(videos, num_classes), dist_reduce_fx="sum")
         self.add_state("votes", torch.zeros(videos, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("seen", torch.zeros(videos, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, scores: Tensor, videos: Tensor) -> None:
-        """Add blocks.
+    def update(self, scores: Tensor, video: int) -> None:
+        """Add blocks of a video. In single precision, as some devices have no other: a video comes in a few parts.
 
         Args:
             scores: (B, C) of each block.
-            videos: (B,) number of each block's video.
+            video: its number in the set.
         """
-        self.score_sum.index_add_(0, videos, scores.double())
-        self.seen.index_add_(0, videos, torch.ones_like(videos))
-        self.votes.index_put_((videos, scores.argmax(dim=1)), torch.ones_like(videos), accumulate=True)
+        classes = torch.arange(scores.shape[1], device=scores.device)
+        self.score_sum[video] += scores.sum(dim=0)
+        self.votes[video] += (scores.argmax(dim=1)[:, None] == classes).sum(dim=0)
+        self.seen[video] += len(scores)
 
     def compute(self) -> VideoScores:
         """Average each video's blocks, over all ranks.

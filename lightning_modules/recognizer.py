@@ -174,8 +174,7 @@ class Recognizer(LightningModule):
         frames = Frames(batch.cube, batch.mean, batch.max)
         output = run_dense(self._network, frames, batch.blocks, batch.steps, batch.skip, batch.stride)
         assert self.videos is not None
-        video = torch.full((batch.blocks,), batch.video, device=self.device)
-        self.videos.update(block_scores(output.logits, self.multi_label, self.last_n), video)
+        self.videos.update(block_scores(output.logits, self.multi_label, self.last_n), batch.video)
         return None if output.attention is None else output.attention.float()
 
     def _log_figures(self, which: str) -> None:

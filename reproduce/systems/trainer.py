@@ -269,7 +269,7 @@ class LossWatch:
 
     def begin(self, device: torch.device) -> None:
         """Forget all."""
-        self._step = torch.full((), math.inf, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        self._step = torch.full((), -1, device=device)  # none so far
         self._value = torch.zeros((), device=device)
 
     def see(self, loss: Tensor, step: int) -> None:
@@ -279,7 +279,7 @@ class LossWatch:
             loss: a scalar.
             step: its number, from 1.
         """
-        first = ~loss.isfinite() & self._step.isinf()
+        first = ~loss.isfinite() & (self._step < 0)
         self._step = torch.where(first, step, self._step)
         self._value = torch.where(first, loss.detach().to(self._value.dtype), self._value)
 
@@ -289,8 +289,9 @@ class LossWatch:
         Raises:
             FloatingPointError: names epoch, step and stage.
         """
-        if math.isfinite(float(self._step)):
-            step, value = int(self._step), float(self._value)
+        step = int(self._step)
+        if step >= 0:
+            value = float(self._value)
             raise FloatingPointError(f"the training loss of epoch {epoch} is {value} at step {step} of {stage}. {ADVICE}")
 
 

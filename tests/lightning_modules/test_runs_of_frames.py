@@ -118,7 +118,7 @@ def test_window_means_of_a_long_video_do_not_drift(skip, stride, offset):
     assert len(frames) > 1990
     expected = windows(frames, blocks, 30, skip, stride).double().mean(dim=1)
     result = window_means(frames, blocks, 30, skip, stride)
-    torch.testing.assert_close(result.double(), expected, rtol=1e-7, atol=1e-7)  # the rounding of the result itself
+    torch.testing.assert_close(result.double(), expected, rtol=3e-7, atol=1e-7)  # a few roundings
 
 
 # Pooling

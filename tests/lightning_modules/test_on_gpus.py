@@ -1,0 +1,64 @@
+"""What a GPU is asked for by all networks, seen on fake CUDA tensors: devices, precisions, waits, numbers of kernels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fake_cuda import GPU, Launches, backward, fake_cuda
+
+from lightning_modules.attention import SoftAttentionLSTM
+from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.frames import Frames, Rows, run_blocks, run_dense
+from lightning_modules.measures import AttentionMeasures
+from lightning_modules.metrics import BlockMean, VideoMetric, block_scores
+from lightning_modules.objective import Objective
+
+B, T, K, D, H, C, V = 4, 30, 9, 16, 8, 3, 5  # launches depend on T and on the number of layers alone
+
+NETWORKS = {
+    "location": lambda: SoftAttentionLSTM(K, D, C, H, 3),
+    "content": lambda: SoftAttentionLSTM(K, D, C, H, 1, "content", 2, input_dropout=False),
+    "avg": lambda: PooledLSTM(D, C, "mean", H),
+    "max": lambda: PooledLSTM(D, C, "max", H),
+    "softmax": lambda: SoftmaxRegression(K, D, C),
+}
+PRECISIONS = [None, torch.bfloat16, torch.float16]
+STEP = {"location": 4900, "content": 2600, "avg": 1900, "max": 1900, "softmax": 65}  # launches, at most
+DENSE = {"location": 1130, "content": 600, "avg": 640, "max": 640, "softmax": 20}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_and_a_dense_test_stay_on_the_device(name, precision):
+    """Each operation's tensors are on the device, products take one precision, nothing waits, and nothing is float64."""
+    with fake_cuda():
+        network = NETWORKS[name]().train()
+        mixed = torch.autocast("cuda", precision or torch.bfloat16, enabled=precision is not None)
+        rows = Rows(torch.empty(99, K, D, dtype=torch.half), torch.empty(B, T, dtype=torch.int64))
+        frames = Frames(rows, torch.empty(B, T, D), torch.empty(B, T, D))
+        with Launches() as step:
+            with mixed:
+                output = run_blocks(network, frames)
+            target, weights = torch.empty(B, dtype=torch.int64), torch.empty(B)
+            cost = Objective(1.0)(output.logits, output.attention, target, network.parameters(), weights, B)
+            backward(cost.loss)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        assert all(one.grad is not None and one.grad.device == GPU and one.grad.dtype == one.dtype for one in trained)
+        assert step.count <= STEP[name] and step.transfers == 0
+
+        stretch = Frames(torch.empty(T + 9, K, D, dtype=torch.half), torch.empty(T + 9, D), torch.empty(T + 9, D))
+        with torch.no_grad(), mixed, Launches() as dense:
+            output = run_dense(network.eval(), stretch, 10, T)
+        assert dense.count <= DENSE[name] and dense.transfers == 0
+
+
+def test_metrics_and_measures_ask_the_device_nothing():
+    """No shape depends on values, and nothing is copied: neither in training nor while videos are tested."""
+    with fake_cuda(), torch.no_grad():
+        mean, videos, measures = BlockMean(), VideoMetric(torch.empty(V, dtype=torch.int64), C), AttentionMeasures(V)
+        attention, boxes = torch.empty(B, T, K), torch.empty(B, T, K)
+        with Launches() as seen:
+            mean.update(torch.empty(B), torch.empty(B))
+            videos.update(block_scores(torch.empty(B, T, C), False, T), 3)
+            measures.update(3, attention, (3, 3), 30.0, boxes, boxes)
+        assert seen.transfers == 0 and {one.device for one in (mean.total, videos.votes, measures.sums)} == {GPU}
