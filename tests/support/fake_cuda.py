@@ -18,10 +18,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 GPU = torch.device("cuda", 0)
-VIEWS = set(
-    "device view _unsafe_view t transpose slice select unsqueeze squeeze expand as_strided detach split split_with_sizes chunk "
-    "permute empty empty_like empty_strided new_empty new_empty_strided unbind alias lift_fresh is_pinned".split()
-)
+VIEWS = {
+    "device",
+    "view",
+    "_unsafe_view",
+    "t",
+    "transpose",
+    "slice",
+    "select",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "as_strided",
+    "detach",
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "permute",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "unbind",
+    "alias",
+    "lift_fresh",
+    "is_pinned",
+}
 """Operations that launch no kernel."""
 PRODUCTS = {"mm", "addmm", "mv", "bmm", "convolution"}
 
@@ -102,7 +125,7 @@ def backward(loss: Tensor) -> None:
             made = made if isinstance(made, tuple) else (made,)
             wanted = node.needs_input_grad if isinstance(node, custom) else [to is not None for to, _ in node.next_functions]
             targets = [edge for edge in node.next_functions if edge[0] is not None]
-            for (to, number), grad in zip(targets, [one for one, w in zip(made, wanted) if w], strict=True):
+            for (to, number), grad in zip(targets, [one for one, w in zip(made, wanted, strict=False) if w], strict=True):
                 if grad is not None:
                     meta = to._input_metadata[number]
                     grad = grad.sum_to_size(tuple(meta.shape)).to(meta.dtype)

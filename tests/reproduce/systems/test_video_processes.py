@@ -79,8 +79,11 @@ def begun(path: Path) -> Store:
 
 
 def holds(store: Store, names) -> bool:
-    pairs = [(store.read(name, array.name), values) for name in names for array, values in zip(SPEC.arrays, arrays_of(name))]
-    return all(np.array_equal(there, values) for there, values in pairs)
+    return all(
+        np.array_equal(store.read(name, array.name), values)
+        for name in names
+        for array, values in zip(SPEC.arrays, arrays_of(name), strict=True)
+    )
 
 
 def test_one_process_and_three_write_the_same_store(tmp_path):
