@@ -190,7 +190,7 @@ def test_the_processes_end_with_the_first_one(tmp_path, number, count):
         assert time.monotonic() < deadline, left
         time.sleep(0.01)
     output = (tmp_path / "output.txt").read_text()
-    assert "LostWorker" not in output and output.count("Traceback") == (number == signal.SIGINT), output
+    assert "LostWorker" not in output and (number == signal.SIGINT or "Traceback" not in output), output
     count(f"{number.name}s", 1)
 
 
