@@ -275,7 +275,7 @@ def _is_measured(stem: Path, row: str, lines: Sequence[Line], checks: Checks) ->
         text = stem.with_suffix(".md").read_text(encoding="utf-8")
     except (OSError, ValueError):
         text = ""
-    return quoted is None or f"{quoted.model} {paper_tables.UNFINISHED}" in text
+    return quoted is None or f": {quoted.model} {paper_tables.UNFINISHED}" in text  # a name may end in another
 
 
 def _as_said(line: Line, stem: Path) -> Cell:
