@@ -129,6 +129,11 @@ class Scheduler:
                 first.setdefault(key, (kind, point))
         return [(point.column, kind) for kind, point in first.values() if _prepare(point.column, kind, point.words) != 0]
 
+    def lacking(self, point: Point, failed: Sequence[tuple[str, str]]) -> list[str]:
+        """Kinds of stores that a point or its members read and that are among those that failed, by column."""
+        read = dict.fromkeys((one.column, kind) for one in (point, *self.members(point)) for kind in _stores(one))
+        return [kind for column, kind in read if (column, kind) in failed]
+
     def require_usable(self, points: Iterable[Point]) -> None:
         """Check that every video that points read is in their stores.
 
@@ -272,13 +277,16 @@ def finish_grid(
         points = [scheduler.point(words, column, turns=len(columns[column])) for column, _, words in grid]
         everything = [*points, *(member for point in points for member in scheduler.members(point))]
         if failed := scheduler.prepare(everything):
-            columns_, kinds = (list(dict.fromkeys(names)) for names in zip(*failed, strict=True))
-            left = [point for point in points if not set(kinds) & set(_stores(point))]
-            if not (leave_out and left):
-                raise DataError(f"could not prepare {', '.join(columns_)}; the reasons stand above")
-            gone = dict.fromkeys(point.row for point in points if point not in left)
-            print(f"not measured, for {' and '.join(kinds)} could not be made: {', '.join(gone)}; the reasons stand above")
-            points = left
+            lacking = [scheduler.lacking(point, failed) for point in points]
+            if not leave_out or all(lacking):
+                names = dict.fromkeys(column for column, _ in failed)
+                raise DataError(f"could not prepare {', '.join(names)}; the reasons stand above")
+            gone = {(point.column, point.row): kinds for point, kinds in zip(points, lacking, strict=True) if kinds}
+            for (column, row), kinds in gone.items():
+                print(
+                    f"{column} {row} is not measured: could not make {' and '.join(kinds)}; the reasons stand above", flush=True
+                )
+            points = [point for point in points if (point.column, point.row) not in gone]
             everything = [*points, *(member for point in points for member in scheduler.members(point))]
         scheduler.require_usable(everything)
         return points, scheduler.run(points)

@@ -1,23 +1,28 @@
 """Table 2: nine rows in three sections, each number measured here or quoted, and the grid that measures them."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from conftest import SHARED, script
 from finished import finished_run, tiny_hmdb51
 
+from reproduce.common import catalogue
 from reproduce.common.catalogue import ROWS, TABLE2_COLUMNS
 from reproduce.common.cli import resolve
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.evaluation import published
 from reproduce.evaluation.paper_tables import runs_of, table2
 from reproduce.evaluation.writers import to_csv, to_html, to_latex, to_markdown, to_text
+from reproduce.experiments import scheduler
 from reproduce.experiments.scheduler import Point
+from reproduce.table2 import with_libraries
 
 PROTOCOL = {
     "Spatial stream ConvNet": (40.5, None),
@@ -209,3 +214,70 @@ def test_the_command_measures_three_splits_and_runs_nothing_twice(tmp_path):
     assert "3 of 3 runs are finished already" in second.stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/hmdb51/*/metrics.json")} == runs
     assert {path.suffix: path.read_text(encoding="utf-8") for path in (tmp_path / "results").iterdir()} == results
+
+
+# without rows=[…]
+
+
+@pytest.fixture(scope="module")
+def cubes_alone(tmp_path_factory) -> Path:
+    """A tiny HMDB-51 whose features are there, and whose videos were deleted since."""
+    root = tmp_path_factory.mktemp("cubes")
+    tiny_hmdb51(root / "data/hmdb51")
+    script("prepare.py", *QUICK, "data.name=hmdb51", cwd=root)
+    names = [path.relative_to(root / "data/hmdb51") for path in sorted(root.glob("data/hmdb51/*/*.avi"))]
+    sizes = {name.as_posix(): {"bytes": (root / "data/hmdb51" / name).stat().st_size, "sha256": "0" * 64} for name in names}
+    (root / "data/hmdb51/removed.json").write_text(json.dumps({"videos": sizes}))
+    for name in names:
+        (root / "data/hmdb51" / name).unlink()
+    return root
+
+
+QUICK = ["preset=miniature", "paths.data=data", "backbone.size=64", "backbone.layer=features.3", "trainer.max_epochs=1"]
+QUICK += ["model.hidden_dim=8", "protocol=holdout", "logging.wandb=disabled", "encoder.samples=500", "encoder.components=2"]
+
+
+@pytest.mark.slow
+def test_rows_whose_stores_cannot_be_made_are_left_out_and_named(cubes_alone):
+    grid = ["columns=[hmdb51_1]", *QUICK]
+    made = script("table2.py", *grid, cwd=cubes_alone)
+    for row, kind in {"idt_fv": "trajectories", "dl_sfa": "gray", "mifs": "trajectories and skipped_trajectories"}.items():
+        assert f"hmdb51_1 {row} is not measured: could not make {kind}; the reasons stand above" in made.stdout
+    assert "were deleted by delete=videos" in made.stderr
+    with (cubes_alone / "results/table2.csv").open(newline="") as file:
+        measured = {line["row"] for line in csv.DictReader(file) if line["origin"] == "measured"}
+    assert measured == {"soft_attention_0", "rank_pooling", "column_fv"}
+    refused = script("table2.py", *grid, "rows=[soft_attention_0,idt_fv]", cwd=cubes_alone, check=False)
+    assert refused.returncode == 1 and "could not prepare hmdb51_1" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_only_the_columns_are_left_out_whose_stores_cannot_be_made(cubes_alone, monkeypatch, capsys):
+    """Of one that is made from others' runs, what these read counts."""
+    monkeypatch.chdir(cubes_alone)
+    monkeypatch.setattr(scheduler, "_prepare", lambda column, kind, words: int((column, kind) == ("hmdb51_1", "gray")))
+    monkeypatch.setattr(scheduler.Scheduler, "require_usable", lambda *_: None)
+    monkeypatch.setattr(scheduler.Scheduler, "run", lambda *_: [])
+    settings = resolve(Settings, QUICK)
+    columns = {column: [[*QUICK, f"column={column}"]] for column in ("hmdb51_1", "hmdb51_2")}
+    rows = ["soft_attention_0", "dl_sfa", "late_fusion"]
+    columns = {column: [[*words, "fusion.rows=[dl_sfa,rank_pooling]"] for words in turns] for column, turns in columns.items()}
+    points, _ = scheduler.finish_grid(settings, columns, rows, [1], None, "table2.py", leave_out=True)
+    found = [(point.column, point.row) for point in points]
+    assert found == [("hmdb51_1", "soft_attention_0"), *(("hmdb51_2", row) for row in rows)]
+    said = capsys.readouterr().out
+    assert [f"hmdb51_1 {row} is not measured: could not make gray;" in said for row in rows] == [False, True, True]
+    assert "hmdb51_2" not in said
+    with pytest.raises(SystemExit):
+        scheduler.finish_grid(settings, columns, rows, [1], None, "table2.py")
+    assert "could not prepare hmdb51_1; the reasons stand above" in capsys.readouterr().err
+
+
+@pytest.mark.counts("missing libraries")
+def test_rows_whose_libraries_are_missing_are_left_out_and_named(monkeypatch, capsys):
+    monkeypatch.setattr(catalogue, "find_spec", lambda name: None if name == "cv2" else True)
+    rows = ["soft_attention_0", "rank_pooling", "idt_fv", "dl_sfa"]
+    assert with_libraries(rows) == ["soft_attention_0", "rank_pooling"]
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{row} is not measured: it needs cv2: pip install -e '.[systems]'" for row in ("idt_fv", "dl_sfa")]
+    monkeypatch.setattr(catalogue, "find_spec", lambda name: None)
+    assert with_libraries(rows) == ["soft_attention_0"]
