@@ -157,12 +157,18 @@ class VideoVectors:
 
         Args:
             names: of the train videos first, then others.
+
+        Raises:
+            DataError: the train videos' vectors are all zero, or all equal histograms.
         """
         store, train = Store(self.path), np.arange(len(self.videos.train))
 
         def read(start: int, stop: int) -> np.ndarray:
             return np.concatenate([store.read(name) for name in names[start:stop]])
 
-        if self.representation.histograms:
-            return chi_square_kernel(read(0, len(names)), train)
-        return trace_normalised(gram(read, len(names)), train)
+        try:
+            if self.representation.histograms:
+                return chi_square_kernel(read(0, len(names)), train)
+            return trace_normalised(gram(read, len(names)), train)
+        except ValueError as error:
+            raise DataError(f"{self.info.label}: {error}") from error

@@ -29,7 +29,7 @@ class SlowWords(Representation):
         options = SlowOptions(
             cube=_three(chosen.cube, "cube"),
             block=_three(chosen.block, "block"),
-            dimensions=(chosen.dimensions[0], chosen.dimensions[-1]),
+            dimensions=_two(chosen.dimensions),
             response=chosen.response,
             words=chosen.words,
         )
@@ -74,6 +74,12 @@ def _three(sizes: Sequence[int], what: str) -> tuple[int, int, int]:
     if len(sizes) != 3 or min(sizes) < 1:
         raise ValueError(f"slow_features.{what}={list(sizes)}: give frames, rows and columns")
     return sizes[0], sizes[1], sizes[2]
+
+
+def _two(sizes: Sequence[int]) -> tuple[int, int]:
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise ValueError(f"slow_features.dimensions={list(sizes)}: give the outputs of the first and of the second layer")
+    return sizes[0], sizes[1]
 
 
 make = SlowWords
