@@ -1,11 +1,14 @@
 """Trajectories to vectors to SVMs on a dozen drawn clips: stores resumed and shared, what is learned of train alone, scores."""
 
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, draw_clips, once
+from commands import kill_when, start
+from conftest import PATIENCE, TINY, draw_clips, once, script
 from sklearn.svm import SVC
 
 from datamodules.manifest import FeatureStoreError
@@ -205,3 +208,84 @@ def test_a_share_of_cubes_is_refused(root, capsys):
     with pytest.raises(SystemExit):
         prepare.main(words(root, "row=rank_pooling", "part=1/2"))
     assert "part=1/2: goes with rows that read trajectories alone" in capsys.readouterr().err
+
+
+# stopped and at once
+
+
+def learned_of(path: Path) -> dict[str, bytes]:
+    """What was learned, and every vector."""
+    with np.load(path / LEARNED) as found:
+        arrays = {key: found[key].tobytes() for key in found}
+    return arrays | {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*.npy")}
+
+
+def vector_folder(root: Path) -> Path:
+    return vectors_of(root, "trajectory_fisher", "idt_fv").path
+
+
+@pytest.mark.counts("SIGKILLs")
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups on Windows")
+@pytest.mark.parametrize("when", ["fitting", "encoding"])
+def test_a_run_killed_over_its_vectors_goes_on_to_the_same(root, tmp_path, when):
+    folder = vector_folder(root)
+    script("train.py", *words(root, "row=idt_fv"), cwd=root)
+    (first,) = (root / "runs/clips").glob("idt_fv-*/predictions.csv")
+    expected, scores = learned_of(folder), first.read_bytes()
+    shutil.rmtree(folder)
+    shutil.rmtree(root / "runs")
+
+    def begun() -> bool:
+        return folder.exists() if when == "fitting" else any(path.stat().st_size for path in folder.glob("journal-*.jsonl"))
+
+    kill_when(begun, "train.py", *words(root, "row=idt_fv"), cwd=root)
+    assert not list((root / "runs/clips").glob("idt_fv-*/metrics.json"))
+    script("train.py", *words(root, "row=idt_fv"), cwd=root)
+    assert learned_of(folder) == expected and first.read_bytes() == scores and not list(folder.rglob("*.part"))
+
+
+def test_two_runs_at_once_learn_once(root):
+    """Of different systems that take the same representation."""
+    rows = ("idt_fv", "video_darwin")
+    both = []
+    for row in rows:
+        (root / row).mkdir()
+        both.append(start("train.py", *words(root, f"row={row}"), cwd=root / row))
+    assert [process.wait(PATIENCE) for process in both] == [0, 0]
+    printed = "".join((root / row / "output.txt").read_text() for row in rows)
+    assert printed.count("fitting Fisher vectors of improved dense trajectories to") == 1
+    assert len(learned_of(vector_folder(root))) == 5 * 5 + 12
+
+
+# classes
+
+
+def test_of_several_labels_a_score_of_a_half_is_a_decision_of_0_and_absent_classes_score_0(root):
+    settings, videos, stores = opened(root, "rank_pooling")
+    labels = [(0,), (0, 1), (1,), ()]
+    train, test = (
+        tuple(replace(video, labels=labels[number % 4]) for number, video in enumerate(side))
+        for side in (videos.train, videos.test)
+    )
+    many = replace(videos, multi_label=True, classes=("a", "b", "never"), train=train, test=test)
+    system = kernel_svm.build(settings, many)
+    system.fit(many, stores, None, None)
+    scores = system.scores(many, stores)
+    kernel = system._kernel([video.name for video in many.train + many.test])[len(train) :, : len(train)]
+    decisions = system.svm.decisions(kernel)
+    assert np.array_equal(scores[:, :2] >= 0.5, decisions[:, :2] >= 0) and (scores[:, 2] == 0).all()
+    assert np.array_equal(scores[:, :2].argsort(axis=0), decisions[:, :2].argsort(axis=0))
+
+
+def test_kernels_of_a_row_are_each_of_mean_1_over_train_and_added(root):
+    settings, videos, stores = opened(root, "video_darwin")
+    names, train = [video.name for video in videos.train + videos.test], len(videos.train)
+    system = kernel_svm.build(settings, videos)
+    system.fit(videos, stores, None, None)
+    total = np.zeros((len(names), len(names)))
+    for one in system.vectors:
+        found = np.concatenate([one.ensure(names).read(name) for name in names]).astype(np.float64)
+        part = found @ found.T
+        total += part / np.trace(part[:train, :train]) * train
+    np.testing.assert_allclose(system._kernel(names), total, rtol=1e-4, atol=1e-4)
+    assert [one.info.label[:12] for one in system.vectors] == ["rank pooling", "Fisher vecto"]
