@@ -16,7 +16,6 @@ half and K = 256 after Wang & Schmid, Action recognition with improved trajector
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -140,14 +139,6 @@ class Encoder:
             found = ", ".join(f"{name} {array.shape}" for name, array in given.items())
             raise ValueError(f"arrays that make no encoder together: {found}; expected are {expected}")
         return cls(**given)
-
-    def fingerprint(self) -> str:
-        """Compute SHA-256, in hex, of the arrays' names, shapes and values, whatever their precision and byte order."""
-        digest = hashlib.sha256()
-        for name, array in self.arrays().items():
-            digest.update(f"{name} {array.shape} ".encode())
-            digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
-        return digest.hexdigest()
 
 
 def _powers(x: np.ndarray) -> np.ndarray:

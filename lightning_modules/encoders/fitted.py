@@ -11,12 +11,10 @@ import numpy as np
 
 
 def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256, in hexadecimal, of the arrays' names, types, shapes and values, in the order of the names."""
+    """SHA-256, in hexadecimal, of the arrays' names, shapes, types and values, in the order of the names."""
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name}{values.shape}{values.dtype}".encode() + np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lightning_modules.encoders import require_scikit_learn
-from lightning_modules.encoders.fitted import arrays_of_options, fingerprint, joined, options_of_arrays, part_of
+from lightning_modules.encoders.fitted import arrays_of_options, joined, options_of_arrays, part_of
 
 RESPONSES = ("abs", "square", "relu")
 LEAST_VARIANCE = 100  # times the rounding error of the type, as a share of the largest variance: what is below is noise
@@ -59,9 +59,6 @@ class SlowOptions:
             raise ValueError(f"a cube of {self.cube} frames, rows and columns does not fit into a block of {self.block}")
         if self.response not in RESPONSES:
             raise ValueError(f"response={self.response!r} is none of {', '.join(RESPONSES)}")
-
-
-MINIATURE = SlowOptions(cube=(6, 8, 8), block=(9, 10, 10), dimensions=(64, 32), words=100)
 
 
 @dataclass(frozen=True)
@@ -332,10 +329,6 @@ class BagOfWords:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> BagOfWords:
         """Undo ``arrays``."""
         return cls(TwoLayers.from_arrays(part_of(arrays, "layers")), arrays["centres"])
-
-    def fingerprint(self) -> str:
-        """SHA-256 of all that was learned and of the options."""
-        return fingerprint(self.arrays())
 
 
 def nearest(x: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from itertools import groupby, islice, pairwise, product
 import numpy as np
 
 from lightning_modules.encoders.fisher import Encoder, fit_encoder, improved
-from lightning_modules.encoders.fitted import arrays_of_options, fingerprint, joined, options_of_arrays, part_of
+from lightning_modules.encoders.fitted import arrays_of_options, joined, options_of_arrays, part_of
 from lightning_modules.encoders.reduction import MarginOptions, Reduction, fit_max_margin, fit_whitening
 
 QUARTERS = 4  # cells along a side of the frame; a window of half a side begins at each of the first three
@@ -45,9 +45,6 @@ class StackedOptions:
     most: int = 500
     samples: int = 256_000
     fitted: int = 10_000
-
-
-MINIATURE = StackedOptions(components=(16, 8), dimensions=(64, 32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,10 +199,6 @@ class StackedEncoder:
             reduction=Reduction(**part_of(arrays, "reduction")),
             codes=Encoder.from_arrays(part_of(arrays, "codes")),
         )
-
-    def fingerprint(self) -> str:
-        """SHA-256 of all that was learned and of the options."""
-        return fingerprint(self.arrays())
 
 
 def fit_stacked(

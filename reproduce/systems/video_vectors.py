@@ -22,6 +22,7 @@ from datamodules.files import write_atomically
 from datamodules.manifest import VECTORS, ArraySpec, FeatureStoreError, StoreSpec, prefixes_of
 from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError
+from lightning_modules.encoders.fitted import fingerprint
 from lightning_modules.encoders.kernels import chi_square_kernel, gram, trace_normalised
 from reproduce.common.catalogue import REPRESENTATIONS
 from reproduce.common.files import Need, check_space
@@ -144,10 +145,8 @@ class VideoVectors:
 
     def _spec(self) -> StoreSpec:
         arrays = (ArraySpec("vector", "<f4", (self.representation.length,)),)
-        digest = hashlib.sha256()
-        for name, values in sorted(self.representation.arrays().items()):
-            digest.update(f"{name}{values.shape}{values.dtype}".encode() + np.ascontiguousarray(values).tobytes())
-        return StoreSpec(VECTORS, arrays, {**self.made_from, "learned": digest.hexdigest() if self.info.learned else None})
+        learned = fingerprint(self.representation.arrays()) if self.info.learned else None
+        return StoreSpec(VECTORS, arrays, {**self.made_from, "learned": learned})
 
     def _is_there(self, store: Store, name: str) -> bool:
         return not store.missing([name]) and store.videos[name].get(SOURCE) == source_of(self.representation.stores, name)

@@ -8,9 +8,9 @@ import pytest
 
 from lightning_modules.encoders import stacked
 from lightning_modules.encoders.fisher import Encoder, fit_encoder, improved
+from lightning_modules.encoders.fitted import fingerprint
 from lightning_modules.encoders.reduction import MarginOptions, fit_whitening
 from lightning_modules.encoders.stacked import (
-    MINIATURE,
     StackedEncoder,
     StackedOptions,
     Trajectories,
@@ -180,10 +180,10 @@ class Counted(list):
 def test_nothing_but_train_videos_is_fitted_to(train):
     """Fitted are the given videos alone: others, even extreme ones, never enter; and a share of each is enough."""
     given = Counted(train)
-    before = fit_stacked(given, SMALL, seed=0).fingerprint()
+    before = fingerprint(fit_stacked(given, SMALL, seed=0).arrays())
     assert given.times == 3
     few = fit_stacked(train, replace(SMALL, samples=80, fitted=160), seed=0)  # 10 trajectories and 20 sub-volumes a video
-    assert few.fingerprint() != before == fit_stacked(train, SMALL, seed=0).fingerprint()
+    assert fingerprint(few.arrays()) != before == fingerprint(fit_stacked(train, SMALL, seed=0).arrays())
     assert few.options.most == 60
     with pytest.raises(TypeError, match="gone through three times"):
         fit_stacked(iter(train), SMALL, seed=0)
@@ -197,7 +197,7 @@ def test_max_margin_replaces_pca_where_targets_are_given(train, fitted):
     unmoved = fit_stacked(train, SMALL, seed=0, targets=targets, margin=MarginOptions(epochs=0))
     assert unmoved.reduction.axes == pytest.approx(fitted.reduction.axes, rel=1e-5)
     default = fit_stacked(train, SMALL, seed=0, targets=targets)
-    assert default.fingerprint() != learned.fingerprint()
+    assert fingerprint(default.arrays()) != fingerprint(learned.arrays())
 
 
 def test_videos_without_sub_volumes_are_passed_over_or_said(train):
@@ -223,12 +223,11 @@ def test_stacked_encoder_survives_a_file(fitted, train, tmp_path):
     np.savez(tmp_path / "stacked.npz", **fitted.arrays())
     with np.load(tmp_path / "stacked.npz", allow_pickle=False) as file:
         again = StackedEncoder.from_arrays(dict(file))
-    assert (again.options, again.seed) == (SMALL, 0) and again.fingerprint() == fitted.fingerprint()
+    assert (again.options, again.seed) == (SMALL, 0) and fingerprint(again.arrays()) == fingerprint(fitted.arrays())
     assert np.array_equal(again.vector(train[3]), fitted.vector(train[3]))
-    assert replace(fitted, seed=1).fingerprint() != fitted.fingerprint()
+    assert fingerprint(replace(fitted, seed=1).arrays()) != fingerprint(fitted.arrays())
     assert isinstance(again.codes, Encoder)
 
 
-def test_sizes_of_the_miniature():
-    assert (MINIATURE.components, MINIATURE.dimensions) == ((16, 8), (64, 32))
+def test_sizes_of_the_default():
     assert StackedOptions().components == (256, 256) and StackedOptions().dimensions == (200, 200)
