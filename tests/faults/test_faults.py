@@ -85,8 +85,8 @@ def test_a_disk_that_fills_at_every_stage_of_a_run_loses_nothing(trained, clips,
         errors.append(result.stderr)
         assert not list(disk.path.rglob("*.part")) and not list(disk.path.rglob("metrics.json"))
         epochs.append(sum(int(read_checkpoint(checkpoint)["epoch"]) for checkpoint in disk.path.rglob("last.ckpt")))
-        size = int(size * 1.6)
-        assert size < 100_000
+        size *= 3
+        assert size < 300_000
         disk.change(f"size={size}k")
     assert epochs == sorted(epochs), "a checkpoint was lost"
     same_as(next(disk.path.glob("clips/*")), trained / "run")
