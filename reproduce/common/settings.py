@@ -230,7 +230,7 @@ class TrainerSettings:
     """Lightning's Trainer."""
 
     accelerator: str = one_of("auto", ("auto", "cpu", "gpu"))
-    """auto, cpu or gpu"""
+    """auto (CUDA's GPUs where there are some, else the CPU), cpu or gpu"""
     devices: int = ranged(1, 1, 100_000)
     """GPUs, or processes on the CPU, of one run on this machine"""
     num_nodes: int = ranged(1, 1, 100_000)
@@ -240,7 +240,9 @@ class TrainerSettings:
     precision: str = one_of("32-true", ("32-true", "bf16-mixed", "16-mixed"))
     """Lightning's precision of training and testing: 32-true, bf16-mixed, 16-mixed"""
     threads: Optional[int] = ranged(None, 1, 100_000)  # noqa: UP045
-    """CPU threads of each process; null for the number of cores divided by devices"""
+    """CPU threads of each process; null for the cores of its SLURM task, or the machine's divided by devices"""
+    tf32: bool = False
+    """single precision on GPUs by TF32, in matrix products, convolutions and LSTMs alike; false for IEEE's, as on the CPU"""
 
 
 @dataclass
