@@ -67,7 +67,9 @@ default, seed-<n>; null for the first"""
     """where features lie while training: gpu, ram, mmap (read from the files at each batch), rotate (whole videos come into \
 memory in turns, each once an epoch), or auto (gpu or else ram if they fit the budget, else rotate)"""
     gpu_budget: float = ranged(60.0, 0, 1e9)
-    """GiB of each GPU's memory that features may fill; at most 60 % of what is free are taken"""
+    """GiB of each GPU's memory that features may fill, if they are free besides the reserve"""
+    gpu_reserve: float = ranged(8.0, 0, 1e9)
+    """GiB of each GPU's free memory that features leave to the network and its batches"""
     ram_budget: Optional[float] = ranged(None, 0, 1e9)  # noqa: UP045
     """GiB of main memory that each process may fill with features; null for its part of half of what is free"""
     skip_bad: bool = False

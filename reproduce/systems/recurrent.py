@@ -179,6 +179,7 @@ def build_data(settings: Settings) -> VideoDataModule:
         seed=settings.seed,
         resident=data.resident,
         gpu_budget=int(data.gpu_budget * 2**30),
+        gpu_reserve=int(data.gpu_reserve * 2**30),
         ram_budget=None if data.ram_budget is None else int(data.ram_budget * 2**30),
         skip_bad=data.skip_bad,
         keep_damaged=data.keeps_damaged,
