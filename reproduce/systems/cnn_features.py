@@ -97,7 +97,11 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
         first = is_first_process()
         # Ranks other than the first work under the lock that the first one holds.
         lock = one_at_a_time(path / ".lock", f"extracts features to {path.resolve()}")
-        with leaving_on_sigterm(), explained(settings), lock if first else contextlib.nullcontext():
+        with (
+            leaving_on_sigterm(),
+            explained(settings, "backbone.batch_size lower"),
+            lock if first else contextlib.nullcontext(),
+        ):
             if first:
                 for part in path.rglob("*.part"):  # left by a killed process; nobody else writes now
                     part.unlink()

@@ -33,6 +33,8 @@ from reproduce.systems.devices import about_devices, arithmetic_notes, set_up
 from reproduce.systems.preemption import explained
 from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Training, test
 
+SMALLER = "data.batch_size or data.gpu_budget lower, or data.resident=ram"  # where a GPU's memory runs out
+
 
 def build(settings: Settings, annotation: Annotation) -> RecurrentSystem:
     """Make the system of a run, not yet fitted."""
@@ -69,7 +71,7 @@ class RecurrentSystem:
             DataError: a checkpoint or the history is damaged, or another process of the run is gone.
             FloatingPointError: the loss, the weights or the scores are not finite; nothing of that epoch is kept.
         """
-        with explained(self.settings):
+        with explained(self.settings, SMALLER):
             return self._fit(Training(self.settings, run, log, History(run.history)))
 
     def _fit(self, training: Training) -> dict[str, float]:
@@ -140,7 +142,7 @@ class RecurrentSystem:
             FloatingPointError: they are not finite.
         """
         assert self.recognizer is not None and self.checkpoint is not None, "fit first"
-        with explained(self.settings):
+        with explained(self.settings, SMALLER):
             test(self.settings, self.recognizer, self.data, self.checkpoint)
         assert self.recognizer.scores is not None
         return self.recognizer.scores.mean.numpy()
