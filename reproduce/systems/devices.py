@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from reproduce.common.processes import cores_of_process, is_first_process
-from reproduce.common.settings import Settings
+from reproduce.common.settings import Settings, SettingsError
 
 
 def accelerator(asked: str) -> str:
@@ -39,19 +39,34 @@ def uses_gpu(settings: Settings) -> bool:
     return torch.cuda.is_available() and accelerator(settings.trainer.accelerator) == "gpu"
 
 
+def device_of(asked: str) -> torch.device:
+    """Choose the device of work without a Trainer, such as figures, for ``trainer.accelerator``.
+
+    Raises:
+        SettingsError: a GPU is asked for, and torch finds none.
+    """
+    if accelerator(asked) == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SettingsError(f"trainer.accelerator={asked}: torch finds no GPU here")
+    return torch.device("cuda")
+
+
 def determinism(settings: Settings) -> bool | str:
     """Choose Lightning's ``deterministic``: on GPUs an operation that has no deterministic form warns instead of failing."""
     return True if accelerator(settings.trainer.accelerator) == "cpu" else "warn"
 
 
 def set_up(settings: Settings) -> None:
-    """Set this process's CPU threads, and the arithmetic of single precision on GPUs: one for all products.
-
-    torch's own is TF32 in cuDNN's convolutions and LSTMs, and IEEE's in matrix products.
-    """
+    """Set this process's CPU threads, its arithmetic, and that no time is spent on memory which is written later."""
     torch.set_num_threads(settings.trainer.threads or cores_of_process(settings.trainer.devices))
-    _set_tf32(products=settings.trainer.tf32, cudnn=settings.trainer.tf32)
+    set_arithmetic(settings)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] - every element that is read was written
+
+
+def set_arithmetic(settings: Settings) -> None:
+    """Set the arithmetic of single precision on GPUs, one for all products: torch's own is TF32 in cuDNN alone."""
+    _set_tf32(products=settings.trainer.tf32, cudnn=settings.trainer.tf32)
 
 
 @contextmanager

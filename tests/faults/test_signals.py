@@ -292,9 +292,9 @@ def test_nothing_is_waited_for_under_nccl_which_says_nothing(monkeypatch):
 
 def test_a_gpus_memory_that_runs_out_is_an_error_that_says_what_to_set():
     settings = resolve(Settings, [])
-    with pytest.raises(SettingsError, match="memory ran out .Tried to allocate 2.00 GiB.*set data.batch_size lower"):
-        with preemption_module.explained(settings, "data.batch_size lower"):
-            raise torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB.\nand much more")
+    said = "memory ran out .Tried to allocate 2.00 GiB.*set data.batch_size lower"
+    with pytest.raises(SettingsError, match=said), preemption_module.explained(settings, "data.batch_size lower"):
+        raise torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB.\nand much more")
 
 
 def test_a_signal_that_comes_while_the_processes_agree_to_go_on_counts_at_the_next_question(monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from reproduce.common import processes
 from reproduce.common.cli import resolve
 from reproduce.common.processes import cores_of_process
-from reproduce.common.settings import Settings
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems import devices
 
 TF32 = {"products": torch.backends.cuda.matmul, "cudnn": torch.backends.cudnn}
@@ -33,6 +33,15 @@ def test_auto_takes_cudas_gpus_or_the_cpu_and_says_that_apples_were_never_tried(
     assert [devices.accelerator("auto"), devices.accelerator("auto")] == [chosen] * 2
     assert capsys.readouterr().out.count("ever run on Apple's GPUs") == mps
     assert devices.accelerator("gpu") == "gpu" and devices.accelerator("cpu") == "cpu"
+
+
+def test_work_without_a_trainer_is_on_the_gpu_where_there_is_one(monkeypatch):
+    with_gpu(monkeypatch, True)
+    assert [devices.device_of(asked).type for asked in ("auto", "gpu", "cpu")] == ["cuda", "cuda", "cpu"]
+    with_gpu(monkeypatch, False, mps=True)
+    assert [devices.device_of(asked).type for asked in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(SettingsError, match="trainer.accelerator=gpu: torch finds no GPU here"):
+        devices.device_of("gpu")
 
 
 def test_determinism_follows_the_accelerator_and_not_what_lies_in_the_machine(monkeypatch):
