@@ -28,7 +28,7 @@ from datamodules.boxes import cell_coverage, centres_inside, read_boxes
 from datamodules.features import FeatureStore
 from datamodules.folds import deal_folds
 from datamodules.parts import WHOLE, Part
-from datamodules.pool import GPU_SHARE, INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_memory
+from datamodules.pool import INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_gpu_memory, free_memory
 from datamodules.stored_videos import usable
 from datamodules.videos import DataError, Reader, Video, hold_out, targets_of
 from datamodules.viper import annotated_boxes
@@ -54,7 +54,8 @@ class VideoDataModule(LightningDataModule):
         seed: of the order of blocks.
         resident: where the features lie while training, see ``FramePool``; ``auto`` takes the GPU or, without one, main
             memory, if they fit into the budget, and lets them rotate through it if not.
-        gpu_budget: bytes of each GPU's memory for features; at most 60 % of what is free are taken.
+        gpu_budget: bytes of each GPU's memory for features, if so many are free besides the reserve.
+        gpu_reserve: bytes of each GPU's free memory that features leave to the network and its batches.
         ram_budget: bytes of each process's main memory for features; None for its part of half of what is free.
         skip_bad: leave out videos that are missing or do not decode, and say so, instead of raising.
         keep_damaged: take damaged videos whose store has what decodes of them, and say so, instead of raising.
@@ -81,6 +82,7 @@ class VideoDataModule(LightningDataModule):
         seed: int = 0,
         resident: str = "auto",
         gpu_budget: int = 60 * 2**30,
+        gpu_reserve: int = 8 * 2**30,
         ram_budget: int | None = None,
         skip_bad: bool = False,
         fold: tuple[int, int] | None = None,
@@ -104,7 +106,7 @@ class VideoDataModule(LightningDataModule):
         self.train_on_all, self.fold, self.seed = train_on_all, fold, seed
         self.inputs: tuple[str, ...] = INPUTS
         """What the network needs of each frame: some of ``cube``, ``mean`` and ``max``; nothing else is read."""
-        self.resident, self.gpu_budget, self.ram_budget = resident, gpu_budget, ram_budget
+        self.resident, self.gpu_budget, self.gpu_reserve, self.ram_budget = resident, gpu_budget, gpu_reserve, ram_budget
         self.store = FeatureStore(Path(features))
         annotation = reader.read(Path(root), split or reader.DEFAULT_SPLIT, skip_bad, part)
         self.annotation = usable(annotation, self.store, skip_bad, keep_damaged)
@@ -208,7 +210,7 @@ class VideoDataModule(LightningDataModule):
         needed = share * frame_bytes(self.store, self.inputs)
         on_gpu = strategy is not None and strategy.root_device.type == "cuda"
         if strategy is not None and on_gpu:
-            budget = int(min(self.gpu_budget, GPU_SHARE * torch.cuda.mem_get_info(strategy.root_device)[0]))
+            budget = min(self.gpu_budget, free_gpu_memory(strategy.root_device, self.gpu_reserve))
         elif self.ram_budget is not None:
             budget = self.ram_budget
         else:

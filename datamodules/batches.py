@@ -88,14 +88,10 @@ class Subset:
     def batch(self, share: Share, device: torch.device) -> Batch:
         """Gather the blocks of a share on a device."""
         videos, frames = self.index.locate(share.blocks)
-        inputs = self.pool.gather(self.in_pool[videos], frames, device, self._turns_in_pool(share.turns))
-        return Batch(
-            **_all_inputs(inputs),
-            rows=inputs.get("rows"),
-            target=torch.from_numpy(self.targets[videos]).to(device),
-            weight=torch.from_numpy(share.weights).to(device),
-            batch_size=share.batch_size,
-        )
+        also = {"target": self.targets[videos], "weight": share.weights}
+        found = self.pool.gather(self.in_pool[videos], frames, device, self._turns_in_pool(share.turns), also)
+        parts = {name: found.get(name) for name in (*INPUTS, "rows")}
+        return Batch(**parts, target=found["target"], weight=found["weight"], batch_size=share.batch_size)
 
     def dense_batch(
         self, span: Span, grid: tuple[int, int], cells: tuple[np.ndarray, np.ndarray] | None, device: torch.device

@@ -198,12 +198,13 @@ class FrameDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """This rank's packets."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        strategy = getattr(self.trainer, "strategy", None)
         self.stream = FrameStream(self.paths, self.size, self.packet, rank, world_size, self.num_workers, self.keep)
         return DataLoader(
             self.stream,
             batch_size=None,
             num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=strategy is not None and strategy.root_device.type == "cuda",
             prefetch_factor=AHEAD if self.num_workers else None,
         )
 

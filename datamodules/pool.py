@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,13 +14,18 @@ from datamodules.rotation import Rotation
 
 RESIDENT = ("auto", "gpu", "ram", "mmap", "rotate")
 INPUTS = ("cube", "mean", "max")
-GPU_SHARE = 0.6  # of the GPU's free memory that ``auto`` may fill; networks and batches need the rest
-RAM_SHARE = 0.5  # of the machine's free memory, likewise
+ALIGNED = 16  # bytes; arrays that share a transfer begin at multiples of it
+RAM_SHARE = 0.5  # of the machine's free memory that ``auto`` may fill; networks and batches need the rest
 
 
 def free_memory() -> int:
     """Bytes of main memory that are free."""
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_gpu_memory(device: torch.device, reserve: int) -> int:
+    """Bytes of a GPU's memory that are free for features, besides a reserve for networks and batches."""
+    return max(0, torch.cuda.mem_get_info(device)[0] - reserve)
 
 
 def frame_bytes(store: FeatureStore, inputs: Sequence[str]) -> int:
@@ -54,7 +59,12 @@ class FramePool:
             self.resident = "ram"
 
     def gather(
-        self, videos: np.ndarray, frames: np.ndarray, device: torch.device, turns: np.ndarray | None = None
+        self,
+        videos: np.ndarray,
+        frames: np.ndarray,
+        device: torch.device,
+        turns: np.ndarray | None = None,
+        also: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, Tensor]:
         """Gather blocks by index.
 
@@ -63,24 +73,34 @@ class FramePool:
             frames: (B, T) frame indices within the videos.
             device: where the blocks are wanted.
             turns: (V,) of this epoch, with ``resident="rotate"``.
+            also: small arrays that go to the device together with the indices, in one transfer.
 
         Returns:
             Each input (B, T, …) on the device; but where the cubes lie on the device already, all of them (N, K, D) as
-            ``cube``, and as ``rows`` (B, T) which of them the blocks hold.
+            ``cube``, and as ``rows`` (B, T) which of them the blocks hold. And what ``also`` names.
         """
-        rows = torch.from_numpy((self.offsets[videos][:, None] + frames).ravel())  # (B · T,)
-        found = {}
-        for name in self.inputs:
-            if name == "cube" and self.resident == "mmap":
-                found[name] = self._gather_mapped(videos, frames).to(device, non_blocking=True)
-            elif name == "cube" and self.resident == "rotate":
-                assert turns is not None
-                found[name], found["rows"] = self._rotating(device).locate(videos, frames, turns)
-            elif name == "cube" and self._load(name, device).device == device:
-                found[name], found["rows"] = self._load(name, device), rows.view(frames.shape).to(device)
+        rows = self.offsets[videos][:, None] + frames  # (B, T)
+        found: dict[str, Tensor] = {}
+        small = dict(also or {})
+        if "cube" in self.inputs and self.resident == "rotate":
+            assert turns is not None
+            found["cube"], small["rows"] = self._rotating(device).locate(videos, frames, turns)
+        elif "cube" in self.inputs and self.resident == "mmap":
+            found["cube"] = self._gather_mapped(videos, frames, device)
+        loaded = {name: self._load(name, device) for name in self.inputs if name not in found}
+        if "cube" in loaded and loaded["cube"].device == device:
+            found["cube"], small["rows"] = loaded.pop("cube"), rows
+        if any(pool.device == device for pool in loaded.values()):
+            small["of_pool"] = rows
+        sent = send(small, device)
+        selected = sent.pop("of_pool", None)
+        for name, pool in loaded.items():
+            if pool.device == device:
+                assert selected is not None
+                found[name] = pool.index_select(0, selected.flatten()).unflatten(0, rows.shape)
             else:
-                found[name] = _select(self._load(name, device), rows, device).unflatten(0, frames.shape)
-        return found
+                found[name] = _select(pool, rows, device)
+        return found | sent
 
     def stretch(self, video: int, frames: np.ndarray, device: torch.device) -> dict[str, Tensor]:
         """Gather frames of one video, each input (n, …) on the device; read from the files where they are not in memory."""
@@ -112,23 +132,32 @@ class FramePool:
             self._finite.add(video)
         return cubes
 
-    def _gather_mapped(self, videos: np.ndarray, frames: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.stack([self._map(int(v))[steps] for v, steps in zip(videos, frames, strict=True)]))
+    def _gather_mapped(self, videos: np.ndarray, frames: np.ndarray, device: torch.device) -> Tensor:
+        found = [self._map(int(video))[steps] for video, steps in zip(videos, frames, strict=True)]
+        host = _host(device, len(found), *found[0].shape, dtype=torch.float16)
+        np.stack(found, out=host.numpy())
+        return host.to(device, non_blocking=True)
 
     def _load(self, name: str, device: torch.device) -> Tensor:
-        """Read one input of all frames to where the pool is to lie."""
+        """Read one input of all frames to where the pool is to lie; a GPU's goes there video by video."""
         if name not in self._whole:
             rows, columns = self.store.grid
             shape, dtype = ((rows * columns, self.store.channels), torch.float16)
             if name != "cube":
                 shape, dtype = (self.store.channels,), torch.float32
-            frames = torch.empty(int(self.num_frames.sum()), *shape, dtype=dtype)
+            place = device if self.resident in ("gpu", "rotate") else torch.device("cpu")
+            pool = torch.empty(int(self.num_frames.sum()), *shape, dtype=dtype, device=place)
+            longest = int(self.num_frames.max(initial=0))
+            staging = None if place.type == "cpu" else _host(place, longest, *shape, dtype=dtype)
             for video, offset, count in zip(self.names, self.offsets, self.num_frames, strict=True):
                 source = self.store.read(video) if name == "cube" else self.store.pooled(video)[:, _PART[name]]
-                frames[offset : offset + count].numpy()[:] = source
+                here = pool[offset : offset + count] if staging is None else staging[:count]
+                here.numpy()[:] = source
                 if name == "cube":
-                    self.store.require_finite(video, frames[offset : offset + count].numpy())
-            self._whole[name] = frames.to(device) if self.resident in ("gpu", "rotate") else frames
+                    self.store.require_finite(video, here.numpy())
+                if staging is not None:
+                    pool[offset : offset + count].copy_(here)  # waits, since the next video takes the same memory
+            self._whole[name] = pool
         return self._whole[name]
 
     def _rotating(self, device: torch.device) -> Rotation:
@@ -140,9 +169,28 @@ class FramePool:
 _PART = {"mean": 0, "max": 1}  # of the store's pooled frames
 
 
-def _select(pool: Tensor, rows: Tensor, device: torch.device) -> Tensor:
-    """Rows of the pool on a device, through page-locked memory where they cross a bus."""
-    if pool.device == device or device.type == "cpu":
-        return pool.index_select(0, rows.to(pool.device))
-    staging = torch.empty(len(rows), *pool.shape[1:], dtype=pool.dtype, pin_memory=device.type == "cuda")
-    return torch.index_select(pool, 0, rows, out=staging).to(device, non_blocking=True)
+def send(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """Copy small arrays to a device in one transfer, from page-locked memory, for which a GPU's host does not wait."""
+    if device.type == "cpu" or not arrays:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    begins = np.cumsum([0, *(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays.values())]).tolist()
+    host = _host(device, begins[-1], dtype=torch.uint8)
+    for begin, array in zip(begins, arrays.values(), strict=False):
+        host[begin : begin + array.nbytes].copy_(torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
+    there, found = host.to(device, non_blocking=True), {}
+    for begin, (name, array) in zip(begins, arrays.items(), strict=False):
+        dtype = torch.from_numpy(array[:0]).dtype
+        found[name] = there[begin : begin + array.nbytes].view(dtype).view(array.shape)
+    return found
+
+
+def _select(pool: Tensor, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Rows (B, T) of a pool that lies elsewhere than on the device, through page-locked memory where they cross a bus."""
+    staging = _host(device, rows.size, *pool.shape[1:], dtype=pool.dtype)
+    torch.index_select(pool, 0, torch.from_numpy(rows.ravel()), out=staging)
+    return staging.to(device, non_blocking=True).unflatten(0, rows.shape)
+
+
+def _host(device: torch.device, *shape: int, dtype: torch.dtype) -> Tensor:
+    """Make a tensor on the CPU from which a device is filled, page-locked where that is a GPU of CUDA's."""
+    return torch.empty(*shape, dtype=dtype, device="cpu", pin_memory=device.type == "cuda")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,10 +30,12 @@ class Rotation:
         self._turns: np.ndarray | None = None  # (V,) of the running epoch
         self._offsets = np.zeros_like(num_frames)  # (V,) first frame of each video within its turn
         self._held: dict[int, Future[Tensor]] = {}
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation")
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"  # a thread's own device is the first, where page-locked memory would open a context
+        begin = partial(torch.cuda.set_device, device) if on_gpu else None
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="rotation", initializer=begin)
+        self._stream = torch.cuda.Stream(device) if on_gpu else None
 
-    def locate(self, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> tuple[Tensor, Tensor]:
+    def locate(self, videos: np.ndarray, frames: np.ndarray, turns: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """Locate blocks by index; an epoch asks for its turns in order.
 
         Args:
@@ -41,8 +44,8 @@ class Rotation:
             turns: (V,) turn of each video, -1 for those that have none; another array begins another epoch.
 
         Returns:
-            Cubes (N, K, D) on the device: a whole turn, or those of a batch that spans several; and (B, T) which of them
-            the blocks hold.
+            Cubes (N, K, D) on the device: a whole turn, or those of a batch that spans several; and (B, T), on the host,
+            which of them the blocks hold.
         """
         if turns is not self._turns:
             self._begin(turns)
@@ -65,7 +68,7 @@ class Rotation:
                 rows[here] = before + np.arange(len(chunk)).reshape(-1, frames.shape[1])
                 before += len(chunk)
             chunks.append(chunk)
-        return chunks[0] if not several else torch.cat(chunks), torch.from_numpy(rows).to(self.device)
+        return chunks[0] if not several else torch.cat(chunks), rows
 
     def _begin(self, turns: np.ndarray) -> None:
         for future in self._held.values():

@@ -194,23 +194,20 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
         DataError: the run, its checkpoint or its backbone is not there.
         SettingsError: there is no GPU.
     """
-    import torch
-
+    from reproduce.systems.devices import device_of
     from reproduce.systems.loading import load_trained
     from reproduce.systems.tracks import FileTracker
     from reproduce.systems.trainer import quiet_lightning
 
     quiet_lightning()
-    on_gpu = torch.cuda.is_available() and settings.trainer.accelerator != "cpu"
-    if settings.trainer.accelerator == "gpu" and not on_gpu:
-        raise SettingsError("trainer.accelerator=gpu: torch finds no GPU here")
+    device = device_of(settings.trainer.accelerator)
     trained = load_trained(checkpoint)
     store = Path(settings.features).expanduser() if settings.features else feature_folder(trained.settings)
-    viewer = FileTracker(trained, store, torch.device("cuda" if on_gpu else "cpu"))
+    viewer = FileTracker(trained, store, device)
     options = trained.settings.backbone
     print(
         f"{trained.folder.name}, {trained.checkpoint.parent.name}/{trained.checkpoint.name}: {len(trained.classes)} classes; "
-        f"{options.name} ({options.weights} weights) in {viewer.precision} on the {'GPU' if on_gpu else 'CPU'}",
+        f"{options.name} ({options.weights} weights) in {viewer.precision} on the {'GPU' if device.type == 'cuda' else 'CPU'}",
         flush=True,
     )
     return viewer

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
-from datamodules.pool import GPU_SHARE
+from datamodules.pool import free_gpu_memory
 from lightning_modules.backbone import folded
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
@@ -91,7 +91,7 @@ def _pool(settings: BenchmarkSettings, device: torch.device, frames: int) -> Fra
     """Random frames of train, all of them where they fit into the budget."""
     frame = settings.channels * (2 * settings.locations + 8)
     if device.type == "cuda":
-        budget = min(settings.data.gpu_budget * 2**30, GPU_SHARE * torch.cuda.mem_get_info(device)[0])
+        budget = min(settings.data.gpu_budget * 2**30, free_gpu_memory(device, int(settings.data.gpu_reserve * 2**30)))
     else:
         budget = (settings.data.ram_budget or HOST_BUDGET) * 2**30
     held = max(BLOCK_LENGTH * 4, min(frames, int(budget // frame)))

@@ -114,6 +114,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_of_process(devices: int) -> int:
+    """Cores for each of a run's processes on this machine, one a device; SLURM may have bound a task to its own already.
+
+    Args:
+        devices: processes of the run on this machine.
+    """
+    of_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if "SLURM_PROCID" in os.environ and of_task.isdecimal():
+        return max(1, min(cores(), int(of_task)))
+    on_node = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    bound = "SLURM_PROCID" in os.environ and on_node.isdecimal() and cores() < int(on_node)
+    return cores() if bound else max(1, cores() // devices)
+
+
 @contextmanager
 def one_at_a_time(path: Path, work: str) -> Iterator[None]:
     """Hold a lock, which the system releases when this process dies; wait where another process holds it, and say so.

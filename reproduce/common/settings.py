@@ -67,7 +67,9 @@ default, seed-<n>; null for the first"""
     """where features lie while training: gpu, ram, mmap (read from the files at each batch), rotate (whole videos come into \
 memory in turns, each once an epoch), or auto (gpu or else ram if they fit the budget, else rotate)"""
     gpu_budget: float = ranged(60.0, 0, 1e9)
-    """GiB of each GPU's memory that features may fill; at most 60 % of what is free are taken"""
+    """GiB of each GPU's memory that features may fill, if they are free besides the reserve"""
+    gpu_reserve: float = ranged(8.0, 0, 1e9)
+    """GiB of each GPU's free memory that features leave to the network and its batches"""
     ram_budget: Optional[float] = ranged(None, 0, 1e9)  # noqa: UP045
     """GiB of main memory that each process may fill with features; null for its part of half of what is free"""
     skip_bad: bool = False
@@ -230,7 +232,7 @@ class TrainerSettings:
     """Lightning's Trainer."""
 
     accelerator: str = one_of("auto", ("auto", "cpu", "gpu"))
-    """auto, cpu or gpu"""
+    """auto (CUDA's GPUs where there are some, else the CPU), cpu or gpu"""
     devices: int = ranged(1, 1, 100_000)
     """GPUs, or processes on the CPU, of one run on this machine"""
     num_nodes: int = ranged(1, 1, 100_000)
@@ -240,7 +242,9 @@ class TrainerSettings:
     precision: str = one_of("32-true", ("32-true", "bf16-mixed", "16-mixed"))
     """Lightning's precision of training and testing: 32-true, bf16-mixed, 16-mixed"""
     threads: Optional[int] = ranged(None, 1, 100_000)  # noqa: UP045
-    """CPU threads of each process; null for the number of cores divided by devices"""
+    """CPU threads of each process; null for the cores of its SLURM task, or the machine's divided by devices"""
+    tf32: bool = False
+    """single precision on GPUs by TF32, in matrix products, convolutions and LSTMs alike; false for IEEE's, as on the CPU"""
 
 
 @dataclass

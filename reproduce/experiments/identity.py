@@ -56,6 +56,8 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
         found["data.damaged"] = settings.data.damaged
     if settings.data.permuted is not None:
         found["data.permuted"] = settings.data.permuted
+    if settings.trainer.tf32 and "trainer.precision" in keys:
+        found["trainer.tf32"] = True
     if system.members:
         found["members"] = [configuration(member, dataset) for member in members(settings)]
     return found

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,7 @@ from reproduce.common.progress import Progress
 
 STARTED = "== "  # begins a line of a log that says when which command was started
 POLL = 0.2  # seconds
+CUDA_FILES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver; the last within Windows
 MOST_ON_CPU = 8  # runs at a time: each holds its features in memory
 
 
@@ -59,15 +61,18 @@ class Job:
         return [line for line in lines[starts[-1] + 1 if starts else 0 :] if line.strip()][-number:]
 
 
-def workers_for(asked: int | None, accelerator: str, devices: int) -> tuple[int, list[int]]:
-    """How many jobs at a time, and the numbers of the GPUs to hand out to them.
+def workers_for(asked: int | None, accelerator: str, devices: int) -> tuple[int, list[str]]:
+    """How many jobs at a time, and the names of the GPUs to hand out to them.
 
     Args:
-        asked: jobs at a time; None for one on each ``devices`` GPUs or, without GPUs, on each ``devices`` cores.
+        asked: jobs at a time; None for one on each ``devices`` GPUs or, without GPUs, on each ``devices`` cores. One where
+            there are GPUs of an unknown number.
         accelerator: ``trainer.accelerator``.
         devices: ``trainer.devices``.
     """
     gpus = visible_gpus() if accelerator != "cpu" else []
+    if gpus is None:
+        return asked or 1, []
     gpus = gpus if len(gpus) >= devices else []  # a run itself says best that it asks for more than there are
     workers = asked or (len(gpus) // devices if gpus else min(MOST_ON_CPU, cores() // devices))
     return max(1, workers), gpus
@@ -76,7 +81,7 @@ def workers_for(asked: int | None, accelerator: str, devices: int) -> tuple[int,
 def run_all(
     jobs: Iterable[Job],
     workers: int,
-    gpus: Sequence[int] = (),
+    gpus: Sequence[str] = (),
     devices: int = 1,
     total: int | None = None,
     stop: Callable[[Job], bool] | None = None,
@@ -87,7 +92,7 @@ def run_all(
     Args:
         jobs: in the order to start them; each is asked for when there is room for it.
         workers: processes at a time.
-        gpus: numbers of GPUs to hand out, ``devices`` to a job; none on the CPU.
+        gpus: names of GPUs to hand out, ``devices`` to a job; none on the CPU.
         devices: GPUs a job takes.
         total: number of jobs, where ``jobs`` does not tell.
         stop: whether a running job is to end now; asked again and again.
@@ -106,7 +111,7 @@ def run_all(
 def _run_all(
     jobs: Iterable[Job],
     workers: int,
-    gpus: Sequence[int],
+    gpus: Sequence[str],
     devices: int,
     total: int | None,
     stop: Callable[[Job], bool] | None,
@@ -115,7 +120,7 @@ def _run_all(
     total = len(jobs) if total is None and isinstance(jobs, Sequence) else total or 0
     waiting, more = iter(jobs), True
     held: list[Job] = []  # they wait for others
-    running: list[tuple[Job, list[int]]] = []
+    running: list[tuple[Job, list[str]]] = []
     done: list[Job] = []
     free = list(gpus)
     progress = Progress("runs", "finished")
@@ -176,10 +181,10 @@ def _say(text: str) -> None:
     print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
-def _start(job: Job, gpus: Sequence[int], workers: int) -> None:
+def _start(job: Job, gpus: Sequence[str], workers: int) -> None:
     environment = dict(os.environ)
     if gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     threads = max(1, cores() // workers)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(threads)
@@ -203,15 +208,22 @@ def _begin_log(path: Path, command: str) -> IO[bytes]:
     return log
 
 
-def visible_gpus() -> list[int]:
-    """Numbers of the GPUs that a job may be given, asked of the driver without importing torch."""
+def visible_gpus() -> list[str] | None:
+    """Names of the GPUs that a job may be given, as ``CUDA_VISIBLE_DEVICES`` takes them; asked without importing torch.
+
+    Returns:
+        Numbers, UUIDs or names of MIG slices; None where CUDA is there and nothing tells how many GPUs there are.
+    """
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        return [int(number) for number in allowed.split(",") if number.strip().isdecimal()]
+        named = [name.strip() for name in allowed.split(",")]
+        return list(takewhile(lambda name: name not in ("", "-1", "NoDevFiles"), named))  # CUDA ignores what follows these
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [int(line) for line in listed.stdout.split() if line.isdecimal()]
+        return None if any(map(os.path.exists, CUDA_FILES)) else []
+    if listed.returncode == 0:
+        return [line for line in listed.stdout.split() if line.isdecimal()]
+    return None if any(map(os.path.exists, CUDA_FILES)) else []

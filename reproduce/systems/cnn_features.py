@@ -39,9 +39,10 @@ from reproduce.common.dataset import (
     require_videos,
 )
 from reproduce.common.files import Need, check_space
-from reproduce.common.processes import TOGETHER, cores, is_first_process, leaving_on_sigterm, one_at_a_time
+from reproduce.common.processes import TOGETHER, cores_of_process, is_first_process, leaving_on_sigterm, one_at_a_time
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems.backbones import built, notes_on, resize_rule, restore_backbone
+from reproduce.systems.devices import accelerator, ieee, set_up, uses_gpu
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained
 from reproduce.systems.trainer import quiet_lightning, strategy
@@ -52,6 +53,7 @@ MAX_WORKERS = 8
 PACKET = {False: 16, True: 64}  # frames a batch, without and with a GPU; on the CPU larger activations leave malloc's heap
 LEAST_COSINE = 0.999  # of a frame's features in half precision with those in fp32
 TRIED_FRAMES = 16
+BEGINNING = 600.0  # seconds within which the first process calibrates the backbone and tries half precision
 COMPILE_FRAMES = {False: 20_000, True: 500_000}
 """Frames a device from which on compiling repays, without and with a GPU: it takes half a minute, and saves 3.5 ms a frame
 of GoogLeNet on two CPU cores and less than 0.1 ms on a GPU."""
@@ -89,13 +91,17 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
             f"{path.resolve()}: the released code's features are not imported yet; python reproduce/prepare.py "
             f"data.name={settings.data.name} backbone.weights=released released=<folder with train_features.h5 …>"
         )
-    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
+    set_up(settings)
     try:
         path.mkdir(parents=True, exist_ok=True)
         first = is_first_process()
         # Ranks other than the first work under the lock that the first one holds.
         lock = one_at_a_time(path / ".lock", f"extracts features to {path.resolve()}")
-        with leaving_on_sigterm(), explained(settings), lock if first else contextlib.nullcontext():
+        with (
+            leaving_on_sigterm(),
+            explained(settings, "backbone.batch_size lower"),
+            lock if first else contextlib.nullcontext(),
+        ):
             if first:
                 for part in path.rglob("*.part"):  # left by a killed process; nobody else writes now
                     part.unlink()
@@ -109,6 +115,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
                 )
             missing = to_extract(annotation, store, videos, keep)
             if missing:
+                store = store if first else _begun(path)
                 _extract(settings, annotation, store, missing)
     except BackboneError as error:
         raise SettingsError(str(error)) from error
@@ -116,6 +123,23 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
         what = f"cannot write features to {path.resolve()} ({error}); make room or set paths.features, and run it again"
         raise FeatureStoreError(what) from error
     return FeatureStore(path)
+
+
+def _begun(path: Path) -> FeatureStore:
+    """The store that the first process of several has begun: it alone calibrates the backbone and tries half precision.
+
+    Raises:
+        LostProcess: it has not begun it in time.
+    """
+    deadline = time.monotonic() + BEGINNING
+    while not (store := FeatureStore(path)).exists():
+        if time.monotonic() > deadline:
+            raise LostProcess(
+                f"the first process of this run has not begun {path.resolve()} in {BEGINNING:.0f} s; its own output says why. "
+                "Is paths.features the same folder for all of them?"
+            )
+        time.sleep(0.2)
+    return store
 
 
 def about(store: FeatureStore, annotation: Annotation) -> dict[str, Any]:
@@ -174,7 +198,7 @@ def extract_into(
     quiet_lightning()
     writer = FeatureWriter(store.path, names, sizes, stopwatch)
     trainer = Trainer(
-        accelerator=settings.trainer.accelerator,
+        accelerator=accelerator(settings.trainer.accelerator),
         devices=settings.trainer.devices,
         num_nodes=settings.trainer.num_nodes,
         strategy=strategy(settings),
@@ -255,7 +279,7 @@ def packet_and_workers(settings: Settings) -> tuple[int, int]:
     """Frames a batch, and decoding processes, of one device."""
     on_gpu = uses_gpu(settings)
     packet = settings.backbone.batch_size or PACKET[on_gpu]
-    spare = min(MAX_WORKERS, cores() // settings.trainer.devices - 1)
+    spare = min(MAX_WORKERS, cores_of_process(settings.trainer.devices) - 1)
     if settings.backbone.workers is not None:
         return packet, settings.backbone.workers
     return packet, max(1, spare) if on_gpu else max(0, spare - 1)
@@ -302,11 +326,6 @@ def _how(
     return precision, frames / (settings.trainer.devices * settings.trainer.num_nodes) >= COMPILE_FRAMES[on_gpu]
 
 
-def uses_gpu(settings: Settings) -> bool:
-    """Whether a run uses GPUs."""
-    return torch.cuda.is_available() and settings.trainer.accelerator != "cpu"
-
-
 def half_precision(on_gpu: bool) -> str | None:
     """The half precision that the hardware multiplies fast: fp16 on GPUs, bf16 on some CPUs, None on others."""
     if on_gpu:
@@ -325,7 +344,7 @@ def kept_cosine(backbone: Backbone, frames: Tensor, precision: str, device: torc
     """
     network, least = folded(backbone).to(device), 1.0
     for part in frames.to(device).split(16):
-        with torch.no_grad():
+        with torch.no_grad(), ieee():
             single = network(part)
             with torch.autocast(device.type, PRECISIONS[precision]):
                 half = network(part)

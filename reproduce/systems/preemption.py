@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,13 +62,33 @@ def _watch() -> None:
     """End this process if another one is lost and the communication with it, which should have failed, does not end."""
     while _started:
         if any(process.poll() for process in _started):  # neither alive nor ended with 0
-            time.sleep(PATIENCE)
+            time.sleep(_patience())
             if _started:
                 print(f"error: {_lost(1 + len(_started), 'it ended with an error')}", file=sys.stderr, flush=True)
                 for process in _started:
                     process.kill()
                 os._exit(1)
         time.sleep(POLL)
+
+
+def _patience() -> float:
+    """Seconds in which the main thread may find by itself that another process is lost; NCCL's waits, or aborts wordlessly."""
+    nccl = torch.distributed.is_initialized() and torch.distributed.get_backend() == "nccl"
+    return 0.0 if nccl else PATIENCE
+
+
+@cache  # one thread a process, for all its Trainers
+def _watch_parent(parent: int, processes: int) -> None:
+    """End this process, in a thread beside the work, if the one that started it is gone and the communication does not end."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        time.sleep(_patience())
+        print(f"error: {_lost(processes, 'the process that started this one ended')}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="watch-over-parent").start()
 
 
 @atexit.register  # before Lightning's own, and so called after: NCCL's connections end together
@@ -98,9 +119,11 @@ class Preemption(Callback):
             _leave()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take over the processes that this Trainer has started, if it was the first."""
+        """Take over the processes that this Trainer has started, if it was the first; in one of these, watch over the first."""
         if processes := getattr(trainer.strategy.launcher, "procs", None):
             _take_over(processes)
+        elif trainer.world_size > 1 and int(os.environ.get("LOCAL_RANK", "0") or 0):
+            _watch_parent(os.getppid(), trainer.world_size)
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # Lightning puts the earlier handler back at its end
@@ -170,18 +193,27 @@ def environment_plugins() -> list[SLURMEnvironment]:
 
 
 @contextmanager
-def explained(settings: Settings) -> Iterator[None]:
-    """Within, the loss of another process of a run, and devices that are not there, are errors in words.
+def explained(settings: Settings, smaller: str) -> Iterator[None]:
+    """Within, a lost process of the run, a GPU's memory that ran out, and devices that are not there, are errors in words.
+
+    Args:
+        settings: of the run.
+        smaller: what to set, and how, so that less of a GPU's memory is taken.
 
     Raises:
         LostProcess: says which one, as far as that is known, and that the same command goes on.
-        SettingsError: Lightning finds no such devices.
+        SettingsError: Lightning finds no such devices, or a GPU's memory ran out.
     """
     processes = settings.trainer.devices * settings.trainer.num_nodes
     try:
         yield
     except MisconfigurationException as error:
         raise SettingsError(unavailable(settings, error)) from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise SettingsError(
+            f"a GPU's memory ran out ({str(error).splitlines()[0]}). Finished videos and epochs are kept: set {smaller}, and "
+            "run it again"
+        ) from error
     except DataError:
         raise
     except RuntimeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import statistics as python_statistics
 from pathlib import Path
@@ -21,7 +20,7 @@ from lightning_modules.measures import NAMES
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from reproduce.common.dataset import data_folder, feature_folder, part_of, reader_of, split_of
-from reproduce.common.processes import cores, is_first_process
+from reproduce.common.processes import is_first_process
 from reproduce.common.settings import Settings
 from reproduce.experiments import tracking
 from reproduce.experiments.attention_files import write_attended
@@ -30,13 +29,16 @@ from reproduce.experiments.history import History
 from reproduce.experiments.predictions import decide, write_predictions
 from reproduce.experiments.provenance import versions
 from reproduce.systems.base import Stores
+from reproduce.systems.devices import about_devices, arithmetic_notes, set_up
 from reproduce.systems.preemption import explained
 from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Training, test
+
+SMALLER = "data.batch_size or data.gpu_budget lower, or data.resident=ram"  # where a GPU's memory runs out
 
 
 def build(settings: Settings, annotation: Annotation) -> RecurrentSystem:
     """Make the system of a run, not yet fitted."""
-    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
+    set_up(settings)
     return RecurrentSystem(settings, build_data(settings))
 
 
@@ -69,7 +71,7 @@ class RecurrentSystem:
             DataError: a checkpoint or the history is damaged, or another process of the run is gone.
             FloatingPointError: the loss, the weights or the scores are not finite; nothing of that epoch is kept.
         """
-        with explained(self.settings):
+        with explained(self.settings, SMALLER):
             return self._fit(Training(self.settings, run, log, History(run.history)))
 
     def _fit(self, training: Training) -> dict[str, float]:
@@ -140,7 +142,7 @@ class RecurrentSystem:
             FloatingPointError: they are not finite.
         """
         assert self.recognizer is not None and self.checkpoint is not None, "fit first"
-        with explained(self.settings):
+        with explained(self.settings, SMALLER):
             test(self.settings, self.recognizer, self.data, self.checkpoint)
         assert self.recognizer.scores is not None
         return self.recognizer.scores.mean.numpy()
@@ -157,23 +159,13 @@ class RecurrentSystem:
         if found is not None and bool(found.counts.any()):
             names = [video.name for video in data.annotation.test]
             write_attended(run.attended, names, NAMES, found.sums.tolist(), found.counts.tolist())
-        on_gpu = torch.cuda.is_available()
         return {
             "map": [*data.store.grid, data.store.channels],
             "stride": self.settings.data.stride,
-            "notes": data.notes,
+            "notes": [*data.notes, *arithmetic_notes(self.settings)],
             "versions": versions() | {"torch": torch.__version__},  # with the build, such as +cpu
-            "processes": self.settings.trainer.devices * self.settings.trainer.num_nodes,
-            "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
-            "gpus": _gpus(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            **about_devices(self.settings),
         }
-
-
-def _gpus() -> list[dict[str, Any]]:
-    """The GPUs that this process sees: name, memory in GiB, and the CUDA version that torch was built with."""
-    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    return [{"name": one.name, "memory_gib": round(one.total_memory / 2**30, 1), "cuda": torch.version.cuda} for one in found]
 
 
 def build_data(settings: Settings) -> VideoDataModule:
@@ -189,6 +181,7 @@ def build_data(settings: Settings) -> VideoDataModule:
         seed=settings.seed,
         resident=data.resident,
         gpu_budget=int(data.gpu_budget * 2**30),
+        gpu_reserve=int(data.gpu_reserve * 2**30),
         ram_budget=None if data.ram_budget is None else int(data.ram_budget * 2**30),
         skip_bad=data.skip_bad,
         keep_damaged=data.keeps_damaged,

@@ -37,6 +37,7 @@ from reproduce.common.dataset import frame_side
 from reproduce.experiments.attention_files import Moment
 from reproduce.systems.backbones import built, restore_backbone
 from reproduce.systems.cnn_features import PACKET, half_precision
+from reproduce.systems.devices import set_arithmetic
 from reproduce.systems.feature_writer import FeatureExtractor, Stopwatch
 from reproduce.systems.loading import Trained
 
@@ -231,6 +232,7 @@ class FileTracker:
         backbone = load_backbone(trained, store)
         self.extractor = FeatureExtractor(backbone, self.precision, False, self.packet, Stopwatch()).to(device).eval()
         trained.network.to(device)
+        set_arithmetic(trained.settings)
 
     def features(self, frames: np.ndarray) -> Tensor:
         """(n, S, S, 3) uint8 -> (n, K, D) float16, on the CPU or the GPU."""

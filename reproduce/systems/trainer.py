@@ -24,6 +24,7 @@ from reproduce.common.settings import Settings
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
+from reproduce.systems.devices import accelerator, determinism
 from reproduce.systems.preemption import Preemption, WholeCheckpoints, environment_plugins, read_checkpoint
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -131,7 +132,7 @@ def make_trainer(settings: Settings, root: Path, **options: Any) -> Trainer:
     return Trainer(
         default_root_dir=root,
         plugins=[WholeCheckpoints(), *environment_plugins()],
-        accelerator=settings.trainer.accelerator,
+        accelerator=accelerator(settings.trainer.accelerator),
         devices=settings.trainer.devices,
         num_nodes=settings.trainer.num_nodes,
         strategy=strategy(settings),
@@ -140,7 +141,7 @@ def make_trainer(settings: Settings, root: Path, **options: Any) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        deterministic=not torch.cuda.is_available(),
+        deterministic=determinism(settings),  # type: ignore[arg-type]
         **options,
     )
 

@@ -30,6 +30,7 @@ from reproduce.common.progress import Progress
 from reproduce.common.settings import Settings
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.predictions import Predictions
+from reproduce.systems.devices import device_of, set_arithmetic
 from reproduce.systems.loading import Trained, load_trained
 from reproduce.systems.recurrent import build_data
 from reproduce.systems.tracks import Track, Tracker, track_video
@@ -69,6 +70,8 @@ class RunClips:
 
     def __init__(self, folder: RunFolder, settings: Settings) -> None:
         self.trained: Trained = load_trained(folder.path)
+        self.trained.network.to(device_of(settings.trainer.accelerator))
+        set_arithmetic(self.trained.settings)
         self.data: VideoDataModule = build_data(settings)
         self.annotation = self.data.annotation
         made_on = self.trained.about.get("data_fingerprint")

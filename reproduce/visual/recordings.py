@@ -30,6 +30,7 @@ from reproduce.experiments import attention_files
 from reproduce.experiments.attention_files import Recording
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.base import System
+from reproduce.systems.devices import device_of
 from reproduce.systems.recurrent import RecurrentSystem
 from reproduce.systems.tracks import Tracker, track_video
 from reproduce.visual.overlay import filmstrip
@@ -54,6 +55,7 @@ def draw(folder: RunFolder, system: System, predicted: np.ndarray) -> dict[str, 
     """
     if not isinstance(system, RecurrentSystem):
         return {}
+    system.network.to(device_of(system.settings.trainer.accelerator))  # a Trainer leaves it on the CPU
     record(folder, system.network, system.data)
     if not SYSTEMS[system.settings.model.name].attends:
         return {}

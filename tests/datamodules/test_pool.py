@@ -7,13 +7,15 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from fake_cuda import GPU, Launches, fake_cuda
 from handmade import CHANNELS, CPU, INPUTS, features_of, fill, inputs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules import pool as pool_module
 from datamodules.blocks import BlockIndex, Span
 from datamodules.features import FeatureStore, FeatureStoreError
-from datamodules.pool import FramePool, frame_bytes, free_memory
+from datamodules.pool import FramePool, frame_bytes, free_gpu_memory, free_memory, send
 
 QUICK = settings(deadline=None, max_examples=40)
 VIDEOS = {"a/one.avi": 1, "a/short.avi": 19, "b/block.avi": 30, "b/two.avi": 31, "c/long.avi": 170, "c/middle.avi": 42}
@@ -207,3 +209,56 @@ def test_the_bytes_of_a_frame_are_those_of_what_is_gathered(store, inputs):
 
 def test_free_memory_is_part_of_what_the_machine_has():
     assert 0 < free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# On a GPU
+
+
+def test_a_pool_on_a_gpu_is_filled_video_by_video_and_never_whole_on_the_host(store, monkeypatch):
+    """A tensor without values stands for the GPU's; the host holds the longest video once."""
+    made, real = [], torch.empty
+    monkeypatch.setattr(pool_module.torch, "empty", lambda *shape, **told: made.append((shape, told)) or real(*shape, **told))
+    there = FramePool(store, NAMES, INPUTS, "gpu")._load("cube", torch.device("meta"))
+    assert there.device.type == "meta" and len(there) == sum(VIDEOS.values())
+    assert [shape[0] for shape, told in made if told["device"] == "cpu"] == [max(VIDEOS.values())]
+
+
+def test_indices_and_targets_go_to_a_gpu_in_one_transfer_that_nothing_waits_for(store):
+    index = BlockIndex(list(VIDEOS.values()))
+    videos, frames = index.locate(np.arange(40))
+    also = {"target": np.zeros(40, dtype=np.int64), "weight": np.ones(40, dtype=np.float32)}
+    pool = FramePool(store, NAMES, INPUTS, "gpu")
+    with fake_cuda():
+        shapes = {"cube": (sum(VIDEOS.values()), 6, CHANNELS), "mean": (sum(VIDEOS.values()), CHANNELS)}
+        pool._whole = {name: torch.empty(shapes.get(name, shapes["mean"]), device=GPU) for name in INPUTS}
+        with Launches() as seen:
+            found = pool.gather(videos, frames, GPU, also=also)
+    assert (seen.transfers, seen.blocking) == (1, 0) and {one.device for one in found.values()} == {GPU}
+    assert {name: tuple(one.shape) for name, one in found.items() if name not in INPUTS} == {
+        "rows": (40, 30),
+        "target": (40,),
+        "weight": (40,),
+    }
+    assert found["rows"].dtype == torch.int64 and found["weight"].dtype == torch.float32
+
+
+@given(st.integers(0, 7), st.integers(0, 7))
+@QUICK
+def test_what_shares_a_transfer_arrives_as_it_was(blocks, classes):
+    arrays = {
+        "weight": np.arange(blocks, dtype=np.float32) / 3,
+        "rows": np.arange(30 * blocks).reshape(blocks, 30),
+        "target": np.arange(blocks * classes, dtype=np.uint8).reshape(blocks, classes),
+        "odd": np.arange(100)[:: classes + 1],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", lambda tensor, *where, **how: tensor)  # arrived
+        found = send(arrays, torch.device("meta"))
+    for name, array in arrays.items():
+        assert np.array_equal(found[name].numpy(), array) and found[name].numpy().dtype == array.dtype
+    assert all(np.shares_memory(send(arrays, CPU)[name].numpy(), array) for name, array in arrays.items() if array.size)
+
+
+def test_features_leave_a_reserve_of_a_gpus_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (20 * 2**30, 80 * 2**30))
+    assert free_gpu_memory(GPU, 8 * 2**30) == 12 * 2**30 and free_gpu_memory(GPU, 30 * 2**30) == 0

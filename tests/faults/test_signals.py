@@ -11,12 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from commands import MPI_FREE, STORE, children, commands, processes, start, words
 from conftest import PATIENCE, REPOSITORY, script, wait_for
 
 from datamodules.features import FeatureStore
+from reproduce.common.cli import resolve
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.history import History
 from reproduce.experiments.jobs import Job, run_all
+from reproduce.systems import preemption as preemption_module
 from reproduce.systems.preemption import Preemption
 
 LONG = ["data.batch_size=1", "trainer.max_epochs=2", "protocol=holdout"]  # epochs of a second, to be met within
@@ -253,6 +257,44 @@ time.sleep(10000)
     while left & set(processes()):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_process_whose_starter_is_killed_ends_in_words_though_its_communication_waits(tmp_path):
+    """As a rank under NCCL whose first process is killed: it would wait for it without end, and keep its GPU."""
+    child = """
+import os, time
+from reproduce.systems import preemption
+preemption.PATIENCE = preemption.POLL = 0.1
+preemption._watch_parent(os.getppid(), 2)
+print("ready", flush=True)
+time.sleep(10000)
+"""
+    code = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(10000)"
+    with (tmp_path / "said.txt").open("w") as said:
+        starter = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=said, stderr=said)
+    wait_for(lambda: "ready" in (tmp_path / "said.txt").read_text(), starter, tmp_path / "said.txt")
+    starter.kill()
+    starter.wait()
+    deadline = time.monotonic() + PATIENCE
+    while "error:" not in (said := (tmp_path / "said.txt").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "another of the 2 processes of this run is gone" in said
+
+
+def test_nothing_is_waited_for_under_nccl_which_says_nothing(monkeypatch):
+    assert preemption_module._patience() == preemption_module.PATIENCE
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for backend, patience in (("gloo", preemption_module.PATIENCE), ("nccl", 0.0)):
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda backend=backend: backend)
+        assert preemption_module._patience() == patience
+
+
+def test_a_gpus_memory_that_runs_out_is_an_error_that_says_what_to_set():
+    settings = resolve(Settings, [])
+    said = "memory ran out .Tried to allocate 2.00 GiB.*set data.batch_size lower"
+    with pytest.raises(SettingsError, match=said), preemption_module.explained(settings, "data.batch_size lower"):
+        raise torch.cuda.OutOfMemoryError("Tried to allocate 2.00 GiB.\nand much more")
 
 
 def test_a_signal_that_comes_while_the_processes_agree_to_go_on_counts_at_the_next_question(monkeypatch):

@@ -38,3 +38,12 @@ def test_whether_damaged_videos_are_kept_makes_another_run_and_refusing_them_the
         configuration(resolve(Settings, words)) for words in ([], ["data.damaged=refuse"], ["data.damaged=keep"])
     )
     assert plain == said and kept == {**plain, "data.damaged": "keep"} and named(kept)["data.damaged"] == "keep"
+
+
+def test_tf32_makes_another_run_of_a_network_and_ieee_the_known_one():
+    plain, said, tf32 = (
+        configuration(resolve(Settings, words)) for words in ([], ["trainer.tf32=false"], ["trainer.tf32=true"])
+    )
+    assert plain == said and tf32 == {**plain, "trainer.tf32": True} and named(tf32)["trainer.tf32"] is True
+    probes = [configuration(resolve(Settings, ["model.name=linear_probe", f"trainer.tf32={on}"])) for on in ("false", "true")]
+    assert probes[0] == probes[1], "a linear probe multiplies nothing on a GPU"

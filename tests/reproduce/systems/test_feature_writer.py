@@ -1,5 +1,7 @@
 """Extraction: features near single precision, the same whatever came with a frame, and errors of the writing thread."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from reproduce.common.cli import resolve
 from reproduce.common.settings import Settings
 from reproduce.systems import cnn_features as extraction
 from reproduce.systems.feature_writer import FeatureExtractor, FeatureWriter, Prediction, Stopwatch
+from reproduce.systems.preemption import LostProcess
 
 CLIPS = SHARED / "data/clips"
 WEIGHTS = SHARED / "weights/mobilenet_v2_imagenet_fp16.pth"
@@ -85,6 +88,21 @@ def test_a_store_goes_on_in_the_precision_it_was_begun_in(tmp_path):
     store.create(FeatureSpec("googlenet", "random:0", None, 64), (2, 2), 3, about)
     settings = resolve(Settings, ["backbone.precision=fp32", "backbone.compile=false"])
     assert extraction._how(settings, None, FeatureStore(store.path), [], None) == ("bf16", True)
+
+
+def test_one_process_alone_begins_a_store_and_the_others_wait_for_what_it_decided(tmp_path, monkeypatch):
+    """Those that torchrun or srun starts at the same moment: only the first calibrates and tries half precision."""
+    spec = FeatureSpec("googlenet", "random:0", None, 64)
+    about = {"notes": [], "precision": "fp16", "compiled": False}
+    begin = threading.Timer(0.3, lambda: FeatureStore(tmp_path / "store").create(spec, (2, 2), 3, about))
+    begin.start()
+    store = extraction._begun(tmp_path / "store")
+    begin.join()
+    monkeypatch.setattr(extraction, "kept_cosine", lambda *given: pytest.fail("tried a second time"))
+    assert extraction._how(resolve(Settings, []), None, store, [], None) == ("fp16", False)
+    monkeypatch.setattr(extraction, "BEGINNING", 0.1)
+    with pytest.raises(LostProcess, match="has not begun .*nowhere in 0 s"):
+        extraction._begun(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("frames", "compiled"), [(19_000, False), (21_000, True), (None, False)])

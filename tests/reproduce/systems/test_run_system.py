@@ -24,7 +24,7 @@ from reproduce.common.settings import Settings
 from reproduce.experiments.attention_files import counted_in, read_attended
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import run_folder
-from reproduce.systems import base, recurrent
+from reproduce.systems import base, devices
 from reproduce.systems.cnn_features import EXTRACTION
 from reproduce.systems.recurrent import RecurrentSystem, build_data, build_recognizer
 from reproduce.visual.recordings import draw
@@ -290,8 +290,8 @@ def test_the_gpus_of_a_run_are_listed_with_their_memory(original, monkeypatch):
     properties = [SimpleNamespace(name=name, total_memory=size) for name, size in cards]
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    found = about(*made(original))
-    assert found["device"] == cards[0][0]
+    found = about(*made(original, "trainer.accelerator=auto"))
+    assert found["device"] == cards[0][0] and "IEEE's" in found["notes"][-1]
     assert found["gpus"] == [
         {"name": cards[0][0], "memory_gib": 79.2, "cuda": "13.0"},
         {"name": cards[1][0], "memory_gib": 1.0, "cuda": "13.0"},
@@ -300,5 +300,5 @@ def test_the_gpus_of_a_run_are_listed_with_their_memory(original, monkeypatch):
 
 @pytest.mark.parametrize(("processor", "device"), [("x86_64", "x86_64"), ("", "cpu")])
 def test_without_a_gpu_the_device_is_the_processor(original, monkeypatch, no_gpu, processor, device):
-    monkeypatch.setattr(recurrent.platform, "processor", lambda: processor)
+    monkeypatch.setattr(devices.platform, "processor", lambda: processor)
     assert about(*made(original))["device"] == device

@@ -20,11 +20,15 @@ from datamodules.videos import Video
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM
 from lightning_modules.frames import pool_frames, run_blocks
+from reproduce.common.cli import resolve
 from reproduce.common.files import safe_name
+from reproduce.common.settings import Settings
 from reproduce.experiments.attention_files import LONGEST, SIDE, read_recordings, read_sheet
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.loading import load_trained
+from reproduce.systems.recurrent import RecurrentSystem
 from reproduce.systems.tracks import Tracker, track_video
+from reproduce.visual import recordings
 from reproduce.visual.overlay import GAP
 from reproduce.visual.recordings import RECORDED, STRIPS, draw_filmstrips, first_block, first_videos, frames_at, record
 
@@ -35,6 +39,19 @@ def test_the_first_video_of_the_first_four_classes_is_drawn():
     classes = ("walk", "run", "nobody's", "jump", "dive", "zoom")  # by name: dive, jump, nobody's, run, walk, zoom
     assert [videos[number].name for number in first_videos(videos, classes, STRIPS)] == ["a/0", "e/0", "a/9", "b/1"]
     assert first_videos(videos[:1], classes, STRIPS) == [0] and first_videos([], classes, STRIPS) == []
+
+
+def test_a_tested_network_is_recorded_and_drawn_on_the_device_of_its_run(monkeypatch):
+    """A Trainer leaves it on the CPU; a tensor without values stands for the GPU's."""
+    system = object.__new__(RecurrentSystem)
+    system.settings, system.data = resolve(Settings, ["row=soft_attention_1", "trainer.accelerator=gpu"]), None
+    system.recognizer = SimpleNamespace(network=torch.nn.Linear(2, 2))
+    places = []
+    monkeypatch.setattr(recordings, "device_of", lambda asked: torch.device({"gpu": "meta"}[asked]))
+    for name in ("record", "draw_filmstrips"):
+        monkeypatch.setattr(recordings, name, lambda folder, network, *others: places.append(network.weight.device.type))
+    recordings.draw(None, system, None)
+    assert places == ["meta", "meta"]
 
 
 @pytest.mark.parametrize(("length", "skip"), [(40, 1), (160, 5), (9, 1), (1, 1)])

@@ -1,0 +1,94 @@
+"""Which devices a run computes on, in which arithmetic, and with how many threads, as settings and a launcher say."""
+
+import pytest
+import torch
+
+from reproduce.common import processes
+from reproduce.common.cli import resolve
+from reproduce.common.processes import cores_of_process
+from reproduce.common.settings import Settings, SettingsError
+from reproduce.systems import devices
+
+TF32 = {"products": torch.backends.cuda.matmul, "cudnn": torch.backends.cudnn}
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    threads, switches = torch.get_num_threads(), [place.allow_tf32 for place in TF32.values()]
+    yield
+    torch.set_num_threads(threads)
+    for place, value in zip(TF32.values(), switches, strict=True):
+        place.allow_tf32 = value
+
+
+def with_gpu(monkeypatch, cuda: bool, mps: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, False, "gpu"), (False, False, "cpu"), (False, True, "cpu")])
+def test_auto_takes_cudas_gpus_or_the_cpu_and_says_that_apples_were_never_tried(cuda, mps, chosen, monkeypatch, capsys):
+    with_gpu(monkeypatch, cuda, mps)
+    devices._say_apple.cache_clear()
+    assert [devices.accelerator("auto"), devices.accelerator("auto")] == [chosen] * 2
+    assert capsys.readouterr().out.count("ever run on Apple's GPUs") == mps
+    assert devices.accelerator("gpu") == "gpu" and devices.accelerator("cpu") == "cpu"
+
+
+def test_work_without_a_trainer_is_on_the_gpu_where_there_is_one(monkeypatch):
+    with_gpu(monkeypatch, True)
+    assert [devices.device_of(asked).type for asked in ("auto", "gpu", "cpu")] == ["cuda", "cuda", "cpu"]
+    with_gpu(monkeypatch, False, mps=True)
+    assert [devices.device_of(asked).type for asked in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(SettingsError, match="trainer.accelerator=gpu: torch finds no GPU here"):
+        devices.device_of("gpu")
+
+
+def test_determinism_follows_the_accelerator_and_not_what_lies_in_the_machine(monkeypatch):
+    with_gpu(monkeypatch, True)
+    assert devices.determinism(resolve(Settings, ["trainer.accelerator=cpu"])) is True
+    assert devices.determinism(resolve(Settings, [])) == "warn"
+    assert not devices.uses_gpu(resolve(Settings, ["trainer.accelerator=cpu"]))
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_one_setting_decides_on_the_arithmetic_of_all_products(tf32):
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = not tf32, tf32
+    devices.set_up(resolve(Settings, [f"trainer.tf32={str(tf32).lower()}", "trainer.threads=1"]))
+    assert [place.allow_tf32 for place in TF32.values()] == [tf32] * 2 and torch.get_num_threads() == 1
+    with devices.ieee():
+        assert [place.allow_tf32 for place in TF32.values()] == [False] * 2
+    assert [place.allow_tf32 for place in TF32.values()] == [tf32] * 2
+
+
+def test_tables_and_runs_say_the_arithmetic_of_a_gpu_alone(monkeypatch):
+    settings = resolve(Settings, ["trainer.tf32=true"])
+    with_gpu(monkeypatch, False)
+    assert devices.arithmetic_notes(settings) == [] and devices.about_devices(settings)["single_precision"] == "IEEE"
+    with_gpu(monkeypatch, True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    assert "TF32" in devices.arithmetic_notes(settings)[0] and devices.about_devices(settings)["single_precision"] == "TF32"
+    assert "IEEE's" in devices.arithmetic_notes(resolve(Settings, []))[0]
+    assert devices.about_devices(settings)["device"] == "a card"
+
+
+@pytest.mark.parametrize(
+    ("given", "visible", "wanted"),
+    [
+        ({}, 16, 4),  # no launcher: four processes share the machine
+        ({"SLURM_PROCID": "0", "SLURM_CPUS_PER_TASK": "8"}, 8, 8),  # bound to the task's own
+        ({"SLURM_PROCID": "0", "SLURM_CPUS_PER_TASK": "8"}, 64, 8),  # not bound
+        ({"SLURM_PROCID": "0", "SLURM_CPUS_ON_NODE": "64"}, 16, 16),
+        ({"SLURM_PROCID": "0", "SLURM_CPUS_ON_NODE": "16"}, 16, 4),
+        ({"SLURM_CPUS_ON_NODE": "64"}, 16, 4),  # sbatch without srun
+        ({}, 2, 1),
+    ],
+    ids=str,
+)
+def test_each_process_takes_its_own_cores(given, visible, wanted, monkeypatch):
+    for name in ("SLURM_PROCID", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "cores", lambda: visible)
+    assert cores_of_process(4) == wanted
