@@ -1,6 +1,6 @@
 """Videos, features, blocks, and a LightningDataModule for each data set.
 
-The four data modules are found here by name (``from datamodules import UCF11DataModule``) but imported on first use,
+The data modules are found here by name (``from datamodules import UCF11DataModule``) but imported on first use,
 because the checks of what is on disk must not wait for torch.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-DATA_MODULES = ("UCF11DataModule", "HMDB51DataModule", "Hollywood2DataModule", "VideoFolderDataModule")
+DATA_MODULES = ("UCF11DataModule", "HMDB51DataModule", "Hollywood2DataModule", "UCF101DataModule", "VideoFolderDataModule")
 
 
 def __getattr__(name: str) -> Any:

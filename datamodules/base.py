@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules import hmdb51, hollywood2, ucf11, videofolder
+from datamodules import hmdb51, hollywood2, ucf11, ucf101, videofolder
 from datamodules.batches import Subset
 from datamodules.blocks import (
     BlockIndex,
@@ -326,6 +326,12 @@ class Hollywood2DataModule(VideoDataModule):
     """Hollywood2, 12 labels, several a clip; split ``official``. Validation holds random clips out."""
 
     reader = hollywood2
+
+
+class UCF101DataModule(VideoDataModule):
+    """UCF-101; splits ``1``, ``2``, ``3``. Validation holds groups out."""
+
+    reader = ucf101
 
 
 class VideoFolderDataModule(VideoDataModule):

@@ -1,4 +1,4 @@
-"""Miniature stand-ins for the three data sets: generated video files in the official folder layouts.
+"""Miniature stand-ins for the data sets: generated video files in the official folder layouts.
 
 In every clip a small actor (about a twentieth of the frame) does a class-specific thing, told by its shape, colours and
 motion, in front of a background of textures. Clips of one group share background and lighting. ``boxes.csv`` gives the
@@ -6,7 +6,7 @@ actor's box in every frame. Everything is drawn from the clip's name, so that th
 
 UCF-11 is a positive control. A white halo marks the actor, which stands in one of four places; in the others, actors as
 vivid as it do other classes' actions. Who looks at the mark knows the class, and who averages over places does not know
-whose action counts: see ``truths`` in ``reproduce/common/catalogue.py``. HMDB-51 and Hollywood2 show layouts, splits and
+whose action counts: see ``truths`` in ``reproduce/common/catalogue.py``. The others show layouts, splits and
 several labels; there dull distractors of the same shapes drift. Numbers made from these data say nothing about the real ones.
 """
 
@@ -31,7 +31,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from datamodules import hmdb51, hollywood2, ucf11
+from datamodules import hmdb51, hollywood2, ucf11, ucf101
 from datamodules.boxes import COLUMNS
 from datamodules.files import write_atomically
 from datamodules.reading import DataError
@@ -47,6 +47,7 @@ CROWD = 3  # actors beside the marked one
 CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
 HMDB_SIDES = (("1", 5), ("0", 1), ("2", 2))  # clips of each class on each side; pairs of one film stay together
 HOLLYWOOD_CLIPS = {"train": 144, "test": 96}
+UCF101_GROUPS = (1, 8, 15, 22)  # a clip each; every split tests on one of them
 SHORT_CLIPS = {0: 19, 1: 12}  # every 17th clip is shorter than a block, as in the real sets
 
 
@@ -78,7 +79,7 @@ def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, i
 
     Args:
         root: the data set's folder.
-        data: ``ucf11``, ``hmdb51`` or ``hollywood2``.
+        data: a key of ``LAYOUTS``.
         workers: drawing processes.
         progress: called with (clips done, clips in all).
 
@@ -175,6 +176,24 @@ def _hmdb51() -> tuple[list[Clip], dict[str, str], dict]:
     return clips, files, {"counts": counts}
 
 
+def _ucf101() -> tuple[list[Clip], dict[str, str], dict]:
+    clips, files = [], {ucf101.NUMBERS: "".join(f"{label} {name}\r\n" for label, name in enumerate(ucf101.CLASSES, start=1))}
+    lines: dict[str, list[str]] = {f"{side}list0{split}.txt": [] for side in ("train", "test") for split in ucf101.SPLITS}
+    for label, name in enumerate(ucf101.CLASSES):
+        spelt = name.replace("HandstandP", "HandStandP")  # as the official clips are
+        for group in UCF101_GROUPS:
+            video = f"{name}/v_{spelt}_g{group:02d}_c01.avi"
+            clips.append(Clip(f"UCF-101/{video}", video, (label,), f"ucf101 {name} {group}", "mpeg4", Fraction(25)))
+            for split, tested in ucf101.TEST_GROUPS.items():
+                testing = group in tested
+                end = "" if testing else f" {label + 1}"
+                lines[f"{'test' if testing else 'train'}list0{split}.txt"].append(f"{video}{end}\r\n")
+    files |= {name: "".join(of_list) for name, of_list in lines.items()}
+    tested = len(ucf101.CLASSES)
+    counts = {"train": tested * (len(UCF101_GROUPS) - 1), "test": tested}
+    return clips, {f"ucfTrainTestlist/{name}": text for name, text in files.items()}, {"counts": counts}
+
+
 def _hollywood2() -> tuple[list[Clip], dict[str, str], dict]:
     clips, files = [], {}
     for side, number in HOLLYWOOD_CLIPS.items():
@@ -195,7 +214,7 @@ def _hollywood2() -> tuple[list[Clip], dict[str, str], dict]:
     return clips, files, {"counts": dict(HOLLYWOOD_CLIPS)}
 
 
-LAYOUTS = {"ucf11": _ucf11, "hmdb51": _hmdb51, "hollywood2": _hollywood2}
+LAYOUTS = {"ucf11": _ucf11, "hmdb51": _hmdb51, "hollywood2": _hollywood2, "ucf101": _ucf101}
 
 
 def _write(root: Path, clip: Clip) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from datamodules.videos import DataError
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, TABLE2_COLUMNS, kind_of, label_of
 from reproduce.common.cli import command_line, fail
+from reproduce.experiments.scheduler import sweep_values
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2 as wr
@@ -49,7 +50,7 @@ class DashboardSettings:
     """W&B user or team; null for the login's own"""
     title: str = "Action recognition using visual attention"
     """of the report"""
-    datasets: list[str] = field(default_factory=lambda: [name for name, data in DATASETS.items() if not data.of_user])
+    datasets: list[str] = field(default_factory=lambda: sweep_values("table1")["data.name"])
     """data sets with a section of their own, by data.name"""
     paths: DashboardPaths = field(default_factory=DashboardPaths)
 

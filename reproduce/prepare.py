@@ -50,7 +50,7 @@ class PrepareSettings(Settings):
     retry_bad: bool = False
     """try again to decode the videos that earlier calls found bad"""
     download: bool = False
-    """get ucf11, hmdb51 or hollywood2: from archives in its folder or the one above, else from the mirrors and its official \
+    """get the data set: from archives in its folder or the one above, else from the mirrors and its official \
 address; broken downloads go on where they stopped"""
     archive: list[str] = field(default_factory=list)
     """archives to take instead, wherever they are: zip, tar or RAR"""
@@ -97,8 +97,10 @@ def _check(settings: PrepareSettings) -> None:
     wanted = settings.download or settings.archive or settings.delete != "none"
     if settings.delete not in CHOICES:
         raise SettingsError(f"delete={settings.delete}: choose from {', '.join(CHOICES)}")
-    if wanted and DATASETS[settings.data.name].of_user:
-        raise SettingsError("download, archive and delete go with ucf11, hmdb51 and hollywood2; a videofolder is your own")
+    data = DATASETS[settings.data.name]
+    if wanted and (data.of_user or not data.module().ARCHIVES):
+        whose = "a videofolder is your own" if data.of_user else f"nobody hands on the videos of {data.label}"
+        raise SettingsError(f"download, archive and delete go with data sets that have archives; {whose}")
     if wanted and GENERATED in settings.preset:
         raise SettingsError("preset=miniature draws its own data; drop download, archive and delete, or the preset")
     if settings.mirrors and not settings.download:

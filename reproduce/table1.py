@@ -34,7 +34,7 @@ class TableSettings(Settings):
     """Settings of table1.py: those of a run, and the grid."""
 
     datasets: list[str] = field(default_factory=lambda: sweep_values("table1")["data.name"])
-    """columns: ucf11, hmdb51, hollywood2, videofolder"""
+    """columns: ucf11, hmdb51, hollywood2, ucf101, videofolder"""
     rows: list[str] = field(default_factory=lambda: sweep_values("table1")["row"])
     """rows: softmax_regression, avg_pool_lstm, max_pool_lstm, soft_attention_0, …_1, …_10, content_attention_0, …_1, …_10"""
     seeds: list[int] = field(default_factory=lambda: sweep_values("table1")["seed"])

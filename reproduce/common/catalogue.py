@@ -71,6 +71,7 @@ DATASETS: dict[str, DataSetInfo] = {
     ),
     "hmdb51": DataSetInfo("HMDB-51", "datamodules.hmdb51"),
     "hollywood2": DataSetInfo("Hollywood2", "datamodules.hollywood2", multi_label=True),
+    "ucf101": DataSetInfo("UCF-101", "datamodules.ucf101", grouped=True),
     "videofolder": DataSetInfo("a folder of videos", "datamodules.videofolder", grouped=True, of_user=True),
 }
 """By ``data.name``, in the order of the tables' columns."""
@@ -370,6 +371,10 @@ COLUMNS: dict[str, ColumnInfo] = {
     "hmdb51_3": ColumnInfo("HMDB-51, split 3", "hmdb51", "3", published=False),
     "hmdb51_mean": ColumnInfo("HMDB-51, mean of three splits", "hmdb51", mean_of=("hmdb51_1", "hmdb51_2", "hmdb51_3")),
     "hollywood2": ColumnInfo("Hollywood2", "hollywood2"),
+    "ucf101_1": ColumnInfo("UCF-101, split 1", "ucf101", "1", published=False),
+    "ucf101_2": ColumnInfo("UCF-101, split 2", "ucf101", "2", published=False),
+    "ucf101_3": ColumnInfo("UCF-101, split 3", "ucf101", "3", published=False),
+    "ucf101_mean": ColumnInfo("UCF-101, mean of three splits", "ucf101", mean_of=("ucf101_1", "ucf101_2", "ucf101_3")),
 }
 TABLE2_COLUMNS = ("hmdb51_mean", "hmdb51_1", "hollywood2")
 """What Table 2 shows; the first two are made of the same runs."""

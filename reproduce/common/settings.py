@@ -47,10 +47,10 @@ class DataSettings:
     folder: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """folder below paths.data; null for the data set's name. A videofolder needs it"""
     split: Optional[str] = None  # noqa: UP045
-    """ucf11: paper_like, logo-1 … logo-25, logo (of tables: each of these, pooled), random; hmdb51: 1, 2, 3; videofolder: \
-default, seed-<n>; null for the first"""
+    """ucf11: paper_like, logo-1 … logo-25, logo (of tables: each of these, pooled), random; hmdb51 and ucf101: 1, 2, 3; \
+videofolder: default, seed-<n>; null for the first"""
     groups: Optional[str] = None  # noqa: UP045
-    """part of ucf11 by its groups, such as 1-3,7; null for all. Tables say so"""
+    """part of ucf11 or ucf101 by its groups, such as 1-3,7; null for all. Tables say so"""
     classes: list[str] = field(default_factory=list)
     """part of a data set by its classes; none for all. Tables say so"""
     fold: Optional[str] = None  # noqa: UP045
@@ -268,7 +268,7 @@ class PathsSettings:
     """Where things lie; relative paths start at the working directory."""
 
     data: str = "data"
-    """holds ucf11/, hmdb51/, hollywood2/, or <data.folder>/"""
+    """holds ucf11/, hmdb51/ and the like, or <data.folder>/"""
     features: str = "features"
     """feature stores, <data set>/<backbone>-<weights>/"""
     runs: str = "runs"
@@ -286,7 +286,7 @@ class Settings:
     row: Optional[str] = one_of(None, catalogue.ROWS)  # noqa: UP045
     """a row of the tables, short for model.name and what tells it apart, such as λ"""
     column: Optional[str] = None  # noqa: UP045
-    """data set and split in one word, short for data.name and data.split: ucf11, hmdb51_1, hmdb51_2, hmdb51_3, hollywood2"""
+    """data set and split in one word, short for data.name and data.split: ucf11, hmdb51_1 to _3, hollywood2, ucf101_1 to _3"""
     protocol: str = one_of("retrain", ("retrain", "holdout"))
     """retrain (hold 15 % of train out, note the cost at the best score, train on all of train down to it) or holdout"""
     seed: int = ranged(1, 0, 2**31)

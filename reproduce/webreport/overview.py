@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from reproduce.common.catalogue import COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, label_of, measured_columns
+from reproduce.common.catalogue import COLUMNS, ROWS, TABLE2_COLUMNS, label_of, measured_columns
 from reproduce.common.progress import duration
 from reproduce.evaluation import published as paper
 from reproduce.evaluation.collection import DataSet, Run
 from reproduce.evaluation.paper_tables import runs_of, sections_of, table2
 from reproduce.evaluation.results import BASELINE, MINIATURE_TITLE, Cell, Table
-from reproduce.experiments.scheduler import Point
+from reproduce.experiments.scheduler import Point, sweep_values
 from reproduce.webreport import charts
 from reproduce.webreport.html import Markup, Section, join, missing, page, table, tag
 from reproduce.webreport.sections import SHORT, Data, data_set, head_n, named, ours
@@ -94,7 +94,7 @@ def table_1(sets: Sequence[DataSet]) -> Section:
     cells = {(row, data.name): data.cells.get(row) or _empty(data, row) for row in rows for data in sets}
     sections = sections_of(rows)
     whole = Table("Table 1", tuple(rows), tuple(data.name for data in sets), cells, labels, sections)
-    absent = [one.label for key, one in DATASETS.items() if not one.of_user and key not in {data.name for data in sets}]
+    absent = [label_of(key) for key in sweep_values("table1")["data.name"] if key not in {data.name for data in sets}]
     sentence = f"There are no runs on {' and '.join(absent)}."
     more = missing(sentence, "python reproduce/table1.py") if absent else None
     return Section("table-1", "Table 1", join([_table(whole), more]))

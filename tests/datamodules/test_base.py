@@ -25,7 +25,7 @@ from handmade import (
 )
 
 import datamodules
-from datamodules import base, hmdb51, hollywood2, ucf11, videofolder
+from datamodules import base, hmdb51, hollywood2, ucf11, ucf101, videofolder
 from datamodules.base import BOXES, HMDB51DataModule
 from datamodules.batches import Batch, DenseBatch
 from datamodules.blocks import num_blocks
@@ -318,14 +318,14 @@ def test_without_a_reader_a_data_module_says_what_to_give_it(root, features):
 
 
 def test_the_data_modules_have_the_readers_of_their_data_sets():
-    readers = {"UCF11": ucf11, "HMDB51": hmdb51, "Hollywood2": hollywood2, "VideoFolder": videofolder}
+    readers = {"UCF11": ucf11, "HMDB51": hmdb51, "Hollywood2": hollywood2, "UCF101": ucf101, "VideoFolder": videofolder}
     assert {f"{name}DataModule" for name in readers} == set(datamodules.DATA_MODULES)
     for name, reader in readers.items():
         assert getattr(datamodules, f"{name}DataModule").reader is reader
 
 
 def test_every_reader_says_which_splits_it_has():
-    for reader in (ucf11, hmdb51, hollywood2, videofolder):
+    for reader in (ucf11, hmdb51, hollywood2, ucf101, videofolder):
         default = inspect.signature(reader.read).parameters["split"].default
         assert default == reader.DEFAULT_SPLIT and reader.is_split(default)
         assert not any(reader.is_split(name) for name in ("", "official ", "seed-", "4", "logo-26", "paper-like"))

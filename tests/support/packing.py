@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rar import rar
 
-from datamodules import hmdb51, hollywood2, ucf11
+from datamodules import hmdb51, hollywood2, ucf11, ucf101
 from datamodules.miniature import VERSION
 from datamodules.videos import MINIATURE_MARKER
 from reproduce.acquisition.archives import extract
@@ -100,6 +100,7 @@ MARKERS = {
     "ucf11": {"clips": {n: [int(g in (TRAIN_GROUP, TEST_GROUP)) for g in range(1, 26)] for n in ucf11.PREFIXES}},
     "hmdb51": {"counts": {"train": len(hmdb51.CLASSES), "test": len(hmdb51.CLASSES)}},
     "hollywood2": {"counts": {"train": len(hollywood2.CLASSES), "test": len(hollywood2.CLASSES)}},
+    "ucf101": {"counts": {"train": 3 * len(ucf101.CLASSES), "test": len(ucf101.CLASSES)}},
 }
 """What a small data set is to be counted as."""
 

@@ -1,4 +1,4 @@
-"""The three data sets from their archives: placed, named, downloaded; interrupted, replaced, deleted; two at once."""
+"""The data sets from their archives: placed, named, downloaded; interrupted, replaced, deleted; two at once."""
 
 import json
 import shutil
@@ -11,7 +11,8 @@ from hosting import Served, ftp_host, http_host
 from packing import hmdb51_files, hollywood2_files, mark, rar_of_rars, tarred, ucf11_files, ucf11_names, zipped
 from rar import rar
 
-from datamodules import hmdb51, hollywood2, ucf11
+from datamodules import hmdb51, hollywood2, ucf11, ucf101
+from datamodules.miniature import LAYOUTS
 from datamodules.videos import DataError
 from reproduce.acquisition import install as acquiring
 from reproduce.acquisition.download import Patience
@@ -21,7 +22,7 @@ from reproduce.common import files
 from reproduce.common.files import Need, check_space
 from reproduce.common.settings import SettingsError
 
-READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2}
+READERS = {"ucf11": ucf11, "hmdb51": hmdb51, "hollywood2": hollywood2, "ucf101": ucf101}
 CALM = Patience(timeout=60, attempts=2, pause=0.01)  # a busy machine is no fault of the server
 needs_a_tool = pytest.mark.skipif(not any(map(shutil.which, COMMANDS)), reason="no tool reads RAR here")
 UCF11 = ucf11_files({name: f"video {name}".encode() * 100 for name in ucf11_names()})
@@ -103,6 +104,17 @@ def test_what_was_begun_by_hand_is_completed_and_kept(tmp_path):
     (root / "UCF11_updated_mpg.rar").write_bytes(zipped(UCF11))
     assert get("ucf11", root) == 22
     assert mine.read_text() == "keep me" and (root / "UCF11_updated_mpg" / ucf11_names()[0]).read_bytes() == b"my copy"
+
+
+@needs_a_tool
+def test_ucf101_is_a_rar_of_clips_and_a_zip_of_lists(tmp_path):
+    clips, lists, _ = LAYOUTS["ucf101"]()
+    root = mark(tmp_path / "ucf101", "ucf101")
+    (root / "UCF101.rar").write_bytes(rar({clip.path: b"x" for clip in clips}))
+    listed = {name: text.encode() for name, text in lists.items()}
+    (tmp_path / "UCF101TrainTestSplits-RecognitionTask.zip").write_bytes(zipped(listed))
+    assert get("ucf101", root) == 4 * 101
+    assert (root / "UCF-101/HandstandPushups/v_HandStandPushups_g08_c01.avi").is_file()
 
 
 @needs_a_tool

@@ -82,7 +82,7 @@ def test_presets_compose_and_the_command_line_has_the_last_word():
         ("data.skip_bad=maybe", "data.skip_bad"),
         ("preset=minature", "did you mean miniature"),
         ("row=soft_attention", "did you mean soft_attention"),
-        ("data.name=ucf101", "did you mean ucf11"),
+        ("data.name=ucf12", "did you mean ucf11"),
         ("data.name=videofolder", "data.folder"),
         ("model.name=[a", "there is no such setting|choose|cannot be read|model.name"),
         ("logging.tags=[a", "cannot be read"),
