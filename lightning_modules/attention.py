@@ -171,7 +171,11 @@ class ContentAttention(nn.Module):
 
     def forward(self, h: Tensor, X_t: Tensor) -> Tensor:
         """h_{t-1} (B, H), X_t (B, K, D) -> l_t (B, K)."""
-        a = torch.tanh(self.context(X_t) + self.state(h)[:, None, :])  # (B, K, D)
+        return self.weigh(h, self.context(X_t))
+
+    def weigh(self, h: Tensor, g_t: Tensor) -> Tensor:
+        """h_{t-1} (B, H) and g(X_t) (B, K, D) -> l_t (B, K)."""
+        a = torch.tanh(g_t + self.state(h)[:, None, :])  # (B, K, D)
         e = self.score(a)[:, :, 0]  # (B, K)
         return torch.softmax(e, dim=1, dtype=h.dtype)  # in place of Eq. 4
 

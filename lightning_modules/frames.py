@@ -11,16 +11,30 @@ import torch
 from torch import Tensor
 
 
+class Glimpses(NamedTuple):
+    """What hard attention drew, for the gradient of it.
+
+    Args:
+        log_chosen: (B, T) log l_{t,s_t} of the location s_t that was read.
+        baseline: (B, T) b_t, which did not see s_t.
+    """
+
+    log_chosen: Tensor
+    baseline: Tensor
+
+
 class Output(NamedTuple):
     """What every network returns for a batch of blocks.
 
     Args:
         logits: (B, T, C) class scores before softmax or sigmoid, at every step.
         attention: (B, T, K) location softmax l_t of Eq. 4, or None for networks without attention.
+        glimpses: of networks that draw locations, where they drew some.
     """
 
     logits: Tensor
     attention: Tensor | None
+    glimpses: Glimpses | None = None
 
 
 class Rows(NamedTuple):
@@ -46,11 +60,13 @@ class Frames(NamedTuple):
         cube: X (…, K, D), any float precision; or, in blocks, ``Rows``.
         mean: (…, D) mean over locations, float32.
         max: (…, D) maximum over locations, float32.
+        draws: (…,) uniform numbers from 0 to 1, by which locations are drawn; None for none drawn.
     """
 
     cube: Tensor | Rows | None = None
     mean: Tensor | None = None
     max: Tensor | None = None
+    draws: Tensor | None = None
 
     def all_cubes(self) -> Tensor:
         """Return X (…, K, D), gathered where it is by reference."""

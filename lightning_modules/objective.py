@@ -74,12 +74,15 @@ class Objective:
         if attention is not None:
             penalty = attention_penalty(attention, self.penalty_reduction)  # mean_i (1 - Σ_t l_{t,i})²: (b,)
         data = cross_entropy + self.attention_penalty * penalty if self.attention_penalty else cross_entropy
-        total = (data if weights is None else data * weights).sum() * world_size
         batch_size = batch_size or len(logits)
         decay = self.weight_decay * squared_norm(parameters)  # γ Σ θ²
-        if self.batch_reduction == "mean":  # Eq. 7
-            return Cost(total / batch_size + decay, data, cross_entropy, penalty, decay)
-        return Cost(total + decay, data, cross_entropy, penalty, decay / batch_size)
+        loss = self.over_blocks(data, weights, batch_size, world_size) + decay
+        return Cost(loss, data, cross_entropy, penalty, decay if self.batch_reduction == "mean" else decay / batch_size)
+
+    def over_blocks(self, values: Tensor, weights: Tensor | None, batch_size: int, world_size: int) -> Tensor:
+        """Reduce what each block (b,) of this rank's share adds to the loss, as Eq. 7 does: a scalar."""
+        total = (values if weights is None else values * weights).sum() * world_size
+        return total / batch_size if self.batch_reduction == "mean" else total  # the mean is Eq. 7's
 
 
 def classification_cost(logits: Tensor, target: Tensor) -> Tensor:
@@ -92,13 +95,18 @@ def classification_cost(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         (B,) cost of each block, in nats.
     """
-    logits = logits.float()
+    return step_costs(logits, target).sum(dim=1)
+
+
+def step_costs(logits: Tensor, target: Tensor) -> Tensor:
+    """Compute each step's cross-entropy, see ``classification_cost``: (B, T)."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     steps = logits.shape[1]
     if target.ndim == 2:
         targets = target[:, None, :].expand(-1, steps, -1).to(logits.dtype)
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=(1, 2))
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=2)
     targets = target[:, None].expand(-1, steps)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(-1, steps).sum(dim=1)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(-1, steps)
 
 
 def attention_penalty(attention: Tensor, reduction: str = "mean") -> Tensor:

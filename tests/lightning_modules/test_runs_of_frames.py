@@ -11,6 +11,8 @@ from datamodules.blocks import BlockIndex, Span
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.frames import Rows, pool_frames, run_blocks, run_dense, window_means, windows
+from lightning_modules.hard_attention import HardAttentionLSTM
+from lightning_modules.selective import TopKAttentionLSTM
 
 torch.set_num_threads(1)
 
@@ -21,6 +23,10 @@ NETWORKS = {
     "content": lambda: SoftAttentionLSTM(K, D, C, H, 2, "content", 1),
     "location, readable": lambda: SoftAttentionLSTM(K, D, C, H, 3, fast=False),
     "content, readable": lambda: SoftAttentionLSTM(K, D, C, H, 2, "content", 1, fast=False),
+    "top-k, location": lambda: TopKAttentionLSTM(K, D, C, H, 3, top_k=2),
+    "top-k, content": lambda: TopKAttentionLSTM(K, D, C, H, 2, "content", 1, top_k=2),
+    "hard, location": lambda: HardAttentionLSTM(K, D, C, H, 3),
+    "hard, content": lambda: HardAttentionLSTM(K, D, C, H, 2, "content", 1),
     "mean": lambda: PooledLSTM(D, C, "mean", H, 2),
     "max": lambda: PooledLSTM(D, C, "max", H, 2),
     "regression": lambda: SoftmaxRegression(K, D, C),
