@@ -117,7 +117,7 @@ class Kind:
 MADE_BY = ("spec", "grid", "channels", "dtype", "weights_sha256", "resize", "precision", "compiled", "decoder")
 KINDS = {
     CUBES: Kind("frame", derived=(POOLED,), made_by=MADE_BY),
-    "flow": Kind("frame"),
+    "flow": Kind("field"),
     "gray": Kind("frame"),
     DESCRIPTORS: Kind("row", least=0),
     VECTORS: Kind("row", most=1),

@@ -246,6 +246,24 @@ def gray_spec(settings: Settings) -> StoreSpec:
     return StoreSpec("gray", (ArraySpec("gray", "|u1", (height, width)),), {"width": width, "height": height})
 
 
+def flow_folder(settings: Settings) -> Path:
+    """The folder of a run's optical flow."""
+    name = f"flow-{settings.flow.method}-{settings.flow.size}"
+    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+
+
+def flow_size(settings: Settings) -> tuple[int, int]:
+    """Width and height of flow fields: 4:3, whatever the video's shape is."""
+    return round(settings.flow.size * 4 / 3), settings.flow.size
+
+
+def flow_spec(settings: Settings) -> StoreSpec:
+    """What a run's optical flow is, and what decides it."""
+    width, height = flow_size(settings)
+    made_from = {"method": settings.flow.method, "width": width, "height": height}
+    return StoreSpec("flow", (ArraySpec("flow", "|u1", (2, height, width)),), made_from)
+
+
 @dataclass(frozen=True)
 class StoreKind:
     """A kind of store that systems read.
@@ -281,6 +299,14 @@ STORES = {
         maker="reproduce.systems.gray_store",
         part="gray",
         open=lambda settings: Store(gray_folder(settings)),
+        shared=True,
+    ),
+    "flow": StoreKind(
+        folder=flow_folder,
+        spec=flow_spec,
+        maker="reproduce.systems.flow_store",
+        part="flow",
+        open=lambda settings: Store(flow_folder(settings)),
         shared=True,
     ),
     "trajectories": StoreKind(

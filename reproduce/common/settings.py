@@ -228,6 +228,16 @@ class SlowFeatureSettings:
 
 
 @dataclass
+class FlowSettings:
+    """Dense optical flow (row=temporal_stream)."""
+
+    method: str = one_of("dis", ("dis", "farneback", "tvl1"))
+    """dis (medium preset), farneback, or tvl1, which needs OpenCV's contributed modules"""
+    size: int = ranged(128, 16, 4320)
+    """short side in pixels of the stored fields, which are 4:3"""
+
+
+@dataclass
 class TrainerSettings:
     """Lightning's Trainer."""
 
@@ -300,6 +310,7 @@ class Settings:
     trajectories: TrajectorySettings = field(default_factory=TrajectorySettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     slow_features: SlowFeatureSettings = field(default_factory=SlowFeatureSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     paths: PathsSettings = field(default_factory=PathsSettings)

@@ -29,7 +29,7 @@ SPECS = {
     "vectors": StoreSpec("vectors", (ArraySpec("vector", "<f4", (7,)),), {"coding": "fisher", "centres": 256}),
 }
 KINDS = ["cubes", *SPECS]
-ROW = {"cubes": "frame", "flow": "frame", "descriptors": "row", "vectors": "row"}
+ROW = {"cubes": "frame", "flow": "field", "descriptors": "row", "vectors": "row"}
 FLOATS = [("cubes", "cubes"), ("descriptors", "tracks"), ("descriptors", "positions"), ("vectors", "vector")]
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -423,8 +423,8 @@ def test_feature_cubes_are_a_store_like_any_other(tmp_path):
         ({"arrays": [{"name": "a", "dtype": "|u1", "row_shape": [0]}]}, "'arrays' must be"),
         ({"arrays": [{"name": "a", "dtype": "|u1", "row_shape": []}]}, "'arrays' must be"),
         ({"arrays": [{"name": "a", "dtype": "|u1", "row_shape": [2]}] * 2}, "'arrays' has a name twice"),
-        ({"videos": {"a.avi": {}}}, "video 'a.avi': frames is None"),
-        ({"videos": {"a.avi": {"frames": 5, "bytes": 1}}}, "5 frames take 120 bytes and a header, it says 1"),
+        ({"videos": {"a.avi": {}}}, "video 'a.avi': fields is None"),
+        ({"videos": {"a.avi": {"fields": 5, "bytes": 1}}}, "5 fields take 120 bytes and a header, it says 1"),
     ],
 )
 def test_a_manifest_that_contradicts_itself_is_refused_by_name(tmp_path, changes, says):
