@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.attention import Head, InitialState
 from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
-from lightning_modules.layers import Dropout, build_lstm, initialised_linear
+from lightning_modules.layers import Dropout, build_lstm, initialised_linear, run_lstm
 
 
 class PooledLSTM(nn.Module):
@@ -63,7 +63,7 @@ class PooledLSTM(nn.Module):
         dtype = self.head.hidden.weight.dtype
         x = cast(Tensor, evidence[0])
         h_0, c_0 = self.initial_state(mean.to(dtype))  # Eq. 6: (L, B, H) each
-        h, _ = self.lstm(self.dropout(x.to(dtype)), (h_0, c_0))  # Eqs. 1-3: (B, T, H)
+        h = run_lstm(self.lstm, self.dropout(x.to(dtype)), h_0, c_0)  # Eqs. 1-3: (B, T, H)
         return Output(self.head(h), None)  # (B, T, C)
 
 

@@ -38,20 +38,26 @@ class ReleasedAdam(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            states = [self.state[parameter] for parameter in parameters]
+            for parameter, state in zip(parameters, states, strict=True):
                 if not state:
                     state["step"] = 0
                     state["m"] = torch.zeros_like(parameter)
                     state["v"] = torch.zeros_like(parameter)
                 state["step"] += 1
-                t, m, v = state["step"], state["m"], state["v"]
-                m.lerp_(parameter.grad, 1 - beta1)
-                v.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-                rate = group["lr"] * math.sqrt(1 - (1 - beta2) ** t) / (1 - (1 - beta1) ** t)
-                parameter.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-rate)
+            gradients = [parameter.grad for parameter in parameters]
+            m, v = ([state[name] for state in states] for name in ("m", "v"))
+            torch._foreach_lerp_(m, gradients, 1 - beta1)
+            torch._foreach_mul_(v, beta2)
+            torch._foreach_addcmul_(v, gradients, gradients, value=1 - beta2)
+            steps = [state["step"] for state in states]
+            rates = [-group["lr"] * math.sqrt(1 - (1 - beta2) ** t) / (1 - (1 - beta1) ** t) for t in steps]
+            spread = torch._foreach_sqrt(v)
+            torch._foreach_add_(spread, group["eps"])
+            torch._foreach_addcdiv_(parameters, m, spread, rates)
         return loss
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense, windows
+from lightning_modules.layers import seed_masks
 from lightning_modules.measures import AttentionMeasures, VideoMeasures
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, block_scores, summarise
 from lightning_modules.objective import Objective
@@ -83,7 +84,7 @@ class Recognizer(LightningModule):
         """Eq. 7 of this rank's share of a global batch."""
         # Masks that depend on nothing that happened before: Lightning skips the epoch's first hook when it resumes.
         entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        seed_masks(self.device, int(entropy.generate_state(1, np.uint64)[0] >> 1))
         cube = batch.cube if batch.rows is None else Rows(batch.cube, batch.rows)
         output = run_blocks(self._network, Frames(cube, batch.mean, batch.max))
         cost = self.objective(

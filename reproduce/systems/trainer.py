@@ -156,6 +156,7 @@ def quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
+        ".*not part of single contiguous chunk of memory.*",  # cuDNN copies a layer's weights together: µs a step
         ".*does not have many workers.*",  # index arithmetic needs none
         ".*Couldn't infer the batch indices.*",  # packets carry their own
         ".*LeafSpec.*",

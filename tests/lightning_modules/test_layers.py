@@ -1,10 +1,13 @@
 """Dropout: masks of zeros with probability p, kept values scaled to the same mean, the identity outside of training."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from lightning_modules import layers as module
-from lightning_modules.layers import Dropout, dropout_mask
+from lightning_modules.layers import Dropout, build_lstm, dropout_mask, run_lstm, seed_masks
 
 LIKE = torch.zeros(1)
 
@@ -73,3 +76,34 @@ def test_dropout_is_the_identity_in_evaluation_and_at_p_0(p, training, monkeypat
     monkeypatch.setattr(module, "dropout_mask", None)  # nothing is drawn: the stream of random numbers does not move
     x = torch.randn(3, 4)
     assert Dropout(p).train(training)(x) is x
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_stack_layer_by_layer_gives_torchs_numbers_and_gradients_to_the_bit(layers, training):
+    lstm = build_lstm(7, 5, layers, 0.5).train(training)
+    states = [torch.randn(layers, 4, 5, requires_grad=True) for _ in range(2)]
+    x = torch.randn(4, 6, 7, requires_grad=True)
+    wanted = [x, *states, *(parameter for parameter in lstm.parameters() if parameter.requires_grad)]
+
+    def found(run) -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        h = run()
+        slope = torch.arange(h.numel()).view_as(h)
+        return [h, *torch.autograd.grad((h * slope).sum(), wanted), torch.rand(1)]  # as many numbers were drawn
+
+    pairs = zip(found(lambda: run_lstm(lstm, x, *states)), found(lambda: lstm(x, tuple(states))[0]), strict=True)
+    assert all(torch.equal(ours, torchs) for ours, torchs in pairs)
+
+
+def test_masks_are_seeded_on_their_own_device_alone(monkeypatch):
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    seed_masks(torch.device("cpu"), 5)
+    assert torch.equal(torch.rand(3), wanted)
+    seeds = {}
+    of_gpus = tuple(SimpleNamespace(manual_seed=partial(seeds.__setitem__, number)) for number in range(2))
+    monkeypatch.setattr(torch.cuda, "default_generators", of_gpus)
+    before = torch.get_rng_state()
+    seed_masks(torch.device("cuda", 1), 7)
+    assert seeds == {1: 7} and torch.equal(torch.get_rng_state(), before)

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
-from lightning_modules.objective import Objective, attention_penalty, classification_cost, squared_norm
+from lightning_modules.objective import Objective, SquaredNorm, attention_penalty, classification_cost, squared_norm
 
 torch.set_num_threads(1)
 
@@ -184,6 +184,15 @@ def test_squared_norm_counts_trainable_parameters_only():
     frozen = nn.Parameter(torch.full((3,), 7.0), requires_grad=False)
     parameters = [nn.Parameter(torch.tensor([1.0, 2.0])), frozen, nn.Parameter(torch.tensor([[3.0]]))]
     assert float(squared_norm(parameters).detach()) == pytest.approx(14)
+
+
+def test_the_squared_norm_of_gpus_has_the_same_value_and_gradients():
+    """They take twice θ as the gradient of all parameters at once; the CPU leaves it to automatic differentiation."""
+    parameters = [nn.Parameter(torch.randn(*shape)) for shape in ((30, 20), (7,), (1, 1))] + [nn.Parameter(torch.zeros(3))]
+    (ours, theirs) = (norm(*parameters) for norm in (SquaredNorm.apply, lambda *given: squared_norm(given)))
+    assert torch.equal(ours, theirs)
+    for one, other in zip(*(torch.autograd.grad(3 * norm, parameters) for norm in (ours, theirs)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
 
 
 def test_squared_norm_has_gradient_two_theta_also_at_zero():
