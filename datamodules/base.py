@@ -208,7 +208,7 @@ class VideoDataModule(LightningDataModule):
         num_frames = np.asarray([self.store.frames(video.name) for video in videos])
         share = num_frames.sum() / world_size + num_frames.max()  # of a rank, at most
         needed = share * frame_bytes(self.store, self.inputs)
-        on_gpu = strategy is not None and strategy.root_device.type == "cuda"
+        on_gpu = self._on_gpu
         if strategy is not None and on_gpu:
             budget = min(self.gpu_budget, free_gpu_memory(strategy.root_device, self.gpu_reserve))
         elif self.ram_budget is not None:
@@ -230,6 +230,11 @@ class VideoDataModule(LightningDataModule):
         if strategy is not None:
             place, self.capacity = strategy.broadcast((place, self.capacity))
         return place
+
+    @property
+    def _on_gpu(self) -> bool:
+        strategy = getattr(self.trainer, "strategy", None)
+        return strategy is not None and strategy.root_device.type == "cuda"
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -253,7 +258,7 @@ class VideoDataModule(LightningDataModule):
                 turns = rotation(subset.index.num_frames, subset.owners, self.capacity, self.seed, epoch)
             order = training_order(subset.index, self.seed, epoch, turns)
             try:
-                yield from training_shares(order, self.batch_size, owners, rank, turns)
+                yield from training_shares(order, self.batch_size, owners, rank, turns, even=self._on_gpu)
             except ValueError as error:
                 raise DataError(f"{self.annotation.data}: {error}; set trainer.devices lower") from error
 

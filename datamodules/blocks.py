@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 BLOCK_LENGTH = 30  # T, paper §4.2: "our model takes 30 frames at a time"
+EVEN = 8  # blocks; tensor cores multiply multiples of it fastest
 NATIVE_FPS = 30  # the paper's "@ 30 fps" is every frame, whatever the file's own rate
 
 
@@ -122,7 +123,7 @@ class Share:
 
     Args:
         blocks: (b,) block numbers.
-        weights: (b,) 1, or 0 for a block that only fills the share of a rank that would have none.
+        weights: (b,) 1, or 0 for a block that only fills up a share.
         batch_size: blocks in the whole batch, over all ranks.
         turns: (V,) see ``rotation``; None where the whole set is at hand.
     """
@@ -175,7 +176,12 @@ def training_order(index: BlockIndex, seed: int, epoch: int, turns: np.ndarray |
 
 
 def training_shares(
-    order: np.ndarray, batch_size: int, owners: np.ndarray, rank: int = 0, turns: np.ndarray | None = None
+    order: np.ndarray,
+    batch_size: int,
+    owners: np.ndarray,
+    rank: int = 0,
+    turns: np.ndarray | None = None,
+    even: bool = False,
 ) -> Iterator[Share]:
     """One rank's shares of an epoch's global batches: of each batch, the blocks of the rank's own videos.
 
@@ -188,6 +194,8 @@ def training_shares(
         owners: (blocks,) rank of each block, by number.
         rank: this one.
         turns: (V,) handed through to the shares.
+        even: fill the rank's shares of an epoch up to one size, a multiple of `EVEN` or the whole batch, by its own blocks
+            with weight 0: a GPU then runs the same kernels in the same memory at each step.
 
     Raises:
         ValueError: the rank has no block at all.
@@ -195,6 +203,8 @@ def training_shares(
     own = np.flatnonzero(owners[order] == rank)  # positions in the order
     if not len(own):
         raise ValueError(f"rank {rank} has no video: there are more processes than videos")
+    largest = int(np.bincount(own // batch_size).max())
+    size = min(batch_size, -(-largest // EVEN) * EVEN) if even else 0
     for begin in range(0, len(order), batch_size):
         batch = order[begin : begin + batch_size]
         mine = batch[owners[batch] == rank]
@@ -202,6 +212,8 @@ def training_shares(
         if not len(mine):
             following = own[min(np.searchsorted(own, begin), len(own) - 1)]
             mine, weights = order[following : following + 1], np.zeros(1, dtype=np.float32)
+        if (lacking := size - len(mine)) > 0:
+            mine, weights = np.resize(mine, size), np.concatenate([weights, np.zeros(lacking, dtype=np.float32)])
         yield Share(mine, weights, len(batch), turns)
 
 

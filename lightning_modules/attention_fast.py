@@ -6,7 +6,8 @@ automatic differentiation, each of them allocates a dozen tensors and adds to th
 * a layer's gates, and its x_t and h_{t-1}, are one matrix product, with weights packed once for all steps;
 * gates, states and inputs live in buffers made once for all steps;
 * the gradient of a layer's weights is one product over all steps, after the loop;
-* features stay where they lie, in half precision; a step's are fetched and converted when the step needs them.
+* features stay where they lie, in half precision; a step's are fetched and converted when the step needs them;
+* a cell on a GPU, whose time goes into launching kernels, is one kernel (``fused_cell.py``).
 
 The tests hold it equal to ``SoftAttentionLSTM.equations``, forward and backward.
 
@@ -25,12 +26,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lightning_modules.frames import Rows
+from lightning_modules.fused_cell import fused_cell, fused_cell_backward, fuses
 
 Product = Callable[[Tensor], Tensor]
 
 
 class Layer(NamedTuple):
-    """One LSTM layer: gates = ``M (x_t, h_{t-1}) + b`` (Eq. 1), in the order input, forget, output, candidate.
+    """One LSTM layer: gates = ``M (x_t, h_{t-1}) + b`` (Eq. 1), in the order input, forget, output, candidate; or torch's.
 
     Args:
         weight: M (4H, inputs + H).
@@ -44,7 +46,7 @@ class Layer(NamedTuple):
 
 
 def pack_layers(lstm: nn.LSTM, masks: list[Tensor | None], precision: torch.dtype) -> list[Layer]:
-    """Join every layer's matrices, with torch's gates i, f, g, o in the order i, f, o, g: three sigmoids, then the tanh.
+    """Join every layer's matrices, with torch's gates i, f, g, o in the order i, f, o, g; left as they are for a fused cell.
 
     Args:
         lstm: as ``build_lstm`` makes it; its second biases are 0.
@@ -54,8 +56,12 @@ def pack_layers(lstm: nn.LSTM, masks: list[Tensor | None], precision: torch.dtyp
     layers = []
     for number, mask in enumerate(masks):
         matrices = (getattr(lstm, f"weight_{kind}_l{number}") for kind in ("ih", "hh"))
-        i, f, g, o = torch.cat(tuple(matrices), dim=1).to(precision).chunk(4)  # (H, inputs + H) each
-        bias_i, bias_f, bias_g, bias_o = getattr(lstm, f"bias_ih_l{number}").chunk(4)
+        weight, bias = torch.cat(tuple(matrices), dim=1).to(precision), getattr(lstm, f"bias_ih_l{number}")
+        if fuses(weight.device.type):
+            layers.append(Layer(weight, bias, mask))
+            continue
+        i, f, g, o = weight.chunk(4)  # (H, inputs + H) each: three sigmoids, then the tanh
+        bias_i, bias_f, bias_g, bias_o = bias.chunk(4)
         layers.append(Layer(torch.cat([i, f, o, g]), torch.cat([bias_i, bias_f, bias_o, bias_g]), mask))
     return layers
 
@@ -103,7 +109,9 @@ class _Recurrence(torch.autograd.Function):
         B, T = X.shape[:2] if rows is None else rows.shape
         H = h_0.shape[2]
         keep = T if training else 2  # steps whose buffers are kept: without a backward pass only this and the next
-        buffers = _buffers(h_0, c_0, weights, keep)
+        fused = fuses(h_0.device.type)
+        buffers = _buffers(h_0, c_0, weights, keep, fused)
+        zeros = h_0.new_zeros(B, 4 * H) if fused else None
         products = [product(weight, T) for weight in weights]
         times_W_d = None if W_d is None else product(W_d, T)
         hidden = h_0.new_empty(T, B, H, dtype=weights[0].dtype)
@@ -125,9 +133,16 @@ class _Recurrence(torch.autograd.Function):
                 z, gates = buffers.inputs[layer][now], buffers.gates[layer][now]
                 before, after = (buffers.cells[layer][step % (keep + 1)] for step in (t, t + 1))
                 width = z.shape[1] - H
-                if masks[layer] is not None:
-                    x.mul_(masks[layer][t])
-                z[:, :width] = x  # (B, inputs + H)
+                if masks[layer] is None:
+                    z[:, :width] = x  # (B, inputs + H)
+                else:
+                    torch.mul(x, masks[layer][t], out=z[:, :width])
+                if zeros is not None:
+                    x, cell, found = fused_cell(products[layer](z).to(h_0.dtype), zeros, before, biases[layer], zeros[0])
+                    buffers.cells[layer][(t + 1) % (keep + 1)], buffers.gates[layer][now] = cell, found
+                    if t + 1 < T:
+                        buffers.inputs[layer][following][:, width:] = x
+                    continue
                 torch.add(products[layer](z), biases[layer], out=gates)  # Eq. 1: (B, 4H)
                 gates[:, : 3 * H].sigmoid_()
                 gates[:, 3 * H :].tanh_()
@@ -139,7 +154,7 @@ class _Recurrence(torch.autograd.Function):
             hidden[t] = x
             h = hidden[t]
         if training:
-            ctx.masks, ctx.layers = masks, layers
+            ctx.masks, ctx.layers, ctx.fused = masks, layers, fused
             ctx.save_for_backward(
                 rows,
                 X,
@@ -152,8 +167,7 @@ class _Recurrence(torch.autograd.Function):
                 attention,
                 *weights,
                 *buffers.inputs,
-                *buffers.gates,
-                *buffers.cells,
+                *(step for of_layer in (*buffers.gates, *buffers.cells) for step in (of_layer if fused else [of_layer])),
             )
         return hidden, attention
 
@@ -163,13 +177,18 @@ class _Recurrence(torch.autograd.Function):
         """Gradients of every input but the masks; that of X only where it is asked for."""
         rows, X, h_0, W, g, W_d, u, hidden, attention, *rest = ctx.saved_tensors
         layers, masks = ctx.layers, ctx.masks
-        weights, inputs, gates, cells = (rest[part * layers : (part + 1) * layers] for part in range(4))
         B, T = X.shape[:2] if rows is None else rows.shape
+        weights, inputs, states = rest[:layers], rest[layers : 2 * layers], rest[2 * layers :]
+        if ctx.fused:  # a tensor for each step
+            gates = [states[layer * T : (layer + 1) * T] for layer in range(layers)]
+            cells = [states[layers * T + layer * (T + 1) :][: T + 1] for layer in range(layers)]
+        else:
+            gates, cells = states[:layers], states[layers:]
         H = h_0.shape[2]
         products = [product(weight.t(), T) for weight in weights]
         d_gates = [z.new_empty(T, B, 4 * H) for z in inputs]  # in the products' precision
         d_e = torch.empty_like(attention)  # (T, B, K), of the scores before the softmax
-        d_h, d_c = torch.zeros_like(h_0), torch.zeros_like(h_0)  # (L, B, H), of the states between two steps
+        d_h, d_c = (list(torch.zeros_like(h_0)) for _ in range(2))  # (B, H) of each layer's states between two steps
         fetch = _Fetch(X, rows, h_0)
         d_X = h_0.new_empty(X.shape) if ctx.needs_input_grad[2] else None
         d_g = None if g is None else torch.empty_like(g, memory_format=torch.contiguous_format)
@@ -178,6 +197,16 @@ class _Recurrence(torch.autograd.Function):
         for t in reversed(range(T)):
             d_x = d_hidden[t].to(h_0.dtype)
             for layer in reversed(range(layers)):
+                if ctx.fused:
+                    before, after = cells[layer][t], cells[layer][t + 1]
+                    d_gates[layer][t], d_c[layer] = fused_cell_backward(
+                        d_h[layer] + d_x, d_c[layer], before, after, gates[layer][t]
+                    )
+                    d_z = products[layer](d_gates[layer][t])  # (B, inputs + H)
+                    width = d_z.shape[1] - H
+                    d_x, d_h[layer] = d_z[:, :width], d_z[:, width:]
+                    d_x = d_x.to(h_0.dtype) if masks[layer] is None else d_x * masks[layer][t]
+                    continue
                 d_out = d_h[layer].add_(d_x)  # of h_t
                 i, f, o, candidate = gates[layer][t].chunk(4, dim=1)
                 tanh_c = torch.tanh(cells[layer][t + 1])
@@ -190,7 +219,7 @@ class _Recurrence(torch.autograd.Function):
                 d_cell.mul_(f)  # of c_{t-1}
                 d_z = products[layer](d_gates[layer][t])  # (B, inputs + H)
                 width = d_z.shape[1] - H
-                d_h[layer] = d_z[:, width:]
+                d_h[layer].copy_(d_z[:, width:])
                 d_x = d_z[:, :width].to(h_0.dtype)
                 if masks[layer] is not None:
                     d_x = d_x * masks[layer][t]
@@ -203,6 +232,7 @@ class _Recurrence(torch.autograd.Function):
             l_t = attention[t]
             weighted = l_t * d_l
             torch.sub(weighted, l_t * weighted.sum(dim=1, keepdim=True), out=d_e[t])
+            d_h[-1] = d_h[-1].to(h_0.dtype)
             if W is not None:
                 d_h[-1] += d_e[t].to(W.dtype) @ W
             else:
@@ -225,23 +255,24 @@ class _Recurrence(torch.autograd.Function):
         d_W = None if W is None else d_e.flatten(0, 1).to(before.dtype).t() @ before  # (K, H)
         d_W_d = None if d_s is None else d_s.flatten(0, 1).t() @ before  # (D, H)
         d_X = None if d_X is None else d_X.to(X.dtype)
+        d_h, d_c = (torch.stack([state.to(h_0.dtype) for state in states]) for states in (d_h, d_c))
         return (None, None, d_X, d_h, d_c, d_W, d_g, d_W_d, d_u, None, *d_weights, *d_biases)
 
 
 class _Buffers(NamedTuple):
-    """What the backward pass needs of every step, one of each a layer."""
+    """What the backward pass needs of every step, one of each a layer; of a fused cell's results, a list over steps."""
 
     inputs: list[Tensor]  # (T, B, inputs + H): x_t after dropout, h_{t-1}
-    gates: list[Tensor]  # (T, B, 4H) after their nonlinearities
-    cells: list[Tensor]  # (T + 1, B, H), c_0 first
+    gates: list[Any]  # (T, B, 4H) after their nonlinearities
+    cells: list[Any]  # (T + 1, B, H), c_0 first
 
 
-def _buffers(h_0: Tensor, c_0: Tensor, weights: tuple[Tensor, ...], steps: int) -> _Buffers:
+def _buffers(h_0: Tensor, c_0: Tensor, weights: tuple[Tensor, ...], steps: int, fused: bool) -> _Buffers:
     (layers, B, H), T = h_0.shape, steps
     made = _Buffers(
         [h_0.new_empty(T, B, weight.shape[1], dtype=weight.dtype) for weight in weights],
-        [h_0.new_empty(T, B, 4 * H) for _ in weights],
-        [h_0.new_empty(T + 1, B, H) for _ in weights],
+        [[h_0] * T if fused else h_0.new_empty(T, B, 4 * H) for _ in weights],
+        [[h_0] * (T + 1) if fused else h_0.new_empty(T + 1, B, H) for _ in weights],
     )
     for layer in range(layers):
         made.inputs[layer][0, :, -H:] = h_0[layer]

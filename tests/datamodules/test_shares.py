@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from datamodules.blocks import BlockIndex, Share, rotation, training_order, training_shares
+from datamodules.blocks import EVEN, BlockIndex, Share, rotation, training_order, training_shares
 
 QUICK = settings(deadline=None, max_examples=80)
 
@@ -214,3 +214,25 @@ def test_too_small_a_memory_is_refused_with_the_longest_video(counts, capacity):
     assume(capacity // 2 <= max(counts))
     with pytest.raises(ValueError, match=f"{capacity} frames at a time cannot rotate, with a video of {max(counts)} frames"):
         rotation(np.array(counts), np.zeros(len(counts), dtype=int), capacity, 0, 0)
+
+
+# even shares, as GPUs take them
+
+
+@given(lengths, st.integers(1, 40), st.integers(1, 4), seeds)
+@QUICK
+def test_even_shares_have_one_size_and_count_the_same_blocks(counts, batch_size, world_size, seed):
+    index = BlockIndex(counts)
+    assume(len(counts) >= world_size)
+    owners = np.repeat(np.arange(len(counts)) % world_size, index.counts)
+    order = training_order(index, seed, 0)
+    for rank in range(world_size):
+        plain = list(training_shares(order, batch_size, owners, rank))
+        even = list(training_shares(order, batch_size, owners, rank, even=True))
+        (size,) = {len(share.blocks) for share in even}
+        assert size == batch_size or (size % EVEN == 0 and size < max(len(share.blocks) for share in plain) + EVEN)
+        for one, other in zip(plain, even, strict=True):
+            assert other.blocks[other.weights > 0].tolist() == one.blocks[one.weights > 0].tolist()
+            assert set(other.blocks.tolist()) == set(one.blocks.tolist()), "no other video is asked for"
+            assert other.batch_size == one.batch_size and other.weights.dtype == np.float32
+            assert len(other.weights) == size and other.weights.sum() == one.weights.sum()

@@ -46,6 +46,10 @@ VIEWS = {
     "is_pinned",
 }
 """Operations that launch no kernel."""
+NOT_REPEATABLE = {"index_add", "index_add_", "scatter_add", "scatter_add_", "put_", "histc", "bincount", "kthvalue", "median"}
+"""Operations without a deterministic form on CUDA, besides the cumsum of fractions and the index_put that accumulates.
+
+Source: torch.use_deterministic_algorithms."""
 PRODUCTS = {"mm", "addmm", "mv", "bmm", "convolution"}
 
 
@@ -69,6 +73,9 @@ class Launches(TorchDispatchMode):
             self._see_copy(name, given, args, kwargs)
         elif len(places := {one.device.type for one in given if one.ndim}) > 1:
             raise AssertionError(f"{name} takes tensors of {places}: a hidden copy")
+        sums = name in ("cumsum", "index_put", "index_put_") and given[0].is_floating_point()
+        if given and given[0].device.type == "cuda" and (name in NOT_REPEATABLE or sums):
+            raise AssertionError(f"{name} does not repeat bit for bit on a GPU")
         if name in PRODUCTS and len(kinds := {one.dtype for one in given}) != 1:  # fake products do not look
             raise AssertionError(f"{name} takes {kinds}")
         made = function(*args, **kwargs)
