@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from datamodules import hmdb51, hollywood2, ucf11, ucf101, videofolder
 from datamodules.batches import Subset
 from datamodules.blocks import (
+    BLOCK_LENGTH,
     BlockIndex,
     Share,
     Span,
@@ -106,6 +107,8 @@ class VideoDataModule(LightningDataModule):
         self.train_on_all, self.fold, self.seed = train_on_all, fold, seed
         self.inputs: tuple[str, ...] = INPUTS
         """What the network needs of each frame: some of ``cube``, ``mean`` and ``max``; nothing else is read."""
+        self.length = BLOCK_LENGTH
+        """Steps T of a block; set before the first batch."""
         self.resident, self.gpu_budget, self.gpu_reserve, self.ram_budget = resident, gpu_budget, gpu_reserve, ram_budget
         self.store = FeatureStore(Path(features))
         annotation = reader.read(Path(root), split or reader.DEFAULT_SPLIT, skip_bad, part)
@@ -199,7 +202,7 @@ class VideoDataModule(LightningDataModule):
         return owners, FramePool(self.store, names, self.inputs, resident)
 
     def _blocks(self, videos: tuple[Video, ...]) -> BlockIndex:
-        return BlockIndex([self.store.frames(video.name) for video in videos], self.skip, self.stride)
+        return BlockIndex([self.store.frames(video.name) for video in videos], self.skip, self.stride, self.length)
 
     def _place(self, videos: tuple[Video, ...]) -> str:
         """Choose where the frames of train lie; all ranks agree, because the order of blocks depends on it."""

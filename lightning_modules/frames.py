@@ -85,7 +85,10 @@ def pool_frames(X: Tensor, inputs: tuple[str, ...]) -> Frames:
 
 
 class Network(Protocol):
-    """A network in the two parts that make testing fast: once per frame, and over the time of a block."""
+    """A network in the two parts that make testing fast: once per frame, and over the time of a block.
+
+    Of another T than the suite's 30, it says so by ``block_length``.
+    """
 
     inputs: tuple[str, ...]
 

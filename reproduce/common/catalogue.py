@@ -7,7 +7,7 @@ Adding a data set is one reader in ``datamodules/`` and one entry of ``DATASETS`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -128,6 +128,13 @@ _LSTM = ("model.name", "model.num_layers", "model.hidden_dim", "model.dropout", 
 _POOLED = SystemInfo("reproduce.systems.recurrent", RGB, (*_BLOCKS, *_LSTM, *_LOSS, *_TRAINING))
 
 
+_CLASSIFIER = SystemInfo(
+    "reproduce.systems.pretrained",
+    RGB,
+    (*_BLOCKS, *(f"model.{key}" for key in ("name", "num_layers", "hidden_dim", "dropout", "last_n")), *_LOSS, *_TRAINING),
+)
+
+
 @dataclass(frozen=True)
 class RepresentationInfo:
     """One vector a video, of which kernel SVMs take one or several.
@@ -221,6 +228,8 @@ SYSTEMS: dict[str, SystemInfo] = {
     "softmax_regression": SystemInfo(
         "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model.name", "model.last_n", *_LOSS, *_TRAINING)
     ),
+    "lstm_classifier": _CLASSIFIER,
+    "composite_lstm": replace(_CLASSIFIER, settings=(*_CLASSIFIER.settings, "pretrain")),
     "linear_probe": SystemInfo("reproduce.systems.linear_probe", RGB, ("model.name",), deterministic=True, needs=("sklearn",)),
     "rank_pooling": _kernel_svm(RGB, "feature_evolution"),
     "column_fv": _kernel_svm(RGB, "column_fisher"),
@@ -284,6 +293,10 @@ ROWS: dict[str, RowInfo] = {
     "linear_probe": RowInfo(
         "Linear probe (logistic regression on the mean feature)", {"model.name": "linear_probe"}, "Linear probe", beyond=True
     ),
+    "lstm_classifier": RowInfo(
+        "LSTM classifier, not pre-trained", {"model.name": "lstm_classifier"}, "LSTM classifier", beyond=True
+    ),
+    "composite_lstm": RowInfo("Composite LSTM", {"model.name": "composite_lstm"}, beyond=True),
     "rank_pooling": RowInfo("Rank pooling of the mean feature", {"model.name": "rank_pooling"}, beyond=True),
     "column_fv": RowInfo(
         "Fisher vectors of the feature cube's columns", {"model.name": "column_fv"}, "Fisher vectors, columns", beyond=True
@@ -443,6 +456,8 @@ PRESETS: dict[str, PresetInfo] = {
             "optim.lr": 4e-3,
             "trainer.max_epochs": 20,
             "trainer.threads": 1,
+            "pretrain.lr": 3e-3,
+            "pretrain.max_epochs": 5,
             "trajectories.keypoints": "orb",
             "trajectories.scales": 2,
             "trajectories.skips": 1,  # clips have some 31 frames, and two skips leave 11

@@ -166,6 +166,20 @@ class OptimSettings:
 
 
 @dataclass
+class PretrainSettings:
+    """Pre-training without labels, on the train videos of the split (row=composite_lstm)."""
+
+    max_epochs: int = ranged(60, 1, 1_000_000)
+    """epochs; the one that explains most of the videos that the first stage holds out is kept"""
+    lr: float = ranged(1e-4, 0, INFINITY)
+    """learning rate of Adam, constant"""
+    reconstruction: float = ranged(1.0, 0, INFINITY)
+    """weight of giving back the 16 frames that were read"""
+    prediction: float = ranged(1.0, 0, INFINITY)
+    """weight of predicting the 13 frames that follow"""
+
+
+@dataclass
 class FusionSettings:
     """Late fusion of finished runs (model.name=fusion)."""
 
@@ -306,6 +320,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
     trajectories: TrajectorySettings = field(default_factory=TrajectorySettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)

@@ -4,6 +4,7 @@
 
     config.yaml        the settings
     history.csv        stage, epoch and the epoch's figures
+    pretrain/          best.ckpt, last.ckpt of what comes before the first stage, where something does
     holdout/           best.ckpt, last.ckpt of the first stage
     retrain/           last.ckpt of the second stage, with protocol=retrain
     predictions.csv    video, target, prediction, a column a class; of the test videos

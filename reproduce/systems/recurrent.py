@@ -12,10 +12,12 @@ import torch
 from lightning.pytorch import seed_everything
 
 from datamodules.base import VideoDataModule
+from datamodules.blocks import BLOCK_LENGTH
 from datamodules.folds import Fold, parse_fold
 from datamodules.videos import Annotation
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.composite import LSTMClassifier
 from lightning_modules.measures import NAMES
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
@@ -79,6 +81,7 @@ class RecurrentSystem:
         goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
         self.recognizer = build_recognizer(settings, data)
         data.inputs = self.recognizer.network.inputs  # type: ignore[assignment]
+        data.length = getattr(self.recognizer.network, "block_length", BLOCK_LENGTH)
         fold = fold_of(settings)
         if fold is not None and fold.number is None:
             figures = self._fit_each_fold(training, goal, fold.folds)
@@ -89,6 +92,7 @@ class RecurrentSystem:
             predicted = decide(scores.numpy(), multi_label)
             write_predictions(run.validation, held, data.annotation.classes, scores.numpy(), predicted)
 
+        self.prepare(training, "holdout")
         training.fit_stage("holdout", self.recognizer, data, goal, keep=keep)
         best = training.history.best("holdout", goal)
         self.checkpoint = run.stage("holdout") / BEST
@@ -97,11 +101,15 @@ class RecurrentSystem:
         if fold is None and settings.protocol == "retrain":
             data.train_on_all = True  # the frames stay where they are
             self.recognizer = build_recognizer(settings, data)
+            self.prepare(training, "retrain")
             training.fit_stage("retrain", self.recognizer, data, target_cost=best["train/loss"])
             self.checkpoint = run.stage("retrain") / LAST
             last = training.history.rows("retrain")[-1]
             figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
         return figures | {"seconds": training.clock.before}
+
+    def prepare(self, training: Training, stage: str) -> None:
+        """Change a stage's freshly initialised network before it is fitted; most networks begin as they are."""
 
     def _fit_each_fold(self, training: Training, goal: str, folds: int) -> dict[str, Any]:
         """Validate on each fold in its turn; returns the means over folds, ``cv/…``, of each one's best epoch.
@@ -122,6 +130,7 @@ class RecurrentSystem:
             if len(history.rows(stage)) < self.settings.trainer.max_epochs:
                 self.data.fold = (number + 1, folds)  # the frames stay where they are
                 self.recognizer = build_recognizer(self.settings, self.data)
+                self.prepare(training, stage)
                 training.fit_stage(stage, self.recognizer, self.data, goal, score=score)
             if is_first_process():
                 shutil.rmtree(training.folder.stage(stage), ignore_errors=True)  # a sweep's checkpoints would fill disks
@@ -168,10 +177,10 @@ class RecurrentSystem:
         }
 
 
-def build_data(settings: Settings) -> VideoDataModule:
+def build_data(settings: Settings, kind: type[VideoDataModule] = VideoDataModule) -> VideoDataModule:
     """Make the data module of a run; its first stage holds a part of train, or a fold of it, out."""
     data, fold = settings.data, fold_of(settings)
-    return VideoDataModule(
+    return kind(
         root=data_folder(settings),
         features=feature_folder(settings),
         split=split_of(settings),
@@ -229,6 +238,8 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
         num_classes: C.
     """
     (locations, channels), model = map_shape, settings.model
+    if model.name in ("composite_lstm", "lstm_classifier"):
+        return LSTMClassifier(channels, num_classes, model.hidden_dim, model.num_layers, model.dropout)
     if model.name == "softmax_regression":
         return SoftmaxRegression(locations, channels, num_classes)
     if model.name == "soft_attention":

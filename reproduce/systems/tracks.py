@@ -1,8 +1,8 @@
 """Tracks: what a trained network attends to and says of a video, step by step, however long the video is.
 
-A network is trained and tested on blocks of T = 30 steps, so that a frame belongs to up to T blocks. A track's step at a frame
-comes from the first of the blocks 0, T, 2T, … (in steps) that holds it; the last steps come from the last block. The video's
-scores are those of a test: the mean over all its blocks at the run's stride.
+A network is trained and tested on blocks of T steps, 30 or its own ``block_length``, so that a frame belongs to up to T
+blocks. A track's step at a frame comes from the first of the blocks 0, T, 2T, … (in steps) that holds it; the last steps come
+from the last block. The video's scores are those of a test: the mean over all its blocks at the run's stride.
 
 A track is made of stored features, or of a video file: decoded, put through the backbone and tracked ``FRAMES`` at a time, in
 memory that does not grow with it. The network gets what it was trained on: the same reader's frames, features of the same
@@ -93,6 +93,7 @@ class Tracker:
     def __init__(self, network: nn.Module, multi_label: bool, skip: int = 1, last_n: int = 30, stride: int = 1) -> None:
         self.network, self.multi_label = cast(Network, network.eval()), multi_label
         self.skip, self.last_n, self.stride = skip, last_n, stride
+        self.length = getattr(network, "block_length", BLOCK_LENGTH)
         self.held: Frames | None = None
         self.first = 0  # number of the first frame held; frames before it are in no block that is still to come
         self.due = 0  # the next step of the track
@@ -117,11 +118,11 @@ class Tracker:
     def feed(self, frames: Frames) -> Iterator[Part]:
         """Take the next frames, inputs (k, …) in order; yields the steps that are known by now."""
         self.held = frames if self.held is None else _append(self.held, frames)
-        spanned = BLOCK_LENGTH * self.skip
+        spanned = self.length * self.skip
         while (count := min(CHUNK, self.first + _length(self.held) - spanned + 1 - self.blocks)) > 0:
             begin = self.blocks - self.first
-            stretch = _part(self.held, begin, begin + count - 1 + (BLOCK_LENGTH - 1) * self.skip + 1)
-            yield from self._take(run_dense(self.network, stretch, count, BLOCK_LENGTH, self.skip), count)
+            stretch = _part(self.held, begin, begin + count - 1 + (self.length - 1) * self.skip + 1)
+            yield from self._take(run_dense(self.network, stretch, count, self.length, self.skip), count, self.length)
             self.held = _part(self.held, self.blocks - self.first, None)
             self.first = self.blocks
 
@@ -136,15 +137,15 @@ class Tracker:
             raise ValueError("a video without frames has no track")
         if not self.blocks:
             number = _length(self.held)
-            frames = block_frames(np.zeros(1, dtype=np.int64), np.asarray([number]), self.skip)[0].tolist()
+            frames = block_frames(np.zeros(1, dtype=np.int64), np.asarray([number]), self.skip, self.length)[0].tolist()
             block = Frames(*(None if part is None else cast(Tensor, part)[frames][None] for part in self.held))
             real = 1 + (number - 1) // self.skip  # the last frame is repeated after these
             yield from self._take(run_blocks(self.network, block), 1, real)
-        elif self._last is not None and self._last[0] + BLOCK_LENGTH > self.due:
+        elif self._last is not None and self._last[0] + self.length > self.due:
             start, probabilities, attention = self._last
-            yield self._due(start, probabilities, attention, BLOCK_LENGTH)
+            yield self._due(start, probabilities, attention, self.length)
 
-    def _take(self, output: Output, count: int, steps: int = BLOCK_LENGTH) -> Iterator[Part]:
+    def _take(self, output: Output, count: int, steps: int) -> Iterator[Part]:
         """Score the next blocks; yield the steps of those among them that follow one another."""
         logits, begin = output.logits.float(), self.blocks
         probabilities = logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)  # (N, T, C)

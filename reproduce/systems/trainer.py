@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.base import VideoDataModule
 from datamodules.videos import DataError
+from lightning_modules.pretraining import Pretraining
 from lightning_modules.recognizer import Recognizer
 from reproduce.common.progress import Progress
 from reproduce.common.settings import Settings
@@ -31,7 +32,7 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 LOOK_EVERY = 50  # batches between two looks at whether the loss is finite; a look makes a GPU wait for the CPU
 CV_SCORE = "cv/score"  # mean over folds of validation accuracy, or mAP for multi-label
 ADVICE = "Nothing of this epoch was saved. Try a smaller optim.lr, or trainer.precision=32-true"
-PRINTED = ("train/loss", "val/accuracy", "val/mAP", "attention/penalty", CV_SCORE)  # of an epoch
+PRINTED = ("train/loss", "val/accuracy", "val/mAP", "val/explained", "attention/penalty", CV_SCORE)  # of an epoch
 Score = Callable[[dict[str, float]], dict[str, float]]
 
 
@@ -71,7 +72,7 @@ class Training:
     def fit_stage(
         self,
         stage: str,
-        recognizer: Recognizer,
+        recognizer: Recognizer | Pretraining,
         data: VideoDataModule,
         goal: str | None = None,
         target_cost: float | None = None,
@@ -81,7 +82,7 @@ class Training:
         """Fit one stage, or what is left of it after its last checkpoint.
 
         Args:
-            stage: ``holdout``, ``retrain`` or ``fold-1`` ….
+            stage: ``pretrain``, ``holdout``, ``retrain`` or ``fold-1`` ….
             recognizer: freshly initialised.
             data: of the stage.
             goal: validation figure whose best epoch is kept as ``best.ckpt``.
@@ -238,7 +239,7 @@ class EpochRecorder(Checkpoint):
         Raises:
             FloatingPointError: it did not.
         """
-        assert isinstance(pl_module, Recognizer)
+        assert isinstance(pl_module, (Recognizer, Pretraining))
         require_finite_weights(pl_module, trainer.current_epoch, self.stage)
         if pl_module.scores is not None:
             require_finite_scores(pl_module, f"validation videos after epoch {trainer.current_epoch} of {self.stage}")
@@ -297,7 +298,7 @@ class LossWatch:
             raise FloatingPointError(f"the training loss of epoch {epoch} is {value} at step {step} of {stage}. {ADVICE}")
 
 
-def require_finite_weights(recognizer: Recognizer, epoch: int, stage: str) -> None:
+def require_finite_weights(recognizer: Recognizer | Pretraining, epoch: int, stage: str) -> None:
     """Check what the last steps of an epoch left: their losses were computed before their updates.
 
     Raises:
@@ -310,7 +311,7 @@ def require_finite_weights(recognizer: Recognizer, epoch: int, stage: str) -> No
         raise FloatingPointError(f"after epoch {epoch} of {stage}, the weights {name} are not finite. {ADVICE}")
 
 
-def require_finite_scores(recognizer: Recognizer, what: str) -> None:
+def require_finite_scores(recognizer: Recognizer | Pretraining, what: str) -> None:
     """Check an evaluation's scores: the largest of several that are not finite is the first, and looks like a prediction.
 
     Args:

@@ -10,6 +10,7 @@ from torch import nn
 from datamodules.blocks import BlockIndex, Span
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.composite import LSTMClassifier
 from lightning_modules.frames import Rows, pool_frames, run_blocks, run_dense, window_means, windows
 from lightning_modules.hard_attention import HardAttentionLSTM
 from lightning_modules.selective import TopKAttentionLSTM
@@ -30,6 +31,7 @@ NETWORKS = {
     "mean": lambda: PooledLSTM(D, C, "mean", H, 2),
     "max": lambda: PooledLSTM(D, C, "max", H, 2),
     "regression": lambda: SoftmaxRegression(K, D, C),
+    "classifier": lambda: LSTMClassifier(D, C, H, 2),
 }
 
 
@@ -145,7 +147,9 @@ def test_pooling_gives_what_is_asked_for_and_nothing_else(inputs):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_reads_the_inputs_it_names_and_no_others(kind):
     network, X = network_of(kind), values(2, T, K, D)
-    assert network.inputs == {"mean": ("mean",), "max": ("mean", "max"), "regression": ("cube",)}.get(kind, ("cube", "mean"))
+    assert network.inputs == {"mean": ("mean",), "classifier": ("mean",), "max": ("mean", "max"), "regression": ("cube",)}.get(
+        kind, ("cube", "mean")
+    )
     others = {name: torch.full_like(X, torch.nan) for name in {"cube", "mean", "max"} - set(network.inputs)}
     named = pool_frames(X, network.inputs)
     for frames in (named, named._replace(**others)):

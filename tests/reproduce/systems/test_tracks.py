@@ -13,6 +13,7 @@ from datamodules.blocks import BLOCK_LENGTH, BlockIndex, num_blocks
 from datamodules.videos import DataError
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.composite import LSTMClassifier
 from lightning_modules.frames import pool_frames, run_blocks
 from lightning_modules.metrics import block_scores
 from reproduce.common.catalogue import PAPER_NETWORK
@@ -34,6 +35,7 @@ def networks() -> dict[str, torch.nn.Module]:
         "content": SoftAttentionLSTM(LOCATIONS, CHANNELS, CLASSES, 8, 1, "content"),
         "avg": PooledLSTM(CHANNELS, CLASSES, "mean", 8, 1),
         "softmax": SoftmaxRegression(LOCATIONS, CHANNELS, CLASSES),
+        "shorter": LSTMClassifier(CHANNELS, CLASSES, 8, 2),
     }
 
 
@@ -44,7 +46,7 @@ def observe(watcher: Tracker, X: torch.Tensor, sizes: list[int]):
     return seen + list(watcher.close())
 
 
-@pytest.mark.parametrize("kind", ["location", "content", "avg", "softmax"])
+@pytest.mark.parametrize("kind", ["location", "content", "avg", "softmax", "shorter"])
 @pytest.mark.parametrize(
     ("frames", "skip", "stride"), [(1, 1, 1), (7, 1, 1), (30, 1, 1), (95, 1, 1), (95, 1, 4), (171, 5, 3), (40, 5, 1)]
 )
@@ -54,19 +56,20 @@ def test_what_is_seen_is_what_the_blocks_see(kind, frames, skip, stride):
     watcher = Tracker(network, False, skip, 16, stride)
     seen = observe(watcher, X, [min(40, frames - begin) for begin in range(0, frames, 40)])
 
-    blocks = BlockIndex([frames], skip, 1)
+    length = getattr(network, "block_length", BLOCK_LENGTH)
+    blocks = BlockIndex([frames], skip, 1, length)
     _, steps = blocks.locate(np.arange(len(blocks)))
     with torch.no_grad():
         output = run_blocks(network, pool_frames(X[torch.from_numpy(steps)], network.inputs))
     expected = block_scores(output.logits, False, 16)[::stride]
-    assert len(expected) == num_blocks(frames, skip, stride)
+    assert len(expected) == num_blocks(frames, skip, stride, length)
     np.testing.assert_allclose(watcher.scores, expected.mean(dim=0), atol=1e-6)
 
     looked_at = np.concatenate([part.frames for part in seen])
     assert looked_at.tolist() == sorted(
         set(steps[::skip].ravel().tolist())
     )  # each frame of a block that begins at 0, skip, … once
-    starts = [*range(0, len(blocks), skip * BLOCK_LENGTH), (len(blocks) - 1) // skip * skip]
+    starts = [*range(0, len(blocks), skip * length), (len(blocks) - 1) // skip * skip]
     for number, frame in enumerate(looked_at):
         block = next(start for start in starts if frame in steps[start])
         step = steps[block].tolist().index(frame)
