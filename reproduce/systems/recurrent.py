@@ -13,13 +13,16 @@ import torch
 from lightning.pytorch import seed_everything
 
 from datamodules.base import VideoDataModule
+from datamodules.blocks import BLOCK_LENGTH
 from datamodules.folds import Fold, parse_fold
 from datamodules.videos import Annotation
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
+from lightning_modules.hard_attention import HardAttentionLSTM
 from lightning_modules.measures import NAMES
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
+from lightning_modules.selective import TopKAttentionLSTM
 from reproduce.common.dataset import data_folder, feature_folder, part_of, reader_of, split_of
 from reproduce.common.processes import cores, is_first_process
 from reproduce.common.settings import Settings
@@ -36,8 +39,13 @@ from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Training, test
 
 def build(settings: Settings, annotation: Annotation) -> RecurrentSystem:
     """Make the system of a run, not yet fitted."""
-    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
+    set_threads(settings)
     return RecurrentSystem(settings, build_data(settings))
+
+
+def set_threads(settings: Settings) -> None:
+    """Give torch this process's part of the cores."""
+    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
 
 
 class RecurrentSystem:
@@ -75,7 +83,7 @@ class RecurrentSystem:
     def _fit(self, training: Training) -> dict[str, float]:
         settings, data, run = self.settings, self.data, training.folder
         goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
-        self.recognizer = build_recognizer(settings, data)
+        self.recognizer = self.begin("holdout")
         data.inputs = self.recognizer.network.inputs  # type: ignore[assignment]
         fold = fold_of(settings)
         if fold is not None and fold.number is None:
@@ -94,12 +102,16 @@ class RecurrentSystem:
         figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
         if fold is None and settings.protocol == "retrain":
             data.train_on_all = True  # the frames stay where they are
-            self.recognizer = build_recognizer(settings, data)
+            self.recognizer = self.begin("retrain")
             training.fit_stage("retrain", self.recognizer, data, target_cost=best["train/loss"])
             self.checkpoint = run.stage("retrain") / LAST
             last = training.history.rows("retrain")[-1]
             figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
         return figures | {"seconds": training.clock.before}
+
+    def begin(self, stage: str) -> Recognizer:
+        """What a stage trains, from its seed; ``stage`` is ``holdout``, ``retrain``, or ``fold-1`` …."""
+        return build_recognizer(self.settings, self.data)
 
     def _fit_each_fold(self, training: Training, goal: str, folds: int) -> dict[str, Any]:
         """Validate on each fold in its turn; returns the means over folds, ``cv/…``, of each one's best epoch.
@@ -119,7 +131,7 @@ class RecurrentSystem:
 
             if len(history.rows(stage)) < self.settings.trainer.max_epochs:
                 self.data.fold = (number + 1, folds)  # the frames stay where they are
-                self.recognizer = build_recognizer(self.settings, self.data)
+                self.recognizer = self.begin(stage)
                 training.fit_stage(stage, self.recognizer, self.data, goal, score=score)
             if is_first_process():
                 shutil.rmtree(training.folder.stage(stage), ignore_errors=True)  # a sweep's checkpoints would fill disks
@@ -203,12 +215,14 @@ def fold_of(settings: Settings) -> Fold | None:
     return None if settings.data.fold is None else parse_fold(settings.data.fold)
 
 
-def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
-    """Network, objective and optimiser of a run, freshly initialised from its seed."""
+def build_recognizer(
+    settings: Settings, data: VideoDataModule, kind: type[Recognizer] = Recognizer, **options: Any
+) -> Recognizer:
+    """Network, objective and optimiser of a run, freshly initialised from its seed; ``options`` are the kind's own."""
     seed_everything(settings.seed, workers=True, verbose=False)
     classes = len(data.annotation.classes)
     objective, optim = settings.objective, settings.optim
-    return Recognizer(
+    return kind(
         build_network(settings, data.map_shape, classes),
         classes,
         data.annotation.multi_label,
@@ -224,6 +238,7 @@ def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
         optim.eps,
         settings.model.last_n,
         settings.seed,
+        **options,
     )
 
 
@@ -238,8 +253,14 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
     (locations, channels), model = map_shape, settings.model
     if model.name == "softmax_regression":
         return SoftmaxRegression(locations, channels, num_classes)
-    if model.name == "soft_attention":
-        return SoftAttentionLSTM(
+    attending = {
+        "soft_attention": (SoftAttentionLSTM, {"fast": model.fast}),
+        "top_k_attention": (TopKAttentionLSTM, {"top_k": model.top_k}),
+        "hard_attention": (HardAttentionLSTM, {"baseline": settings.hard.baseline, "steps": BLOCK_LENGTH}),
+    }
+    if model.name in attending:
+        network, options = attending[model.name]
+        return network(
             locations,
             channels,
             num_classes,
@@ -249,7 +270,7 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
             model.attention_layers,
             model.dropout,
             model.input_dropout,
-            model.fast,
+            **options,
         )
     pooling = {"avg_pool_lstm": "mean", "max_pool_lstm": "max"}[model.name]
     return PooledLSTM(channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout)
