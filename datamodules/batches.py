@@ -24,6 +24,7 @@ class Batch(NamedTuple):
         target: (b,) class ids, or (b, C) zeros and ones for multi-label.
         weight: (b,) 1, or 0 for a block that does not count.
         batch_size: blocks of the global batch.
+        blocks: (b,) their numbers in the set.
     """
 
     cube: Tensor | None
@@ -33,6 +34,7 @@ class Batch(NamedTuple):
     target: Tensor
     weight: Tensor
     batch_size: int
+    blocks: np.ndarray
 
 
 class DenseBatch(NamedTuple):
@@ -51,6 +53,7 @@ class DenseBatch(NamedTuple):
         coverage: (n, K) share of each cell that the actor's box covers, where the data set has boxes; nan for frames
             without one.
         inside: (n, K) 1 where a cell's centre lies in the box, else 0; nan as above.
+        first: number of the first block among the video's.
     """
 
     cube: Tensor | None
@@ -64,6 +67,7 @@ class DenseBatch(NamedTuple):
     grid: tuple[int, int]
     coverage: Tensor | None
     inside: Tensor | None
+    first: int = 0
 
 
 class Subset:
@@ -91,7 +95,7 @@ class Subset:
         also = {"target": self.targets[videos], "weight": share.weights}
         found = self.pool.gather(self.in_pool[videos], frames, device, self._turns_in_pool(share.turns), also)
         parts = {name: found.get(name) for name in (*INPUTS, "rows")}
-        return Batch(**parts, target=found["target"], weight=found["weight"], batch_size=share.batch_size)
+        return Batch(**parts, target=found["target"], weight=found["weight"], batch_size=share.batch_size, blocks=share.blocks)
 
     def dense_batch(
         self, span: Span, grid: tuple[int, int], cells: tuple[np.ndarray, np.ndarray] | None, device: torch.device
@@ -108,6 +112,7 @@ class Subset:
             grid=grid,
             coverage=None if cells is None else torch.from_numpy(cells[0][frames]).to(device),
             inside=None if cells is None else torch.from_numpy(cells[1][frames]).to(device),
+            first=span.first,
         )
 
     def _turns_in_pool(self, turns: np.ndarray | None) -> np.ndarray | None:

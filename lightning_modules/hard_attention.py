@@ -16,6 +16,7 @@ average, entropy bonus, and semi-sampling.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -55,7 +56,17 @@ class HardAttentionLSTM(SelectiveAttentionLSTM):
             self.cost_to_go = nn.Linear(self.lstm.hidden_size, 1)
             nn.init.zeros_(self.cost_to_go.weight)
             nn.init.zeros_(self.cost_to_go.bias)
-        self.register_buffer("average", torch.zeros(steps if baseline == "average" else 0))
+        if baseline == "average":
+            self.register_buffer("average", torch.zeros(steps))
+
+    def start_from(self, soft: Mapping[str, Tensor]) -> None:
+        """Take the weights of soft attention's ``state_dict``; the baseline stays as it is.
+
+        Raises:
+            RuntimeError: they are of another network.
+        """
+        own = {name: value for name, value in self.state_dict().items() if name.startswith(("cost_to_go.", "average"))}
+        self.load_state_dict({**own, **soft})
 
     def per_frame(self, frames: Frames) -> tuple[Tensor | Rows, ...]:
         """As soft attention's, and the draws where there are some."""

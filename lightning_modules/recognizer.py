@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_modules.frames import Frames, Network, Rows, run_blocks, run_dense, windows
+from lightning_modules.frames import Frames, Network, Output, Rows, run_blocks, run_dense, windows
 from lightning_modules.layers import seed_masks
 from lightning_modules.measures import AttentionMeasures, VideoMeasures
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, block_scores, summarise
-from lightning_modules.objective import Objective
+from lightning_modules.objective import Cost, Objective
 from lightning_modules.optim import build_optimizer
 
 FPS = 30  # nominal frame rate of all videos, by which protocol §4 counts
@@ -85,9 +85,20 @@ class Recognizer(LightningModule):
         # Masks that depend on nothing that happened before: Lightning skips the epoch's first hook when it resumes.
         entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
         seed_masks(self.device, int(entropy.generate_state(1, np.uint64)[0] >> 1))
-        cube = batch.cube if batch.rows is None else Rows(batch.cube, batch.rows)
-        output = run_blocks(self._network, Frames(cube, batch.mean, batch.max))
-        cost = self.objective(
+        cost = self.cost(run_blocks(self._network, self.training_frames(batch)), batch)
+        parts = {"loss": cost.data + cost.decay, "cross_entropy": cost.cross_entropy, "penalty": cost.penalty}
+        for name, value in parts.items():
+            cast(BlockMean, self.epoch_means[name]).update(value.detach(), batch.weight)
+        self.log("train/step_loss", cost.loss.detach())
+        return cost.loss
+
+    def training_frames(self, batch: Any) -> Frames:
+        """What the network is given of a batch."""
+        return Frames(batch.cube if batch.rows is None else Rows(batch.cube, batch.rows), batch.mean, batch.max)
+
+    def cost(self, output: Output, batch: Any) -> Cost:
+        """Eq. 7."""
+        return self.objective(
             output.logits,
             output.attention,
             batch.target,
@@ -96,11 +107,6 @@ class Recognizer(LightningModule):
             batch.batch_size,
             self.trainer.world_size,
         )
-        parts = {"loss": cost.data + cost.decay, "cross_entropy": cost.cross_entropy, "penalty": cost.penalty}
-        for name, value in parts.items():
-            cast(BlockMean, self.epoch_means[name]).update(value.detach(), batch.weight)
-        self.log("train/step_loss", cost.loss.detach())
-        return cost.loss
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means over all blocks of all ranks.

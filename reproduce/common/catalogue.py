@@ -100,7 +100,7 @@ class SystemInfo:
         stores: kinds of stores that prepare.py must make of every video, see ``reproduce.common.dataset.STORES``.
         deterministic: one seed is enough, and tables say so.
         attends: whether it has a location softmax.
-        members: key of the setting that lists rows whose finished runs it is made from; empty for none.
+        members: key of the setting that names rows, or one, whose finished runs it is made from; empty for none.
         representations: by which it describes a video, see ``REPRESENTATIONS``; of a kernel SVM alone.
         needs: modules of the optional libraries that it cannot do without.
     """
@@ -125,6 +125,7 @@ _BLOCKS = ("data.fps", "data.stride", "data.batch_size")
 _TRAINING = ("optim", "protocol", "trainer.max_epochs", "trainer.precision")
 _LOSS = ("objective.batch_reduction", "objective.weight_decay")
 _LSTM = ("model.name", "model.num_layers", "model.hidden_dim", "model.dropout", "model.input_dropout", "model.last_n")
+_ATTENDING = (*_BLOCKS, *_LSTM, "model.attention", "model.attention_layers")
 _POOLED = SystemInfo("reproduce.systems.recurrent", RGB, (*_BLOCKS, *_LSTM, *_LOSS, *_TRAINING))
 
 
@@ -220,8 +221,18 @@ SYSTEMS: dict[str, SystemInfo] = {
     "soft_attention": SystemInfo(
         "reproduce.systems.recurrent",
         RGB,
-        (*_BLOCKS, *_LSTM, "model.attention", "model.attention_layers", "objective", *_TRAINING),
+        (*_ATTENDING, "objective", *_TRAINING),
         attends=True,
+    ),
+    "top_k_attention": SystemInfo(
+        "reproduce.systems.recurrent", RGB, (*_ATTENDING, "model.top_k", "objective", *_TRAINING), attends=True
+    ),
+    "hard_attention": SystemInfo(
+        "reproduce.systems.hard_attention",
+        RGB,
+        (*_ATTENDING, "objective", "hard", *_TRAINING),
+        attends=True,
+        members="hard.start",
     ),
     "avg_pool_lstm": _POOLED,
     "max_pool_lstm": _POOLED,
@@ -276,8 +287,11 @@ def _attention(penalty: float) -> RowInfo:
 
 def _content(penalty: float) -> RowInfo:
     """The released code's attention in the paper's network; that of ``preset=released`` has dropout in its head alone."""
-    label = f"Content attention, λ = {penalty:g}"
-    sets = {"model.name": "soft_attention", "model.attention": "content", PENALTY: penalty}
+    return _of_content(f"Content attention, λ = {penalty:g}", {"model.name": "soft_attention", PENALTY: penalty})
+
+
+def _of_content(label: str, sets: Mapping[str, Any]) -> RowInfo:
+    sets = {**sets, "model.attention": "content"}
     return RowInfo(label, sets, label.replace(" = ", "\u00a0=\u00a0"), beyond=True, needs={"model.input_dropout": True})
 
 
@@ -290,6 +304,12 @@ ROWS: dict[str, RowInfo] = {
     "max_pool_lstm": RowInfo("Max pooled LSTM", {"model.name": "max_pool_lstm"}),
     **{f"soft_attention_{penalty:g}": _attention(penalty) for penalty in (0.0, 1.0, 10.0)},
     **{f"content_attention_{penalty:g}": _content(penalty) for penalty in (0.0, 1.0, 10.0)},
+    "top_k_attention": RowInfo("Top-k attention", {"model.name": "top_k_attention"}, beyond=True),
+    "top_k_content_attention": _of_content("Top-k content attention", {"model.name": "top_k_attention"}),
+    "hard_attention": RowInfo("Hard attention", {"model.name": "hard_attention"}, beyond=True),
+    "hard_content_attention": _of_content(
+        "Hard content attention", {"model.name": "hard_attention", "hard.start": "content_attention_0"}
+    ),
     "linear_probe": RowInfo(
         "Linear probe (logistic regression on the mean feature)", {"model.name": "linear_probe"}, "Linear probe", beyond=True
     ),
@@ -325,6 +345,8 @@ BASELINE = "avg_pool_lstm"
 BASELINE_NAME = "the average-pooled LSTM"
 DEFAULT_ATTENTION = "soft_attention_0"
 """The paper's figures are of it unless they say otherwise (footnote 1)."""
+SOFT_ROWS = tuple(name for name, row in ROWS.items() if row.sets["model.name"] == ROWS[DEFAULT_ATTENTION].sets["model.name"])
+"""Rows of soft attention, of which hard attention takes one to start from."""
 
 
 def row_of(settings: Mapping[str, Any]) -> str:
@@ -455,6 +477,9 @@ PRESETS: dict[str, PresetInfo] = {
             "objective.weight_decay": 3e-3,
             "optim.lr": 4e-3,
             "trainer.max_epochs": 20,
+            "hard.epochs": 4,
+            "hard.lr": 2e-3,
+            "hard.last_lr": 5e-4,
             "trainer.threads": 1,
             "pretrain.lr": 3e-3,
             "pretrain.max_epochs": 5,

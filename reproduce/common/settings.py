@@ -129,6 +129,8 @@ class ModelSettings:
     """probability of a zero at every dropout site"""
     input_dropout: bool = True
     """dropout at the LSTM layers' inputs too (paper), or only in the head (released code)"""
+    top_k: int = ranged(4, 1, 100_000)
+    """k of top-k attention: locations of a frame that a step reads; all of them make it soft attention"""
     last_n: int = ranged(30, 1, 30)
     """steps whose probabilities are averaged into a block's prediction"""
     fast: bool = True
@@ -177,6 +179,32 @@ class PretrainSettings:
     """weight of giving back the 16 frames that were read"""
     prediction: float = ranged(1.0, 0, INFINITY)
     """weight of predicting the 13 frames that follow"""
+
+
+@dataclass
+class HardSettings:
+    """Hard attention, trained by REINFORCE from a finished soft run (rows hard_attention, hard_content_attention)."""
+
+    start: str = one_of(catalogue.DEFAULT_ATTENTION, catalogue.SOFT_ROWS)
+    """row whose finished run, with the same settings and seed, it starts from"""
+    epochs: int = ranged(5, 1, 1_000_000)
+    """of each of the protocol's stages, at most; trainer.max_epochs are the soft run's"""
+    lr: float = ranged(2e-4, 0, INFINITY)
+    """learning rate of the first epoch; optim.lr is the soft run's"""
+    last_lr: float = ranged(5e-5, 0, INFINITY)
+    """that of the last epoch; between them it changes evenly"""
+    sampling: float = ranged(1.0, 0, 1)
+    """p of semi-sampling: share of the updates whose locations are drawn; the others are soft attention's"""
+    baseline: str = one_of("state", ("state", "average", "none"))
+    """of the cost to go: state (affine in h_{t-1}), average (of each step, moving) or none"""
+    score_weight: float = ranged(1.0, 0, INFINITY)
+    """of REINFORCE's score term; with 1 the gradient is unbiased"""
+    entropy: float = ranged(1e-2, 0, INFINITY)
+    """λ_H of the first epoch, times the entropy of every l_t"""
+    last_entropy: float = ranged(1e-3, 0, INFINITY)
+    """that of the last epoch"""
+    samples: int = ranged(10, 0, 1000)
+    """tests with drawn locations, whose mean is noted beside the row's figure"""
 
 
 @dataclass
@@ -321,6 +349,7 @@ class Settings:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    hard: HardSettings = field(default_factory=HardSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)
     trajectories: TrajectorySettings = field(default_factory=TrajectorySettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)

@@ -99,7 +99,8 @@ def seed_of(settings: Settings) -> int:
 def members(settings: Settings) -> list[Settings]:
     """The runs that a run is made from: the same settings with other rows."""
     key = SYSTEMS[settings.model.name].members
-    rows: Iterable[str] = get(settings, key) if key else ()
+    found = get(settings, key) if key else ()
+    rows: Iterable[str] = [found] if isinstance(found, str) else found
     return [replace(with_values(settings, ROWS[row].sets), row=row) for row in rows]
 
 

@@ -115,10 +115,12 @@ class Scheduler:
 
     def members(self, point: Point) -> list[Point]:
         """The points that a point is made from: its words with other rows; none for most."""
-        settings = point.settings
-        own = {"row", *(key for row in ROWS.values() for key in row.sets)}
-        words = [word for word in point.words if word.partition("=")[0] not in own]
-        return [self.point([*words, f"row={member.row}"], point.column) for member in members(settings)]
+        found = []
+        for member in members(point.settings):
+            own = {"row", "model.name", *(key for row in (point.row, member.row) if row in ROWS for key in ROWS[row].sets)}
+            words = [word for word in point.words if word.partition("=")[0] not in own]
+            found.append(self.point([*words, f"row={member.row}"], point.column))
+        return found
 
     def prepare(self, points: Iterable[Point]) -> list[tuple[str, str]]:
         """Make what is missing of the stores that points read, once each; returns columns and kinds of those that failed."""

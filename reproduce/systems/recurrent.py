@@ -18,9 +18,11 @@ from datamodules.videos import Annotation
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.composite import LSTMClassifier
+from lightning_modules.hard_attention import HardAttentionLSTM
 from lightning_modules.measures import NAMES
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
+from lightning_modules.selective import TopKAttentionLSTM
 from reproduce.common.dataset import data_folder, feature_folder, part_of, reader_of, split_of
 from reproduce.common.processes import is_first_process
 from reproduce.common.settings import Settings
@@ -79,7 +81,7 @@ class RecurrentSystem:
     def _fit(self, training: Training) -> dict[str, float]:
         settings, data, run = self.settings, self.data, training.folder
         goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
-        self.recognizer = build_recognizer(settings, data)
+        self.recognizer = self.begin("holdout")
         data.inputs = self.recognizer.network.inputs  # type: ignore[assignment]
         data.length = getattr(self.recognizer.network, "block_length", BLOCK_LENGTH)
         fold = fold_of(settings)
@@ -100,13 +102,17 @@ class RecurrentSystem:
         figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
         if fold is None and settings.protocol == "retrain":
             data.train_on_all = True  # the frames stay where they are
-            self.recognizer = build_recognizer(settings, data)
+            self.recognizer = self.begin("retrain")
             self.prepare(training, "retrain")
             training.fit_stage("retrain", self.recognizer, data, target_cost=best["train/loss"])
             self.checkpoint = run.stage("retrain") / LAST
             last = training.history.rows("retrain")[-1]
             figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
         return figures | {"seconds": training.clock.before}
+
+    def begin(self, stage: str) -> Recognizer:
+        """What a stage trains, from its seed; ``stage`` is ``holdout``, ``retrain``, or ``fold-1`` …."""
+        return build_recognizer(self.settings, self.data)
 
     def prepare(self, training: Training, stage: str) -> None:
         """Change a stage's freshly initialised network before it is fitted; most networks begin as they are."""
@@ -129,7 +135,7 @@ class RecurrentSystem:
 
             if len(history.rows(stage)) < self.settings.trainer.max_epochs:
                 self.data.fold = (number + 1, folds)  # the frames stay where they are
-                self.recognizer = build_recognizer(self.settings, self.data)
+                self.recognizer = self.begin(stage)
                 self.prepare(training, stage)
                 training.fit_stage(stage, self.recognizer, self.data, goal, score=score)
             if is_first_process():
@@ -205,12 +211,14 @@ def fold_of(settings: Settings) -> Fold | None:
     return None if settings.data.fold is None else parse_fold(settings.data.fold)
 
 
-def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
-    """Network, objective and optimiser of a run, freshly initialised from its seed."""
+def build_recognizer(
+    settings: Settings, data: VideoDataModule, kind: type[Recognizer] = Recognizer, **options: Any
+) -> Recognizer:
+    """Network, objective and optimiser of a run, freshly initialised from its seed; ``options`` are the kind's own."""
     seed_everything(settings.seed, workers=True, verbose=False)
     classes = len(data.annotation.classes)
     objective, optim = settings.objective, settings.optim
-    return Recognizer(
+    return kind(
         build_network(settings, data.map_shape, classes),
         classes,
         data.annotation.multi_label,
@@ -226,6 +234,7 @@ def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
         optim.eps,
         settings.model.last_n,
         settings.seed,
+        **options,
     )
 
 
@@ -242,8 +251,14 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
         return LSTMClassifier(channels, num_classes, model.hidden_dim, model.num_layers, model.dropout)
     if model.name == "softmax_regression":
         return SoftmaxRegression(locations, channels, num_classes)
-    if model.name == "soft_attention":
-        return SoftAttentionLSTM(
+    attending = {
+        "soft_attention": (SoftAttentionLSTM, {"fast": model.fast}),
+        "top_k_attention": (TopKAttentionLSTM, {"top_k": model.top_k}),
+        "hard_attention": (HardAttentionLSTM, {"baseline": settings.hard.baseline, "steps": BLOCK_LENGTH}),
+    }
+    if model.name in attending:
+        network, options = attending[model.name]
+        return network(
             locations,
             channels,
             num_classes,
@@ -253,7 +268,7 @@ def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: i
             model.attention_layers,
             model.dropout,
             model.input_dropout,
-            model.fast,
+            **options,
         )
     pooling = {"avg_pool_lstm": "mean", "max_pool_lstm": "max"}[model.name]
     return PooledLSTM(channels, num_classes, pooling, model.hidden_dim, model.num_layers, model.dropout, model.input_dropout)
