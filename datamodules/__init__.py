@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-DATA_MODULES = ("UCF11DataModule", "HMDB51DataModule", "Hollywood2DataModule", "UCF101DataModule", "VideoFolderDataModule")
+DATA_MODULES = (
+    "UCF11DataModule",
+    "HMDB51DataModule",
+    "Hollywood2DataModule",
+    "UCF101DataModule",
+    "Sports1MDataModule",
+    "VideoFolderDataModule",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from datamodules import hmdb51, hollywood2, ucf11, ucf101, videofolder
+from datamodules import hmdb51, hollywood2, sports1m, ucf11, ucf101, videofolder
 from datamodules.batches import Subset
 from datamodules.blocks import (
     BLOCK_LENGTH,
@@ -160,7 +160,7 @@ class VideoDataModule(LightningDataModule):
         return self._subset(which).index.counts
 
     def targets(self, which: str) -> np.ndarray:
-        """(V,) class ids, or (V, C) zeros and ones."""
+        """(V,) class ids, or (V, C) labels: see ``targets_of``."""
         return self._subset(which).targets
 
     @property
@@ -340,6 +340,12 @@ class UCF101DataModule(VideoDataModule):
     """UCF-101; splits ``1``, ``2``, ``3``. Validation holds groups out."""
 
     reader = ucf101
+
+
+class Sports1MDataModule(VideoDataModule):
+    """Sports-1M, what lies on disk of it; 487 labels, one or several a video; split ``original``."""
+
+    reader = sports1m
 
 
 class VideoFolderDataModule(VideoDataModule):

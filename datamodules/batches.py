@@ -21,7 +21,7 @@ class Batch(NamedTuple):
         rows: (b, T) number of each cube in the pool: where it lies on the device already, nothing is copied.
         mean: (b, T, D) means of the cubes over locations, float32.
         max: (b, T, D) their maxima.
-        target: (b,) class ids, or (b, C) zeros and ones for multi-label.
+        target: (b,) class ids, or (b, C): see ``targets_of``.
         weight: (b,) 1, or 0 for a block that does not count.
         batch_size: blocks of the global batch.
         blocks: (b,) their numbers in the set.
@@ -75,7 +75,7 @@ class Subset:
 
     Args:
         videos: of the subset.
-        targets: (V,) class ids, or (V, C) zeros and ones for multi-label.
+        targets: of ``targets_of``.
         index: their blocks.
         owners: (V,) rank that holds each video's frames.
         pool: frames of the videos that this rank holds.

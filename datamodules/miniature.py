@@ -31,7 +31,7 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from datamodules import hmdb51, hollywood2, ucf11, ucf101
+from datamodules import hmdb51, hollywood2, sports1m, ucf11, ucf101
 from datamodules.boxes import COLUMNS
 from datamodules.files import write_atomically
 from datamodules.reading import DataError
@@ -48,6 +48,8 @@ CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
 HMDB_SIDES = (("1", 5), ("0", 1), ("2", 2))  # clips of each class on each side; pairs of one film stay together
 HOLLYWOOD_CLIPS = {"train": 144, "test": 96}
 UCF101_GROUPS = (1, 8, 15, 22)  # a clip each; every split tests on one of them
+SPORTS = 12  # labels of Sports-1M
+SPORTS_CLIPS = {"train": 8, "test": 4}  # of each; as many again are listed and absent
 SHORT_CLIPS = {0: 19, 1: 12}  # every 17th clip is shorter than a block, as in the real sets
 
 
@@ -214,7 +216,23 @@ def _hollywood2() -> tuple[list[Clip], dict[str, str], dict]:
     return clips, files, {"counts": dict(HOLLYWOOD_CLIPS)}
 
 
-LAYOUTS = {"ucf11": _ucf11, "hmdb51": _hmdb51, "hollywood2": _hollywood2, "ucf101": _ucf101}
+def _sports1m() -> tuple[list[Clip], dict[str, str], dict]:
+    clips, files = [], {sports1m.LABELS: "".join(f"sport {label}\n" for label in range(SPORTS))}
+    for side, number in SPORTS_CLIPS.items():
+        lines = []
+        for clip in range(2 * number * SPORTS):
+            first = clip % SPORTS
+            actions = (first,) if clip % 5 else (first, (first + 1 + clip // SPORTS) % SPORTS)
+            key = f"{side}-{clip:05d}".ljust(11, "_")
+            lines.append(f"https://www.youtube.com/watch?v={key} {','.join(map(str, actions))}\n")
+            if clip < number * SPORTS:
+                video = f"{key}.mp4"
+                clips.append(Clip(f"{sports1m.VIDEOS}/{video}", video, actions, f"sports1m {key}", "mpeg4", Fraction(30)))
+        files[f"original/{side}_partition.txt"] = "".join(lines)
+    return clips, files, {"counts": {"labels": SPORTS}}
+
+
+LAYOUTS = {"ucf11": _ucf11, "hmdb51": _hmdb51, "hollywood2": _hollywood2, "ucf101": _ucf101, "sports1m": _sports1m}
 
 
 def _write(root: Path, clip: Clip) -> np.ndarray:

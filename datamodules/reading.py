@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
@@ -17,14 +18,15 @@ from typing import Any, NamedTuple
 LONGEST_NAME = 230  # bytes of a path's part; disks allow 255, of which a file being written takes up to 25 for its suffixes
 SHOWN = 200  # characters of a row that a message repeats
 LARGEST_LIST = 256 * 2**20  # bytes; a list of a million videos has some 50 MB
+GZIP = b"\x1f\x8b"  # its first bytes
 
 
 class DataError(RuntimeError):
     """Data on disk are not as they should be; the message says what, where, and what to do."""
 
 
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
+def read_text(path: Path, packed: bool = False) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark; with ``packed``, it may be a gzip.
 
     Raises:
         DataError: it cannot be read, is not UTF-8, holds a zero byte, or is larger than any list; names the line.
@@ -35,6 +37,8 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if packed and content.startswith(GZIP):
+        content = _unpacked(path, content)
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path}, line 1: not UTF-8 but UTF-16, as Unicode text of a spreadsheet is; save it as CSV in UTF-8")
     if b"\0" in content:
@@ -48,12 +52,27 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}); save the file in that encoding") from None
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
+def _unpacked(path: Path, content: bytes) -> bytes:
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: gzip
+    try:
+        text = unpacking.decompress(content, LARGEST_LIST)
+    except zlib.error as error:
+        raise DataError(f"{path}: a damaged gzip ({error}); get it again") from None
+    if unpacking.unconsumed_tail:
+        raise DataError(
+            f"{path}: unpacks to more than {LARGEST_LIST} bytes, which are too many for a list; is it another file?"
+        )
+    if not unpacking.eof:
+        raise DataError(f"{path}: a damaged gzip (it breaks off); get it again")
+    return text
+
+
+def read_lines(path: Path, packed: bool = False) -> list[tuple[int, str]]:
     r"""Read the lines that are not blank, with their numbers; ``\n`` and ``\r\n`` end a line, and nothing else does.
 
     ``str.splitlines`` also breaks at characters that a file name may hold, such as U+2028.
     """
-    lines = (line.removesuffix("\r") for line in read_text(path).split("\n"))
+    lines = (line.removesuffix("\r") for line in read_text(path, packed).split("\n"))
     return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 

@@ -70,6 +70,7 @@ class Annotation:
             the data set's own affair then, and every published number on it has the same.
         part: which part of the data set was chosen, in words; empty for the whole.
         remarks: how the folder was understood where it is not laid out as asked, in sentences for who prepares it.
+        hits: whether a video has one label or several, and a prediction is right that names one of them.
     """
 
     data: str
@@ -86,6 +87,12 @@ class Annotation:
     published_split: bool = False
     part: str = ""
     remarks: tuple[str, ...] = ()
+    hits: bool = False
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a video may have several labels, of which each counts (``multi_label``) or one is enough (``hits``)."""
+        return self.multi_label or self.hits
 
     @property
     def videos(self) -> tuple[Video, ...]:
@@ -143,13 +150,13 @@ class Reader(Protocol):
 
 
 def targets_of(videos: tuple[Video, ...], annotation: Annotation) -> np.ndarray:
-    """(V,) int64 class ids, or (V, C) int64 zeros and ones for multi-label."""
-    if not annotation.multi_label:
+    """(V,) int64 class ids, (V, C) int64 zeros and ones for multi-label, or (V, C) float32 shares 1/n of n labels for hits."""
+    if not annotation.several_labels:
         return np.asarray([video.labels[0] for video in videos], dtype=np.int64)
     hot = np.zeros((len(videos), len(annotation.classes)), dtype=np.int64)
     for row, video in enumerate(videos):
         hot[row, list(video.labels)] = 1
-    return hot
+    return (hot / hot.sum(axis=1, keepdims=True)).astype(np.float32) if annotation.hits else hot
 
 
 def find_folder(root: Path, candidates: Sequence[str], what: str, advice: str) -> Path:
@@ -272,7 +279,7 @@ def check_sides(annotation: Annotation, advice: str) -> None:
             raise DataError(f"{annotation.data}, split {annotation.split}: no {side} video below {annotation.root}\n{advice}")
         per_class = Counter(label for video in videos for label in video.labels)
         empty = [name for label, name in enumerate(annotation.classes) if not per_class[label]]
-        if empty and not annotation.multi_label:
+        if empty and not annotation.several_labels:
             raise DataError(
                 f"{annotation.data}, split {annotation.split}: no {side} video of {shortened(empty)}\n"
                 f"    looked in {annotation.folder.resolve()}\n{advice}"

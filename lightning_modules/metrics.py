@@ -131,20 +131,22 @@ def summarise(scores: Tensor, target: Tensor, votes: Tensor | None = None) -> di
 
     ``accuracy`` (argmax of the scores), ``accuracy_vote`` (mode of the blocks' argmaxes, ties to the smallest class id),
     ``accuracy_top5`` and ``mAP`` (mean over classes of non-interpolated average precision; classes without a positive
-    video do not count); only the last for multi-label.
+    video do not count); only the last for multi-label. Of several labels of which one is enough, accuracy is hit@1.
 
     Args:
         scores: (V, C) float32.
-        target: (V,) class ids, or (V, C) zeros and ones for multi-label.
+        target: (V,) class ids; (V, C) whole zeros and ones for multi-label; (V, C) real, above 0 at labels of which one is
+            enough.
         votes: (V, C) blocks by the class of their largest score; None for systems without blocks.
     """
     figures = {}
-    if target.ndim == 1:
+    hot = _hot(target, scores.shape[1])
+    if target.ndim == 1 or target.is_floating_point():
         ranks = scores.topk(min(5, scores.shape[1]), dim=1).indices
-        figures["accuracy"] = _fraction(scores.argmax(dim=1) == target)
+        figures["accuracy"] = _fraction(_hits(scores, hot))
         if votes is not None:
-            figures["accuracy_vote"] = _fraction(votes.argmax(dim=1) == target)
-        figures["accuracy_top5"] = _fraction((ranks == target[:, None]).any(dim=1))
+            figures["accuracy_vote"] = _fraction(_hits(votes, hot))
+        figures["accuracy_top5"] = _fraction(hot.gather(1, ranks).any(dim=1))
     precision = average_precision(scores, target)
     figures["mAP"] = float(precision[precision.isfinite()].double().mean())
     return figures
@@ -152,23 +154,35 @@ def summarise(scores: Tensor, target: Tensor, votes: Tensor | None = None) -> di
 
 def average_precision(scores: Tensor, target: Tensor) -> Tensor:
     """Compute each class's non-interpolated average precision (C,); nan for a class without a positive video."""
-    classes = scores.shape[1]
-    hot = target if target.ndim == 2 else torch.nn.functional.one_hot(target, classes)
-    precision = multilabel_average_precision(scores, hot.long(), num_labels=classes, average="none")
+    hot = _hot(target, scores.shape[1])
+    precision = multilabel_average_precision(scores, hot.long(), num_labels=scores.shape[1], average="none")
     return torch.where(hot.sum(dim=0) > 0, precision, torch.nan)
 
 
 def per_class(scores: Tensor, target: Tensor) -> Tensor:
-    """Compute each class's recall (C,), or its average precision for multi-label; nan for a class without a video."""
-    if target.ndim == 2:
+    """Compute each class's recall (C,), or its average precision for multi-label; nan for a class without a video.
+
+    Of several labels of which one is enough, it is the share of a class's videos whose largest score is at any of theirs.
+    """
+    if target.ndim == 2 and not target.is_floating_point():
         return average_precision(scores, target)
-    matrix = confusion_matrix(scores, target).double()
-    return matrix.diagonal() / matrix.sum(dim=1)
+    hot = _hot(target, scores.shape[1]).double()
+    return (hot * _hits(scores, hot > 0)[:, None]).sum(dim=0) / hot.sum(dim=0)
 
 
 def confusion_matrix(scores: Tensor, target: Tensor) -> Tensor:
     """Count videos by true class (row) and predicted class (column): (C, C)."""
     return multiclass_confusion_matrix(scores.argmax(dim=1), target, num_classes=scores.shape[1])
+
+
+def _hot(target: Tensor, classes: int) -> Tensor:
+    """(V, C) booleans, true at a video's labels."""
+    return (target if target.ndim == 2 else torch.nn.functional.one_hot(target, classes)) > 0
+
+
+def _hits(scores: Tensor, hot: Tensor) -> Tensor:
+    """(V,) whether a video's largest score is at a label of it."""
+    return hot.gather(1, scores.argmax(dim=1, keepdim=True))[:, 0]
 
 
 def _fraction(hits: Tensor) -> float:

@@ -64,7 +64,7 @@ class Objective:
         Args:
             logits: (b, T, C).
             attention: (b, T, K) or None.
-            target: (b,) or (b, C).
+            target: (b,) or (b, C), see ``classification_cost``.
             parameters: θ.
             weights: (b,) 1, or 0 for blocks that do not count; default all 1.
             batch_size: blocks of the global batch; default b.
@@ -91,7 +91,8 @@ def classification_cost(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: (B, T, C).
-        target: (B,) class ids, or (B, C) zeros and ones for multi-label.
+        target: (B,) class ids; (B, C) whole zeros and ones for multi-label; or (B, C) real shares, which sum to 1, of a video's
+            labels, for ``-Σ_t Σ_c target_c log ŷ_{t,c}``.
 
     Returns:
         (B,) cost of each block, in nats.
@@ -103,6 +104,8 @@ def step_costs(logits: Tensor, target: Tensor) -> Tensor:
     """Compute each step's cross-entropy, see ``classification_cost``: (B, T)."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     steps = logits.shape[1]
+    if target.is_floating_point():
+        return -(logits.log_softmax(dim=-1) * target[:, None, :]).sum(dim=(1, 2))
     if target.ndim == 2:
         targets = target[:, None, :].expand(-1, steps, -1).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=2)

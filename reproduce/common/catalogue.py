@@ -26,7 +26,8 @@ class DataSetInfo:
         label: for a reader.
         reader: module of ``datamodules`` that holds its facts and reads its official layout.
         grouped: whether the clips of a group share scene and actor, so that statistics take whole groups.
-        multi_label: whether a video may have several labels; then mAP is the figure, else accuracy.
+        multi_label: whether a video may have several labels; then mAP is the figure.
+        hits: whether it may, and one of them is enough; then hit@1 is the figure. Else it is accuracy.
         of_user: anybody's videos: ``data.folder`` names the data set, and nothing is downloaded or generated.
         truths: of its generated stand-in, (row, another row that it is above), since it is drawn so.
     """
@@ -35,13 +36,14 @@ class DataSetInfo:
     reader: str
     grouped: bool = False
     multi_label: bool = False
+    hits: bool = False
     of_user: bool = False
     truths: tuple[tuple[str, str], ...] = ()
 
     @property
     def figure(self) -> str:
-        """``mAP`` or ``acc``, as tables head their columns."""
-        return "mAP" if self.multi_label else "acc"
+        """``mAP``, ``hit@1`` or ``acc``, as tables head their columns."""
+        return figure_of(self.multi_label, self.hits)
 
     def module(self) -> Any:
         """The reader."""
@@ -55,6 +57,11 @@ class DataSetInfo:
     def has_split(self, name: str) -> bool:
         """Whether it has a split of that name."""
         return self.module().is_split(name)
+
+
+def figure_of(multi_label: bool, hits: bool = False) -> str:
+    """The figure of a data set, by what its videos' labels are."""
+    return "mAP" if multi_label else "hit@1" if hits else "acc"
 
 
 DATASETS: dict[str, DataSetInfo] = {
@@ -72,6 +79,7 @@ DATASETS: dict[str, DataSetInfo] = {
     "hmdb51": DataSetInfo("HMDB-51", "datamodules.hmdb51"),
     "hollywood2": DataSetInfo("Hollywood2", "datamodules.hollywood2", multi_label=True),
     "ucf101": DataSetInfo("UCF-101", "datamodules.ucf101", grouped=True),
+    "sports1m": DataSetInfo("Sports-1M", "datamodules.sports1m", hits=True),
     "videofolder": DataSetInfo("a folder of videos", "datamodules.videofolder", grouped=True, of_user=True),
 }
 """By ``data.name``, in the order of the tables' columns."""

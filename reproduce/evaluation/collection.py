@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import DATASETS, PENALTY, ROWS, kind_of, label_of, row_label, row_of
+from reproduce.common.catalogue import DATASETS, PENALTY, ROWS, figure_of, kind_of, label_of, row_label, row_of
 from reproduce.evaluation import published
 from reproduce.evaluation.results import Cell, Column, FinishedRun, cells_of
 from reproduce.evaluation.significance import interval, mean_average_precision, resample
@@ -183,9 +183,14 @@ class DataSet:
         return self.configurations[0].multi_label
 
     @property
+    def short(self) -> str:
+        """The figure, as tables head their columns."""
+        return figure_of(self.multi_label, bool(self.configurations[0].about.get("hits")))
+
+    @property
     def figure(self) -> str:
-        """``accuracy`` or ``mAP``."""
-        return "mAP" if self.multi_label else "accuracy"
+        """``accuracy``, ``hit@1`` or ``mAP``."""
+        return "accuracy" if self.short == "acc" else self.short
 
     @property
     def miniature(self) -> bool:
@@ -238,7 +243,7 @@ class DataSet:
         """The rows as cells of Table 1: figures, intervals, and comparisons with the average-pooled row."""
         return cells_of(
             Column(
-                figure="mAP" if self.multi_label else "acc",
+                figure=self.short,
                 printed={row: published.table1(self.name, row) for row in self.rows},
                 runs={row: {run.settings["seed"]: [run] for run in one.runs} for row, one in self.rows.items()},
                 grouped=DATASETS[next(iter(self.rows.values())).source].grouped,

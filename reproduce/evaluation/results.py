@@ -14,12 +14,14 @@ import numpy as np
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.videos import DataError
-from reproduce.common.catalogue import BASELINE, BASELINE_NAME, ROWS, label_of
+from reproduce.common.catalogue import BASELINE, BASELINE_NAME, ROWS, figure_of, label_of
 from reproduce.evaluation import notes
 from reproduce.evaluation.notes import CONTROL_TITLE, MARK, MINIATURE_TITLE, fixed, signed
 from reproduce.evaluation.significance import Comparison, compare, interval, resample, same_videos
 from reproduce.experiments.folder import AGAIN, RunFolder
 from reproduce.experiments.predictions import Predictions
+
+TOP5 = "test/accuracy_top5"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Cell:
     """One number of a table, in percent.
 
     Args:
-        figure: ``acc`` or ``mAP``.
+        figure: ``acc``, ``hit@1`` or ``mAP``.
         values: one a seed; none where nothing was measured.
         interval: 95 % interval of their mean, or None without a finished run.
         paper: what the paper prints, or None.
@@ -196,7 +198,7 @@ class Column:
     """What a column of a table is made from.
 
     Args:
-        figure: ``acc`` or ``mAP``; what the runs say counts where there are some.
+        figure: ``acc``, ``hit@1`` or ``mAP``; what the runs say counts where there are some.
         printed: the paper's number of each row, or None.
         runs: by row and seed, the finished runs, one for each split.
         grouped: whether videos are resampled by their groups.
@@ -290,11 +292,11 @@ def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]
     found = [one for of_seed in seeds.values() for one in column.predictions(of_seed)]
     low, high = interval(resample(found, multi_label, groups))
     return Cell(
-        figure="mAP" if multi_label else "acc",
+        figure=figure_of(multi_label, any(run.about.get("hits") for run in runs)),
         values=tuple(100 * _mean(of_seed, key, column.pooled) for of_seed in seeds.values()),
         interval=(100 * low, 100 * high),
         paper=printed,
-        notes=tuple(notes.of_runs([run.about for run in runs], column.pooled)),
+        notes=(*notes.of_runs([run.about for run in runs], column.pooled), *_hit_at_5(column, row, runs)),
         attention=notes.means(run.metrics for run in runs),
         miniature=any(run.about["miniature"] for run in runs),
         permuted=any("permuted" in run.about for run in runs),
@@ -303,6 +305,13 @@ def _cell(column: Column, row: str, multi_label: bool, groups: Mapping[str, str]
         deterministic=is_deterministic(row),
         runs=tuple((seed, run.folder) for seed, of_seed in seeds.items() for run in of_seed),
     )
+
+
+def _hit_at_5(column: Column, row: str, runs: Sequence[FinishedRun]) -> list[str]:
+    """What a table says besides of a row whose figure is hit@1."""
+    found = [run.metrics[TOP5] for run in runs if run.about.get("hits") and TOP5 in run.metrics]
+    label = ROWS[row].label if row in ROWS else row
+    return [f"{column.heading}, hit@5: {label} {fixed(100 * python_statistics.fmean(found), 1)} %"] if found else []
 
 
 def _mean(of_seed: Sequence[FinishedRun], key: str, pooled: bool) -> float:

@@ -85,7 +85,7 @@ def read_predictions(path: Path, about: Mapping[str, Any] | None = None) -> Pred
     if head[:3] != ["video", "target", "prediction"] or not names or len(set(names)) < len(names):
         raise DataError(f"{path}, line {line}: expected video,target,prediction and a column a class; {AGAIN}")
     position = {name: number for number, name in enumerate(names)}
-    one_label = sound and about.get("multi_label") is False
+    one_label = sound and about.get("multi_label") is False and not about.get("hits")
     rows: dict[int, tuple[str, list[bool], np.ndarray, str]] = {}
     seen: dict[str, int] = {}
     for line, row in records:

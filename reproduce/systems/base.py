@@ -166,7 +166,7 @@ def _write_test(folder: RunFolder, system: System, scores: np.ndarray, videos: A
     of_classes = [None if math.isnan(figure) else figure for figure in per_class(*given).tolist()]
     return {
         "per_class": dict(zip(videos.classes, of_classes, strict=True)),
-        "confusion": None if videos.multi_label else confusion_matrix(*given).tolist(),
+        "confusion": None if videos.several_labels else confusion_matrix(*given).tolist(),
         "filmstrips": {} if draw is None else draw(folder, system, predicted),
     }
 
@@ -185,6 +185,7 @@ def _about(settings: Settings, videos: Annotation, stores: Stores, folder: RunFo
         "part": videos.part,
         **({} if settings.data.permuted is None else {"permuted": settings.data.permuted}),
         "multi_label": videos.multi_label,
+        **({"hits": True} if videos.hits else {}),
         "classes": list(videos.classes),
         "notes": [*videos.notes, *leak_notes(videos, find_leaks(videos))],
         "train_videos": len(videos.train),

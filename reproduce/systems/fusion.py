@@ -123,7 +123,7 @@ class Fusion:
                 if (other.videos, other.classes) != (first.videos, videos.classes):
                     where = f"{member.folder.validation.resolve()}: holds other videos or classes"
                     raise DataError(f"{where} than the one of {self.members[0].row}. {member.again}")
-            self.svm = LinearSVM(stacked([one.scores for one in held]), first.target, videos.multi_label)
+            self.svm = LinearSVM(stacked([one.scores for one in held]), first.target, videos.several_labels)
         return {}
 
     def scores(self, videos: Annotation, stores: Stores) -> np.ndarray:

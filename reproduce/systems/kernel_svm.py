@@ -83,4 +83,4 @@ class KernelSystem:
 
 def _each(targets: np.ndarray, videos: Annotation) -> np.ndarray:
     """Targets as (N, C) booleans."""
-    return targets.astype(bool) if videos.multi_label else np.eye(len(videos.classes), dtype=bool)[targets]
+    return targets.astype(bool) if videos.several_labels else np.eye(len(videos.classes), dtype=bool)[targets]

@@ -48,14 +48,14 @@ class LinearProbe:
     def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
         """Fit on all of train."""
         x, targets = mean_features(stores["cubes"], videos.train), targets_of(videos.train, videos)
-        columns = targets.T if videos.multi_label else [targets]
+        columns = targets.T > 0 if videos.several_labels else [targets]
         self.classifiers = [_fitted(x, column) for column in columns]
         return {}
 
     def scores(self, videos: Annotation, stores: Stores) -> np.ndarray:
         """(V, C) class probabilities."""
         x = mean_features(stores["cubes"], videos.test)
-        if videos.multi_label:
+        if videos.several_labels:
             given = (np.full(len(x), one) if isinstance(one, float) else one.predict_proba(x)[:, 1] for one in self.classifiers)
             return np.stack([*given], axis=1)
         (classifier,) = self.classifiers  # of all classes: each has a train video, see ``check_sides``

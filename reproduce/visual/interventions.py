@@ -210,7 +210,7 @@ def mistaken(trained: Trained, annotation: Annotation) -> list[Video]:
     by_name = {video.name: video for video in annotation.test}
     if set(predictions.videos) != set(by_name):
         raise DataError(f"{trained.folder.path}/predictions.csv: not the test videos of {annotation.folder}")
-    wrong = predictions.scores.argmax(axis=1) != predictions.target.argmax(axis=1)
+    wrong = ~predictions.target[np.arange(len(predictions.videos)), predictions.scores.argmax(axis=1)]
     return [by_name[name] for name in sorted(np.asarray(predictions.videos)[wrong].tolist())]
 
 

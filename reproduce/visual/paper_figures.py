@@ -109,7 +109,8 @@ def mistakes(request: Request, needs: Sequence[Need]) -> list[Path]:
             wrong, score = ~predictions.target[:, label], predictions.scores[:, label]
         else:
             best = predictions.scores.argmax(axis=1)
-            wrong, score = predictions.target[:, label] & (best != label), predictions.scores.max(axis=1)
+            right = predictions.target[np.arange(len(best)), best]
+            wrong, score = predictions.target[:, label] & ~right, predictions.scores.max(axis=1)
         ranked = sorted(np.flatnonzero(wrong).tolist(), key=lambda number: (-score[number], predictions.videos[number]))
         for number in ranked[:most]:
             name = predictions.videos[number]

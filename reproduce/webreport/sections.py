@@ -23,6 +23,13 @@ EFFECTS = (  # setting, title, axis, what is missing, sweep that makes it
 IN_WORDS = {"videos": "other videos", "features.weights": "other weights", "members": "other members"}
 """Settings that nobody reads, such as fingerprints, and what a difference in them is called."""
 
+LABELS = {
+    "accuracy": "one label a video: accuracy. ",
+    "hit@1": "one label a video or several, of which one is enough: hit@1. ",
+    "mAP": "several labels a video: mean average precision. ",
+}
+"""What a video's labels are, by the figure."""
+
 Data = dict[str, Any]
 
 
@@ -54,7 +61,7 @@ def data_set(data: DataSet, store: Data, clips: Data) -> Section:
     about = next(iter(data.rows.values())).about
     words = [
         f"{about['train_videos']} train and {about['test_videos']} test videos, split {about['split']}, ",
-        "several labels a video: mean average precision. " if data.multi_label else "one label a video: accuracy. ",
+        LABELS[data.figure],
         f"Generated stand-ins: {MINIATURE_TITLE.removeprefix('on MINIATURE data: generated stand-ins, ')}."
         if data.miniature
         else None,
@@ -225,7 +232,7 @@ def per_class(data: DataSet) -> Markup:
 
 def confusions(data: DataSet, store: Data) -> Markup:
     """The confusion matrix of each row, and its most frequent confusions."""
-    if data.multi_label:
+    if data.figure != "accuracy":
         sentence = "A confusion matrix needs one label a video; here videos have several."
         return tag("p", sentence, class_="missing")
     panels, best = [], max(data.rows.values(), key=lambda one: one.mean)

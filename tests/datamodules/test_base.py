@@ -25,7 +25,7 @@ from handmade import (
 )
 
 import datamodules
-from datamodules import base, hmdb51, hollywood2, ucf11, ucf101, videofolder
+from datamodules import base, hmdb51, hollywood2, sports1m, ucf11, ucf101, videofolder
 from datamodules.base import BOXES, HMDB51DataModule
 from datamodules.batches import Batch, DenseBatch
 from datamodules.blocks import num_blocks
@@ -318,7 +318,14 @@ def test_without_a_reader_a_data_module_says_what_to_give_it(root, features):
 
 
 def test_the_data_modules_have_the_readers_of_their_data_sets():
-    readers = {"UCF11": ucf11, "HMDB51": hmdb51, "Hollywood2": hollywood2, "UCF101": ucf101, "VideoFolder": videofolder}
+    readers = {
+        "UCF11": ucf11,
+        "HMDB51": hmdb51,
+        "Hollywood2": hollywood2,
+        "UCF101": ucf101,
+        "Sports1M": sports1m,
+        "VideoFolder": videofolder,
+    }
     assert {f"{name}DataModule" for name in readers} == set(datamodules.DATA_MODULES)
     for name, reader in readers.items():
         assert getattr(datamodules, f"{name}DataModule").reader is reader

@@ -7,14 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules import hmdb51, hollywood2, miniature, ucf11, ucf101
+from datamodules import hmdb51, hollywood2, miniature, sports1m, ucf11, ucf101
 from datamodules.boxes import read_boxes
 from datamodules.decoding import probe, read_frames
 from datamodules.videos import MINIATURE_MARKER, Annotation
 
-READERS = {"ucf11": ucf11.read, "hmdb51": hmdb51.read, "hollywood2": hollywood2.read, "ucf101": ucf101.read}
-SPLITS = {"ucf11": ("paper_like", "logo-3"), "hmdb51": ("1", "2", "3"), "hollywood2": ("official",), "ucf101": ("1", "3")}
-SMALL = {"ucf11": 25, "hmdb51": 36, "hollywood2": 27, "ucf101": 16}
+READERS = {
+    "ucf11": ucf11.read,
+    "hmdb51": hmdb51.read,
+    "hollywood2": hollywood2.read,
+    "ucf101": ucf101.read,
+    "sports1m": sports1m.read,
+}
+SPLITS = {
+    "ucf11": ("paper_like", "logo-3"),
+    "hmdb51": ("1", "2", "3"),
+    "hollywood2": ("official",),
+    "ucf101": ("1", "3"),
+    "sports1m": ("original",),
+}
+SMALL = {"ucf11": 25, "hmdb51": 36, "hollywood2": 27, "ucf101": 16, "sports1m": 12}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +40,9 @@ def sets(tmp_path_factory) -> dict[str, tuple[Path, dict[str, Annotation], list[
         patch.setattr(miniature, "HMDB_SIDES", (("1", 3), ("0", 1), ("2", 2)))
         patch.setattr(miniature, "HOLLYWOOD_CLIPS", {"train": 14, "test": 13})
         patch.setattr(ucf101, "CLASSES", ("Archery", "HandstandPushups", "Hammering", "YoYo"))
+        patch.setattr(miniature, "SPORTS", 4)
+        patch.setattr(sports1m, "COUNTS", {"labels": 4})
+        patch.setattr(miniature, "SPORTS_CLIPS", {"train": 2, "test": 1})
         for data, read in READERS.items():
             root = tmp_path_factory.mktemp("miniature") / data
             calls: list[tuple[int, int]] = []
@@ -63,7 +78,13 @@ def test_labels_are_the_actions_that_are_drawn(sets, data):
 
 def test_small_sets_have_the_sizes_of_their_sides(sets):
     sizes = {d: [(len(a.train), len(a.test)) for a in annotations.values()] for d, (_, annotations, _) in sets.items()}
-    assert sizes == {"ucf11": [(15, 10), (24, 1)], "hmdb51": [(18, 12)] * 3, "hollywood2": [(14, 13)], "ucf101": [(12, 4)] * 2}
+    assert sizes == {
+        "ucf11": [(15, 10), (24, 1)],
+        "hmdb51": [(18, 12)] * 3,
+        "hollywood2": [(14, 13)],
+        "ucf101": [(12, 4)] * 2,
+        "sports1m": [(8, 4)],
+    }
 
 
 def test_hmdb51_splits_differ(sets):
@@ -82,6 +103,7 @@ def test_hollywood2_has_clips_of_several_labels_and_of_none():
 def test_files_are_as_the_real_ones_in_kind_and_rate(sets, data):
     root, annotations, clips = sets[data]
     rates = {"ucf11": (".mpg", 29.97), "hmdb51": (".avi", 30), "hollywood2": (".avi", 23.976), "ucf101": (".avi", 25)}
+    rates["sports1m"] = (".mp4", 30)
     suffix, rate = rates[data]
     annotation = next(iter(annotations.values()))
     for video in annotation.videos[:5]:
@@ -209,7 +231,7 @@ def test_a_drawing_has_a_box_a_frame():
     assert boxes.shape == (len(frames), 4)
 
 
-@pytest.mark.parametrize("data", ["hmdb51", "hollywood2", "ucf11", "ucf101"])
+@pytest.mark.parametrize("data", ["hmdb51", "hollywood2", "ucf11", "ucf101", "sports1m"])
 def test_classes_look_or_move_differently(data):
     actions = {action for clip in miniature.LAYOUTS[data]()[0] for action in clip.actions}
     u, v = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21))
@@ -219,7 +241,7 @@ def test_classes_look_or_move_differently(data):
         moves = [miniature.motion(action, t, 0.3) for t in range(20)]
         path = np.concatenate([np.append(offset, [angle, scale]) for offset, angle, scale in moves])
         looks.add(mask.tobytes() + tone[mask].tobytes() + path.tobytes() + miniature.palette(action).tobytes())
-    assert len(looks) == len(actions) == {"hmdb51": 51, "hollywood2": 12, "ucf11": 11, "ucf101": 101}[data]
+    assert len(looks) == len(actions) == {"hmdb51": 51, "hollywood2": 12, "ucf11": 11, "ucf101": 101, "sports1m": 12}[data]
 
 
 # a crowd
@@ -237,7 +259,9 @@ def test_beside_the_marked_actor_others_do_other_classes_actions():
     assert all(len({*clip.actions, *clip.crowd}) == 1 + miniature.CROWD for clip in clips)
     seen = Counter(action for clip in clips for action in clip.crowd)
     assert set(seen) == set(range(11)) and max(seen.values()) < 1.4 * min(seen.values())
-    assert not any(clip.crowd for data in ("hmdb51", "hollywood2", "ucf101") for clip in miniature.LAYOUTS[data]()[0])
+    assert not any(
+        clip.crowd for data in ("hmdb51", "hollywood2", "ucf101", "sports1m") for clip in miniature.LAYOUTS[data]()[0]
+    )
 
 
 def test_the_halo_and_nothing_else_is_white_and_lies_around_the_box(crowds):

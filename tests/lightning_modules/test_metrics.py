@@ -115,6 +115,18 @@ def test_figures_of_multi_label_sets_are_mean_average_precision_alone():
     assert set(summarise(mean, target, votes)) == {"accuracy", "accuracy_vote", "accuracy_top5", "mAP"}
 
 
+def test_of_labels_of_which_one_is_enough_accuracy_is_hit_at_1_and_at_5():
+    scores = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3], [1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1]])
+    target = torch.zeros(3, 7)
+    target[0, [0, 6]], target[1, [5, 0]], target[2, [5, 6]] = 0.5, 0.5, 0.5  # the largest, the second, the sixth and seventh
+    votes = torch.tensor([[0, 0, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0]])
+    figures = summarise(scores, target, votes)
+    assert figures["accuracy"] == pytest.approx(1 / 3) and figures["accuracy_top5"] == pytest.approx(2 / 3)
+    assert figures["accuracy_vote"] == pytest.approx(2 / 3)
+    recalls = metrics.per_class(scores, target)
+    assert recalls[[0, 5, 6]].tolist() == [0.5, 0, 0.5] and recalls[[1, 2, 3, 4]].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("votes", "winner"), [([0, 2, 2, 1], 1), ([3, 0, 0, 3], 0), ([1, 1, 1, 1], 0), ([0, 1, 2, 3], 3), ([0, 0, 2, 2], 2)]
 )

@@ -160,8 +160,22 @@ def test_chance_cost_is_steps_times_log_classes():
         cost = classification_cost(torch.zeros(2, 30, classes), torch.tensor([0, 5]))
         assert cost.tolist() == pytest.approx([30 * math.log(classes)] * 2)
         assert float(cost[0]) == pytest.approx(expected, abs=0.5)
-    labels = classification_cost(torch.zeros(1, 30, 12), torch.zeros(1, 12))
+    labels = classification_cost(torch.zeros(1, 30, 12), torch.zeros(1, 12, dtype=torch.int64))
     assert float(labels) == pytest.approx(30 * 12 * math.log(2))
+
+
+def test_of_labels_of_which_one_is_enough_the_cost_is_their_mean_cross_entropy():
+    logits = torch.randn(3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    shares = torch.zeros(3, 7, dtype=torch.float64)
+    sets = [(2,), (0, 6), (1, 3, 5)]
+    for row, labels in enumerate(sets):
+        shares[row, list(labels)] = 1 / len(labels)
+    found = classification_cost(logits, shares)
+    one_each = [[float(classification_cost(logits[[row]], torch.tensor([label]))) for label in sets[row]] for row in range(3)]
+    assert found.tolist() == pytest.approx([sum(costs) / len(costs) for costs in one_each], abs=1e-5)
+    assert float(classification_cost(torch.zeros(1, 30, 487), torch.full((1, 487), 1 / 487))) == pytest.approx(
+        30 * math.log(487)
+    )
 
 
 def test_cost_is_finite_at_extreme_scores():

@@ -255,6 +255,19 @@ def test_map_is_compared_by_the_bootstrap(tmp_path):
     assert one.test == "bootstrap" and one.p == one.bootstrap_p and one.significant and one.difference > 0.1
 
 
+def test_of_labels_of_which_one_is_enough_hit_at_1_is_the_figure_and_hit_at_5_a_note(tmp_path):
+    run = finished_run(tmp_path / "ours", [1, 0, 1, 1], "sports1m")
+    (run.path / "predictions.csv").write_text((run.path / "predictions.csv").read_text().replace("v0,a,", "v0,a|b,"))
+    about, metrics = {**run.about(), "hits": True}, {"test/accuracy": 0.75, "test/accuracy_top5": 1.0}
+    run.write_about(about)
+    cell = cells_of(Column("hit@1", {}, {"avg_pool_lstm": {1: [FinishedRun(run, about, metrics)]}}))["avg_pool_lstm"]
+    assert (cell.figure, cell.values) == ("hit@1", (75.0,))
+    assert "Sports-1M, hit@5: Avg pooled LSTM 100.0 %" in cell.notes
+    run.write_about({key: value for key, value in about.items() if key != "hits"})
+    with pytest.raises(DataError, match="has 2 classes instead of one"):
+        run.predictions()
+
+
 def test_splits_are_averaged_for_each_seed(tmp_path):
     """Two seeds on two splits that share a video: two values, each the mean of its splits."""
     runs = {1: [], 2: []}

@@ -36,7 +36,7 @@ class StackedFisher(Representation):
         options = StackedOptions((sizes[0], sizes[0]), (sizes[1], sizes[1]), samples=chosen.samples)
         train = sorted(videos.train, key=lambda video: video.name)
         targets = targets_of(tuple(train), videos)
-        hot = targets.astype(bool) if videos.multi_label else np.eye(len(videos.classes), dtype=bool)[targets]
+        hot = targets.astype(bool) if videos.several_labels else np.eye(len(videos.classes), dtype=bool)[targets]
         clips = _Clips(self, [video.name for video in train])
         self.encoder = fit_stacked(
             clips, options, self.settings.seed, hot if chosen.subvolume_reduction == "max_margin" else None

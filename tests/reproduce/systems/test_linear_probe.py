@@ -66,6 +66,15 @@ def test_of_several_labels_each_class_is_by_itself_and_one_without_a_train_video
     assert ((scores[:, :3] > 0) & (scores[:, :3] < 1)).all() and not np.allclose(scores.sum(axis=1), 1)
 
 
+def test_of_labels_of_which_one_is_enough_each_class_is_by_itself_too(tmp_path):
+    data = annotation("sports1m", ["Run", "Eat", "Kiss", "SitUp"], 4, multi_label=True)
+    found = {
+        hits: probed(type(data)(**{**vars(data), "multi_label": not hits, "hits": hits}), tmp_path / str(hits))
+        for hits in (0, 1)
+    }
+    assert np.array_equal(found[0], found[1])
+
+
 @pytest.mark.counts("bad settings")
 def test_a_fold_has_no_use_for_it():
     with pytest.raises(SettingsError, match=r"data\.fold=1/5: a linear probe has nothing to choose"):
