@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 import shutil
 import statistics as python_statistics
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from reproduce.common.dataset import data_folder, feature_folder, part_of, reader_of, split_of
 from reproduce.common.processes import cores, is_first_process
-from reproduce.common.settings import Settings
+from reproduce.common.settings import Settings, with_values
 from reproduce.experiments import tracking
 from reproduce.experiments.attention_files import write_attended
 from reproduce.experiments.folder import RunFolder
@@ -31,7 +33,7 @@ from reproduce.experiments.predictions import decide, write_predictions
 from reproduce.experiments.provenance import versions
 from reproduce.systems.base import Stores
 from reproduce.systems.preemption import explained
-from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Training, test
+from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Fitted, Training, test
 
 
 def build(settings: Settings, annotation: Annotation) -> RecurrentSystem:
@@ -49,11 +51,16 @@ class RecurrentSystem:
     Args:
         settings: of the run.
         data: of the run.
+        make: the run's module, freshly initialised; by default ``build_recognizer``.
+        by_epochs: whether the second stage takes as many epochs as the best one, instead of going down to its cost.
     """
 
-    def __init__(self, settings: Settings, data: VideoDataModule) -> None:
-        self.settings, self.data = settings, data
-        self.recognizer: Recognizer | None = None
+    def __init__(
+        self, settings: Settings, data: Any, make: Callable[[], Fitted] | None = None, by_epochs: bool = False
+    ) -> None:
+        self.settings, self.data, self.by_epochs = settings, data, by_epochs
+        self.make = make or (lambda: build_recognizer(settings, data))
+        self.recognizer: Any = None
         self.checkpoint: Path | None = None  # whose weights are tested
 
     @property
@@ -75,8 +82,7 @@ class RecurrentSystem:
     def _fit(self, training: Training) -> dict[str, float]:
         settings, data, run = self.settings, self.data, training.folder
         goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
-        self.recognizer = build_recognizer(settings, data)
-        data.inputs = self.recognizer.network.inputs  # type: ignore[assignment]
+        self.recognizer = self.make()
         fold = fold_of(settings)
         if fold is not None and fold.number is None:
             figures = self._fit_each_fold(training, goal, fold.folds)
@@ -94,8 +100,11 @@ class RecurrentSystem:
         figures |= {"holdout/epoch": best["epoch"], "holdout/cost": best["train/loss"]}
         if fold is None and settings.protocol == "retrain":
             data.train_on_all = True  # the frames stay where they are
-            self.recognizer = build_recognizer(settings, data)
-            training.fit_stage("retrain", self.recognizer, data, target_cost=best["train/loss"])
+            self.recognizer = self.make()
+            if self.by_epochs:
+                training = replace(training, settings=with_values(settings, {"trainer.max_epochs": best["epoch"] + 1}))
+            target = None if self.by_epochs else best["train/loss"]
+            training.fit_stage("retrain", self.recognizer, data, target_cost=target)
             self.checkpoint = run.stage("retrain") / LAST
             last = training.history.rows("retrain")[-1]
             figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
@@ -119,7 +128,7 @@ class RecurrentSystem:
 
             if len(history.rows(stage)) < self.settings.trainer.max_epochs:
                 self.data.fold = (number + 1, folds)  # the frames stay where they are
-                self.recognizer = build_recognizer(self.settings, self.data)
+                self.recognizer = self.make()
                 training.fit_stage(stage, self.recognizer, self.data, goal, score=score)
             if is_first_process():
                 shutil.rmtree(training.folder.stage(stage), ignore_errors=True)  # a sweep's checkpoints would fill disks
@@ -208,8 +217,10 @@ def build_recognizer(settings: Settings, data: VideoDataModule) -> Recognizer:
     seed_everything(settings.seed, workers=True, verbose=False)
     classes = len(data.annotation.classes)
     objective, optim = settings.objective, settings.optim
+    network = build_network(settings, data.map_shape, classes)
+    data.inputs = network.inputs  # type: ignore[assignment]
     return Recognizer(
-        build_network(settings, data.map_shape, classes),
+        network,
         classes,
         data.annotation.multi_label,
         Objective(
