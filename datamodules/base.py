@@ -27,16 +27,14 @@ from datamodules.blocks import (
 )
 from datamodules.boxes import cell_coverage, centres_inside, read_boxes
 from datamodules.features import FeatureStore
-from datamodules.folds import deal_folds
+from datamodules.folds import sides
 from datamodules.parts import WHOLE, Part
 from datamodules.pool import INPUTS, RAM_SHARE, RESIDENT, FramePool, frame_bytes, free_gpu_memory, free_memory
 from datamodules.stored_videos import usable
-from datamodules.videos import DataError, Reader, Video, hold_out, targets_of
+from datamodules.videos import DataError, Reader, Video, targets_of
 from datamodules.viper import annotated_boxes
 
 BOXES = "boxes.csv"
-HOLDOUT_FRACTION = 0.15  # the authors' (issue 13 of the released code): 15 % of train
-HOLDOUT_SEED = 0
 DENSE_BLOCKS = 512  # blocks of a video that are tested at once; bounds the memory that a long one takes
 
 
@@ -139,21 +137,7 @@ class VideoDataModule(LightningDataModule):
 
     def videos(self, which: str) -> tuple[Video, ...]:
         """Videos of ``train``, ``val`` or ``test``, in a fixed order."""
-        if which == "test":
-            return self.annotation.test
-        if self.train_on_all:
-            return self.annotation.train if which == "train" else ()
-        if self.fold is not None:
-            number, folds = self.fold
-            dealt = deal_folds(self.annotation.train, folds, self.annotation.classes) == number - 1
-            return tuple(v for v, held in zip(self.annotation.train, dealt, strict=True) if held == (which == "val"))
-        kept, held = hold_out(self.annotation.train, HOLDOUT_FRACTION, HOLDOUT_SEED)
-        if not held:
-            raise DataError(
-                f"{self.annotation.data}: no video can be held out of train for validation, because each class comes from "
-                "one source only; name more groups in videos.csv"
-            )
-        return kept if which == "train" else held
+        return sides(self.annotation, which, self.train_on_all, self.fold)
 
     def block_counts(self, which: str) -> np.ndarray:
         """(V,) blocks of each video of a set."""
@@ -265,7 +249,7 @@ class VideoDataModule(LightningDataModule):
             except ValueError as error:
                 raise DataError(f"{self.annotation.data}: {error}; set trainer.devices lower") from error
 
-        return DataLoader(_Stream(shares, steps), batch_size=None)
+        return DataLoader(Batches(shares, steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every block of the held-out videos, each video on the rank that holds it; nothing when training on all."""
@@ -279,7 +263,7 @@ class VideoDataModule(LightningDataModule):
         subset = self._subset(which)
         mine = np.flatnonzero(subset.owners == self._ranks()[0])
         spans = list(evaluation_spans(subset.index, mine.tolist(), DENSE_BLOCKS))
-        return DataLoader(_Stream(lambda: iter(spans), len(spans)), batch_size=None)
+        return DataLoader(Batches(lambda: iter(spans), len(spans)), batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Gather a share's blocks, or a span's frames, on the device."""
@@ -305,8 +289,8 @@ class VideoDataModule(LightningDataModule):
         return cell_coverage(boxes, self.store.grid), centres_inside(boxes, self.store.grid)
 
 
-class _Stream(IterableDataset):
-    """The shares of one training epoch, or the spans of one evaluation, and how many they are."""
+class Batches(IterableDataset):
+    """The batches of one epoch of training, or of one evaluation, and how many they are."""
 
     def __init__(self, make: Callable[[], Iterator[Any]], length: int) -> None:
         self.make, self.length = make, length

@@ -1,4 +1,4 @@
-"""Group-aware folds of train, for cross-validation: whole groups, classes balanced as well as groups allow."""
+"""What of train is validated on: 15 % of it, or group-aware folds, with classes balanced as well as groups allow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.videos import DataError, Video, strata
+from datamodules.videos import Annotation, DataError, Video, hold_out, strata
 
 FOLD_SEED = 0
+HOLDOUT_FRACTION = 0.15  # the authors' (issue 13 of the released code): 15 % of train
+HOLDOUT_SEED = 0
 EVERY_VIDEO = -2  # stands for the videos of any class, where folds are balanced by their size
 
 
@@ -43,6 +45,35 @@ def parse_fold(text: str) -> Fold:
     if number is not None and not 1 <= number <= folds:
         raise ValueError(f"data.fold={text}: folds are numbered from 1 to {folds}")
     return Fold(number, folds)
+
+
+def sides(annotation: Annotation, which: str, train_on_all: bool, fold: tuple[int, int] | None) -> tuple[Video, ...]:
+    """Videos of ``train``, ``val`` or ``test``, in a fixed order.
+
+    Args:
+        annotation: the data set.
+        which: set.
+        train_on_all: whether all of train is trained on, and nothing is validated on.
+        fold: (i, n) to validate on the i-th of n folds of train; None for 15 % of train.
+
+    Raises:
+        DataError: no video can be held out.
+    """
+    if which == "test":
+        return annotation.test
+    if train_on_all:
+        return annotation.train if which == "train" else ()
+    if fold is not None:
+        number, folds = fold
+        dealt = deal_folds(annotation.train, folds, annotation.classes) == number - 1
+        return tuple(v for v, held in zip(annotation.train, dealt, strict=True) if held == (which == "val"))
+    kept, held = hold_out(annotation.train, HOLDOUT_FRACTION, HOLDOUT_SEED)
+    if not held:
+        raise DataError(
+            f"{annotation.data}: no video can be held out of train for validation, because each class comes from "
+            "one source only; name more groups in videos.csv"
+        )
+    return kept if which == "train" else held
 
 
 def deal_folds(videos: Sequence[Video], folds: int, classes: Sequence[str], seed: int = FOLD_SEED) -> np.ndarray:

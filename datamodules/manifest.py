@@ -97,6 +97,22 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True)
+class ViewSpec:
+    """What decides the values of views, as a configuration states it; their shape follows from the network.
+
+    Args:
+        made_from: texts, numbers, or None by name.
+    """
+
+    made_from: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """The kind of store."""
+        return "views"
+
+
+@dataclass(frozen=True)
 class Kind:
     """What all stores of one kind have in common.
 
@@ -119,6 +135,7 @@ KINDS = {
     CUBES: Kind("frame", derived=(POOLED,), made_by=MADE_BY),
     "flow": Kind("field"),
     "gray": Kind("frame"),
+    "views": Kind("view"),
     DESCRIPTORS: Kind("row", least=0),
     VECTORS: Kind("row", most=1),
 }

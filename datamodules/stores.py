@@ -34,6 +34,7 @@ from datamodules.manifest import (
     FeatureSpec,
     FeatureStoreError,
     StoreSpec,
+    ViewSpec,
     check_manifest,
     described,
     prefixes_of,
@@ -126,7 +127,7 @@ class Store:
         """Whether the store has a manifest."""
         return "format" in self.manifest
 
-    def require(self, spec: StoreSpec | FeatureSpec) -> None:
+    def require(self, spec: StoreSpec | FeatureSpec | ViewSpec) -> None:
         """Check that the store was made as a configuration asks.
 
         Raises:

@@ -61,7 +61,7 @@ class Pretraining(LightningModule):
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         """L of this rank's share of a global batch."""
-        cost, _ = self.costs(batch.frames, batch.own)
+        cost = self.costs(batch.frames, batch.own)[0]
         self._mean("loss").update(cost.detach(), batch.weight)
         loss = (cost * batch.weight).sum() * self.trainer.world_size / batch.batch_size
         self.log("train/step_loss", loss.detach())

@@ -36,6 +36,7 @@ from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import STORES, data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
 from reproduce.common.settings import DataSettings, Settings, SettingsError
+from reproduce.experiments.identity import members
 from reproduce.systems.video_processes import parse_share
 
 GOOGLENET_BYTES = 49 * 1024 * 2 + 2 * 1024 * 4  # a frame: the map in half precision, its mean and maximum in single
@@ -175,8 +176,9 @@ def _delete(settings: PrepareSettings, annotation: Annotation, stores: Sequence[
 
 
 def _kinds(settings: PrepareSettings) -> tuple[str, ...]:
-    """The kinds of stores that the row reads; of one that is made from finished runs, those of the networks."""
-    return SYSTEMS[settings.model.name].stores or ("cubes",)
+    """The kinds of stores that the row reads; of one that is made from finished runs, those that these read."""
+    rows = members(settings) or [settings]
+    return tuple(dict.fromkeys(kind for row in rows for kind in SYSTEMS[row.model.name].stores))
 
 
 def _made(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Video], kind: str) -> Store:

@@ -134,6 +134,10 @@ _TRAINING = ("optim", "protocol", "trainer.max_epochs", "trainer.precision")
 _LOSS = ("objective.batch_reduction", "objective.weight_decay")
 _LSTM = ("model.name", "model.num_layers", "model.hidden_dim", "model.dropout", "model.input_dropout", "model.last_n")
 _ATTENDING = (*_BLOCKS, *_LSTM, "model.attention", "model.attention_layers")
+_STREAM = (
+    *(f"backbone.{key}" for key in ("name", "weights", "layer", "size", "seed")),
+    *("protocol", "trainer.max_epochs", "trainer.precision"),
+)
 _POOLED = SystemInfo("reproduce.systems.recurrent", RGB, (*_BLOCKS, *_LSTM, *_LOSS, *_TRAINING))
 
 
@@ -259,6 +263,18 @@ SYSTEMS: dict[str, SystemInfo] = {
     "mifs": _kernel_svm(FLOW, "skipped_fisher"),
     "stacked_fv": _kernel_svm(FLOW, "trajectory_fisher", "stacked_fisher"),
     "objects_stacked_fv": _kernel_svm(OBJECTS, "object_scores", "trajectory_fisher", "stacked_fisher"),
+    "spatial_stream": SystemInfo("reproduce.systems.streams", RGB, ("model.name", "spatial", *_STREAM), stores=("views",)),
+    "temporal_stream": SystemInfo(
+        "reproduce.systems.streams", FLOW, ("model.name", "temporal", *_STREAM), stores=("flow",), needs=("cv2",)
+    ),
+    "two_stream": SystemInfo(
+        "reproduce.systems.fusion",
+        FLOW,
+        ("model.name", "fusion"),
+        stores=(),
+        members="fusion.rows",
+        needs=("cv2", "sklearn"),
+    ),
     "fusion": SystemInfo("reproduce.systems.fusion", RGB, ("model.name", "fusion"), stores=(), members="fusion.rows"),
 }
 """By ``model.name``."""
@@ -303,6 +319,13 @@ def _of_content(label: str, sets: Mapping[str, Any]) -> RowInfo:
     return RowInfo(label, sets, label.replace(" = ", "\u00a0=\u00a0"), beyond=True, needs={"model.input_dropout": True})
 
 
+def _two_stream(label: str, method: str) -> RowInfo:
+    """Both streams of the same settings and seed, fused."""
+    members = ["spatial_stream", "temporal_stream"]
+    sets = {"model.name": "two_stream", "fusion.rows": members, "fusion.method": method}
+    return RowInfo(label, sets, beyond=True)
+
+
 PENALTY = "objective.attention_penalty"
 ROWS: dict[str, RowInfo] = {
     "softmax_regression": RowInfo(
@@ -343,6 +366,10 @@ ROWS: dict[str, RowInfo] = {
         "Objects, stacked Fisher vectors",
         beyond=True,
     ),
+    "spatial_stream": RowInfo("Spatial stream ConvNet", {"model.name": "spatial_stream"}, beyond=True),
+    "temporal_stream": RowInfo("Temporal stream ConvNet", {"model.name": "temporal_stream"}, beyond=True),
+    "two_stream": _two_stream("Two-stream ConvNet", "svm"),
+    "two_stream_mean": _two_stream("Two-stream ConvNet, mean of scores", "mean"),
     "late_fusion": RowInfo("Late fusion, mean of scores", {"model.name": "fusion", "fusion.method": "mean"}, beyond=True),
     "late_fusion_svm": RowInfo("Late fusion, linear SVM", {"model.name": "fusion", "fusion.method": "svm"}, beyond=True),
 }
@@ -503,6 +530,18 @@ PRESETS: dict[str, PresetInfo] = {
             "slow_features.block": [9, 10, 10],
             "slow_features.dimensions": [64, 32],
             "slow_features.words": 100,
+            "flow.size": 48,
+            "spatial.batch_size": 128,
+            "spatial.iterations": 1200,
+            "spatial.dropout": 0.2,
+            "spatial.weight_decay": 0.0,
+            "spatial.lr": 3.0,  # features of random weights are small
+            "temporal.batch_size": 32,
+            "temporal.iterations": 240,
+            "temporal.dropout": 0.0,
+            "temporal.weight_decay": 0.0,
+            "temporal.lr": 1.0,
+            "temporal.stacks": 3,  # of 10 fields: as many as a clip has
         },
         on={
             "hmdb51": {"optim.lr": 6e-3, "trainer.max_epochs": 12},

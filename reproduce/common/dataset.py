@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from datamodules.descriptors.trajectories import POSITIONS, TIME_CELLS, channels
 from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
-from datamodules.manifest import DESCRIPTORS, ArraySpec, StoreSpec
+from datamodules.manifest import DESCRIPTORS, ArraySpec, StoreSpec, ViewSpec
 from datamodules.parts import Part, parse_groups
 from datamodules.permuted import Permuted
 from datamodules.released import SPEC as IMPORTED
@@ -20,9 +21,11 @@ from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError, Reader
 from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
 from reproduce.common.processes import cores, locked
-from reproduce.common.settings import Settings, SettingsError
+from reproduce.common.settings import Settings, SettingsError, with_values
 
 AUTHORS_SIDE = 256  # pixels that the authors' script squashed frames to, before it subtracted the mean image
+AUTHORS_CROP = 224  # pixels of a crop of such frames
+FRAMES, CROPS = 25, 10  # of a video and of a frame, that streams score (Simonyan & Zisserman 2014)
 PLACES = "positions"  # array of a trajectory store
 CHANNELS = "channels"  # stands for the mean image's means of each channel
 MEAN_FILE = "ilsvrc_2012_mean.npy"
@@ -264,6 +267,33 @@ def flow_spec(settings: Settings) -> StoreSpec:
     return StoreSpec("flow", (ArraySpec("flow", "|u1", (2, height, width)),), made_from)
 
 
+def crop_settings(settings: Settings) -> Settings:
+    """The settings with the network that crops pass through: it subtracts channel means, and resizes nothing."""
+    own = {"backbone.resize": "direct", "backbone.mean": CHANNELS} if settings.backbone.name == PAPER_NETWORK else {}
+    return with_values(settings, own)
+
+
+def view_side(settings: Settings) -> int:
+    """Side in pixels of the square that frames are squashed to before crops are taken: 256 for crops of 224."""
+    return round(settings.backbone.size * AUTHORS_SIDE / AUTHORS_CROP)
+
+
+def view_folder(settings: Settings) -> Path:
+    """The folder of a run's views: features of crops, or, where the whole network is trained, frames."""
+    whole = settings.spatial.layers == "all"
+    return feature_folder(settings).with_name(
+        f"views-{view_side(settings)}" if whole else f"views-{feature_folder(settings).name}"
+    )
+
+
+def view_spec(settings: Settings) -> ViewSpec:
+    """What decides a run's views."""
+    made_from: dict[str, Any] = {"frames": FRAMES, "side": view_side(settings)}
+    if settings.spatial.layers == "last":
+        made_from |= {**feature_spec(crop_settings(settings)).made_from, "crops": CROPS}
+    return ViewSpec(made_from)
+
+
 @dataclass(frozen=True)
 class StoreKind:
     """A kind of store that systems read.
@@ -278,7 +308,7 @@ class StoreKind:
     """
 
     folder: Callable[[Settings], Path]
-    spec: Callable[[Settings], StoreSpec | FeatureSpec]
+    spec: Callable[[Settings], StoreSpec | FeatureSpec | ViewSpec]
     maker: str
     part: str
     open: Callable[[Settings], Store]
@@ -300,6 +330,13 @@ STORES = {
         part="gray",
         open=lambda settings: Store(gray_folder(settings)),
         shared=True,
+    ),
+    "views": StoreKind(
+        folder=view_folder,
+        spec=view_spec,
+        maker="reproduce.systems.view_store",
+        part="views",
+        open=lambda settings: Store(view_folder(settings)),
     ),
     "flow": StoreKind(
         folder=flow_folder,

@@ -280,6 +280,46 @@ class FlowSettings:
 
 
 @dataclass
+class SpatialSettings:
+    """The spatial stream ConvNet (row=spatial_stream); its network is backbone.*."""
+
+    layers: str = one_of("last", ("last", "all"))
+    """what is trained: the last layer on stored features of ten crops of 25 frames a video, or all of the network"""
+    dropout: float = ranged(0.5, 0, 0.999)
+    """probability of a zero at the last layer's input"""
+    batch_size: int = ranged(256, 1, 1_000_000)
+    """draws of a batch, over all devices; each of a class, a video of it, a frame, a crop"""
+    iterations: int = ranged(20_000, 1, 1_000_000_000)
+    """batches of training, in trainer.max_epochs parts after each of which it is validated"""
+    lr: float = ranged(1e-2, 0, INFINITY)
+    """learning rate; a tenth of it after 70 % of the iterations"""
+    weight_decay: float = ranged(5e-4, 0, INFINITY)
+    """γ of γ/2 ‖W‖², biases apart"""
+
+
+@dataclass
+class TemporalSettings:
+    """The temporal stream ConvNet (row=temporal_stream); its network is backbone.*, its input flow.*."""
+
+    init: str = one_of("imagenet", ("imagenet", "scratch"))
+    """imagenet: backbone.weights, the first convolution's averaged over RGB; scratch: random weights"""
+    length: int = ranged(10, 1, 1000)
+    """L, consecutive flow fields that are stacked"""
+    dropout: float = ranged(0.8, 0, 0.999)
+    """probability of a zero at the last layer's input"""
+    batch_size: int = ranged(64, 1, 1_000_000)
+    """draws of a batch, over all devices; each of a class, a video of it, L fields, a crop"""
+    iterations: int = ranged(10_000, 1, 1_000_000_000)
+    """batches of training, in trainer.max_epochs parts after each of which it is validated"""
+    stacks: int = ranged(25, 1, 1000)
+    """of a video, equally spaced, that are scored, by ten crops each"""
+    lr: float = ranged(1e-3, 0, INFINITY)
+    """learning rate; a tenth of it after 60 % of the iterations, and again after 80 %"""
+    weight_decay: float = ranged(5e-4, 0, INFINITY)
+    """γ of γ/2 ‖W‖², biases apart"""
+
+
+@dataclass
 class TrainerSettings:
     """Lightning's Trainer."""
 
@@ -355,6 +395,8 @@ class Settings:
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     slow_features: SlowFeatureSettings = field(default_factory=SlowFeatureSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
+    spatial: SpatialSettings = field(default_factory=SpatialSettings)
+    temporal: TemporalSettings = field(default_factory=TemporalSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     paths: PathsSettings = field(default_factory=PathsSettings)

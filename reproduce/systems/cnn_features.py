@@ -30,6 +30,7 @@ from datamodules.frames import (
     workers_that_fit,
 )
 from datamodules.stored_videos import replaced, to_extract
+from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, BackboneError, calibrate, folded
 from reproduce.common.dataset import (
@@ -153,7 +154,7 @@ def about(store: FeatureStore, annotation: Annotation) -> dict[str, Any]:
 
 
 def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str]) -> None:
-    backbone = _backbone(settings, annotation, store)
+    backbone = calibrated(settings, annotation, store)
     side = frame_side(settings)
     empty = torch.zeros(1, 3, side, side, dtype=torch.uint8)
     _, channels, rows, columns = backbone.map(empty).shape
@@ -353,7 +354,7 @@ def kept_cosine(backbone: Backbone, frames: Tensor, precision: str, device: torc
     return least
 
 
-def _backbone(settings: Settings, annotation: Annotation, store: FeatureStore) -> Backbone:
+def calibrated(settings: Settings, annotation: Annotation, store: Store) -> Backbone:
     """The backbone of a store; random weights are calibrated once and kept beside the features."""
     backbone = built(settings)
     if settings.backbone.weights != "random":

@@ -6,48 +6,40 @@ one field without motion. Fields are found at the frames' own size. They depend 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from datamodules.decoding import VideoError
 from datamodules.descriptors.flow import ZERO, flow_of, quantised, resized
 from datamodules.descriptors.opencv import opencv
-from datamodules.stored_videos import to_extract
 from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
-from reproduce.common.dataset import STORES, flow_size
-from reproduce.common.processes import cores
+from reproduce.common.dataset import flow_size
 from reproduce.common.settings import Settings
 from reproduce.systems.store_maker import GrayFrames, Making, ensure_store
-from reproduce.systems.video_processes import ALL, Pieces, Share, estimated_frames
+from reproduce.systems.video_processes import ALL, Pieces, Share
 
-KIND = "flow"
 NAMES = {
     "dis": "DIS (Kroeger et al. 2016), medium preset",
     "farneback": "Farnebäck's (2003), as OpenCV computes it",
     "tvl1": "TV-L1 (Zach et al. 2007)",
 }
 PAIRS = 16  # whose fields are written at a time
-TRIED = 3  # videos whose first fields are timed before the work begins
 
 
 def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None, share: Share = ALL) -> Store:
     """The finished fields of a run, see ``ensure_store``; before it begins it says what they will cost."""
     flow_of(settings.flow.method)  # whether it is there
     width, height = size = flow_size(settings)
-    task = Flowing(GrayFrames(annotation.folder, settings.data.keeps_damaged), settings.flow.method, size)
-    _announce(settings, annotation, task, annotation.videos if videos is None else videos, share)
     making = Making(
-        kind=KIND,
-        task=task,
+        kind="flow",
+        task=Flowing(GrayFrames(annotation.folder, settings.data.keeps_damaged), settings.flow.method, size),
         rows_a_frame=1.0,
         what="finding optical flow in",
         notes=[f"optical flow is {NAMES[settings.flow.method]} instead of Brox et al. (2004), stored at {width}x{height}"],
+        timed=True,
     )
     return ensure_store(settings, annotation, making, videos, share)
 
@@ -58,29 +50,6 @@ def about(store: Store, annotation: Annotation) -> dict[str, Any]:
         "flow": store.manifest["made_from"],
         "flow_fingerprint": store.fingerprint(video.name for video in annotation.videos),
     }
-
-
-def _announce(settings: Settings, annotation: Annotation, task: Flowing, videos: Sequence[Video], share: Share) -> None:
-    """Time the first fields of some videos, and print what all that are missing will take."""
-    missing = to_extract(annotation, STORES[KIND].open(settings), videos, settings.data.keeps_damaged)
-    names = [name for name in share.of([video.name for video in videos]) if name in set(missing)]
-    frames = estimated_frames(annotation, names) if names else None
-    if frames is None:
-        return
-    rows, begun = 0, time.perf_counter()
-    for name in names[:TRIED]:
-        try:
-            rows += sum(len(fields) for (fields,) in islice(task(name), 1))
-        except (VideoError, OSError):  # the work itself says so
-            continue
-    if rows:
-        each, processes = (time.perf_counter() - begun) / rows, settings.trajectories.workers or cores()
-        size = frames * 2 * task.size[0] * task.size[1]
-        print(
-            f"optical flow of {len(names)} videos, some {frames:.0f} frames: {1000 * each:.1f} ms a field here, "
-            f"{frames * each / 3600 / processes:.2g} h by {processes} processes; {size / 2**30:.2g} GiB",
-            flush=True,
-        )
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import statistics as python_statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from lightning_modules.recognizer import Recognizer
 from lightning_modules.selective import TopKAttentionLSTM
 from reproduce.common.dataset import data_folder, feature_folder, part_of, reader_of, split_of
 from reproduce.common.processes import is_first_process
-from reproduce.common.settings import Settings
+from reproduce.common.settings import Settings, with_values
 from reproduce.experiments import tracking
 from reproduce.experiments.attention_files import write_attended
 from reproduce.experiments.folder import RunFolder
@@ -35,7 +36,7 @@ from reproduce.experiments.provenance import versions
 from reproduce.systems.base import Stores
 from reproduce.systems.devices import about_devices, arithmetic_notes, set_up
 from reproduce.systems.preemption import explained
-from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Training, test
+from reproduce.systems.trainer import BEST, CV_SCORE, LAST, Fitted, Training, test
 
 SMALLER = "data.batch_size or data.gpu_budget lower, or data.resident=ram"  # where a GPU's memory runs out
 
@@ -57,9 +58,12 @@ class RecurrentSystem:
         data: of the run.
     """
 
-    def __init__(self, settings: Settings, data: VideoDataModule) -> None:
+    by_epochs = False
+    """Whether the second stage takes as many epochs as the best one, instead of going down to its cost."""
+
+    def __init__(self, settings: Settings, data: Any) -> None:
         self.settings, self.data = settings, data
-        self.recognizer: Recognizer | None = None
+        self.recognizer: Any = None
         self.checkpoint: Path | None = None  # whose weights are tested
 
     @property
@@ -82,8 +86,6 @@ class RecurrentSystem:
         settings, data, run = self.settings, self.data, training.folder
         goal = "val/mAP" if data.annotation.multi_label else "val/accuracy"
         self.recognizer = self.begin("holdout")
-        data.inputs = self.recognizer.network.inputs  # type: ignore[assignment]
-        data.length = getattr(self.recognizer.network, "block_length", BLOCK_LENGTH)
         fold = fold_of(settings)
         if fold is not None and fold.number is None:
             figures = self._fit_each_fold(training, goal, fold.folds)
@@ -104,13 +106,16 @@ class RecurrentSystem:
             data.train_on_all = True  # the frames stay where they are
             self.recognizer = self.begin("retrain")
             self.prepare(training, "retrain")
-            training.fit_stage("retrain", self.recognizer, data, target_cost=best["train/loss"])
+            if self.by_epochs:
+                training = replace(training, settings=with_values(settings, {"trainer.max_epochs": best["epoch"] + 1}))
+            target = None if self.by_epochs else best["train/loss"]
+            training.fit_stage("retrain", self.recognizer, data, target_cost=target)
             self.checkpoint = run.stage("retrain") / LAST
             last = training.history.rows("retrain")[-1]
             figures |= {"retrain/epochs": last["epoch"] + 1, "retrain/cost": last["train/loss"]}
         return figures | {"seconds": training.clock.before}
 
-    def begin(self, stage: str) -> Recognizer:
+    def begin(self, stage: str) -> Fitted:
         """What a stage trains, from its seed; ``stage`` is ``holdout``, ``retrain``, or ``fold-1`` …."""
         return build_recognizer(self.settings, self.data)
 
@@ -218,8 +223,11 @@ def build_recognizer(
     seed_everything(settings.seed, workers=True, verbose=False)
     classes = len(data.annotation.classes)
     objective, optim = settings.objective, settings.optim
+    network = build_network(settings, data.map_shape, classes)
+    data.inputs = network.inputs  # type: ignore[assignment]
+    data.length = getattr(network, "block_length", BLOCK_LENGTH)
     return kind(
-        build_network(settings, data.map_shape, classes),
+        network,
         classes,
         data.annotation.multi_label,
         Objective(

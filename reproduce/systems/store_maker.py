@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.decoding import decoder_version, probe, read_frames
+from datamodules.decoding import VideoError, decoder_version, probe, read_frames
 from datamodules.descriptors.opencv import opencv
-from datamodules.manifest import FeatureStoreError, StoreSpec
+from datamodules.manifest import ArraySpec, FeatureStoreError, StoreSpec
 from datamodules.stored_videos import to_extract
 from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
@@ -21,6 +23,8 @@ from reproduce.common.files import Need, check_space
 from reproduce.common.processes import cores, leaving_on_sigterm, one_at_a_time
 from reproduce.common.settings import Settings
 from reproduce.systems.video_processes import ALL, Share, Task, estimated_frames, fill
+
+TRIED = 3  # videos whose first rows are timed before the work begins
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Making:
         what: for the progress line, such as ``tracking in``.
         notes: for every table made from it.
         facts: further ones of how the values are made.
+        arrays: of every video, where they follow from more than settings; None for those of the kind.
+        rows_a_video: in place of ``rows_a_frame``, where all videos have as many.
+        processes: that work on videos; None for ``trajectories.workers``, or else one a core.
+        opencv: whether OpenCV computes the values.
+        timed: whether to say before what the work will take, by the first rows of some videos.
     """
 
     kind: str
@@ -42,6 +51,11 @@ class Making:
     what: str
     notes: Sequence[str] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    arrays: tuple[ArraySpec, ...] | None = None
+    rows_a_video: int | None = None
+    processes: int | None = None
+    opencv: bool = True
+    timed: bool = False
 
 
 def ensure_store(
@@ -64,6 +78,8 @@ def ensure_store(
     """
     kind = STORES[making.kind]
     spec, path = kind.spec(settings), kind.folder(settings)
+    if making.arrays is not None:
+        spec = StoreSpec(spec.kind, making.arrays, spec.made_from)
     assert isinstance(spec, StoreSpec)
     videos = annotation.videos if videos is None else videos
     keep = settings.data.keeps_damaged
@@ -82,14 +98,23 @@ def ensure_store(
             store = Store(path)
             own = set(share.of([video.name for video in videos]))  # whatever others have finished meanwhile
             names = [name for name in to_extract(annotation, store, videos, keep) if name in own]
-            if not store.exists():
+            if making.rows_a_video is None:
                 rows = (estimated_frames(annotation, names) or 0) * making.rows_a_frame
-                size = int(rows * sum(array.row_bytes for array in spec.arrays))
+            else:
+                rows = making.rows_a_video * len(names)
+            size = int(rows * sum(array.row_bytes for array in spec.arrays))
+            if not store.exists():
                 check_space([Need(path, size, f"{making.kind} of {len(names)} videos, by estimate")])
-            made_by = {"decoder": decoder_version(), "opencv": opencv().__version__, **making.facts}
+            made_by = {
+                "decoder": decoder_version(),
+                **({"opencv": opencv().__version__} if making.opencv else {}),
+                **making.facts,
+            }
             store.begin(spec, {**made_by, "notes": list(making.notes)})
             sizes = {name: (annotation.folder / name).stat().st_size for name in names}
-            processes = settings.trajectories.workers or cores()
+            processes = making.processes or settings.trajectories.workers or cores()
+            if making.timed:
+                _say_cost(making, names, rows, size, processes)
             fill(store, sizes, making.task, processes, f"{making.what} {len(names)} videos", share.rank)
             if share == ALL:
                 store.merge()
@@ -97,6 +122,22 @@ def ensure_store(
         what = f"cannot write {making.kind} to {path.resolve()} ({error}); make room or set paths.features, and run it again"
         raise FeatureStoreError(what) from error
     return Store(path)
+
+
+def _say_cost(making: Making, names: Sequence[str], rows: float, size: int, processes: int) -> None:
+    """Time the first rows of some videos, and print what all will take."""
+    done, begun = 0, time.perf_counter()
+    for name in names[:TRIED]:
+        with suppress(VideoError):  # the work itself says so
+            done += sum(len(piece) for piece, *_ in islice(making.task(name), 1))
+    if done and rows:
+        each = (time.perf_counter() - begun) / done
+        hours = rows * each / 3600 / processes
+        print(
+            f"{making.what} {len(names)} videos: {1000 * each:.1f} ms a row, {rows:.0f} rows by estimate: {hours:.2g} h by "
+            f"{processes} processes; {size / 2**30:.2g} GiB",
+            flush=True,
+        )
 
 
 @contextmanager

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from datamodules.base import VideoDataModule
 from datamodules.videos import DataError
 from lightning_modules.pretraining import Pretraining
 from lightning_modules.recognizer import Recognizer
+from lightning_modules.streams import StreamRecognizer
 from reproduce.common.progress import Progress
 from reproduce.common.settings import Settings
 from reproduce.experiments import tracking
@@ -33,6 +33,8 @@ LOOK_EVERY = 50  # batches between two looks at whether the loss is finite; a lo
 CV_SCORE = "cv/score"  # mean over folds of validation accuracy, or mAP for multi-label
 ADVICE = "Nothing of this epoch was saved. Try a smaller optim.lr, or trainer.precision=32-true"
 PRINTED = ("train/loss", "val/accuracy", "val/mAP", "val/explained", "attention/penalty", CV_SCORE)  # of an epoch
+Fitted = Recognizer | Pretraining | StreamRecognizer
+"""LightningModules that leave scores of an evaluation's videos, and figures."""
 Score = Callable[[dict[str, float]], dict[str, float]]
 
 
@@ -72,8 +74,8 @@ class Training:
     def fit_stage(
         self,
         stage: str,
-        recognizer: Recognizer | Pretraining,
-        data: VideoDataModule,
+        recognizer: Fitted,
+        data: LightningDataModule,
         goal: str | None = None,
         target_cost: float | None = None,
         score: Score | None = None,
@@ -170,7 +172,7 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def test(settings: Settings, recognizer: Recognizer, data: VideoDataModule, checkpoint: Path) -> None:
+def test(settings: Settings, recognizer: Fitted, data: LightningDataModule, checkpoint: Path) -> None:
     """Test a checkpoint's weights; the recognizer has scores and figures then."""
     recognizer.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     preemption = Preemption()
@@ -205,7 +207,7 @@ class EpochRecorder(Checkpoint):
         super().__init__()
         self.stage, self.goal, self.target_cost, self.score, self.keep = stage, goal, target_cost, score, keep
         self.history, self.clock, self.checkpoints = training.history, training.clock, training.folder.stage(stage)
-        self.max_epochs, self.batch_size = training.settings.trainer.max_epochs, training.settings.data.batch_size
+        self.max_epochs = training.settings.trainer.max_epochs
         self.progress = Progress("", "")
         self.first_batch = 0
         self.loss = LossWatch()
@@ -230,8 +232,9 @@ class EpochRecorder(Checkpoint):
         per_epoch = max(1, int(trainer.num_training_batches))
         done = trainer.global_step - self.first_batch
         total = self.max_epochs * per_epoch - self.first_batch
-        rate = done * self.batch_size / max(1e-9, time.perf_counter() - self.progress.started)
-        self.progress.update(done, total, f"epoch {trainer.current_epoch + 1}/{self.max_epochs}, {rate:.0f} blocks/s")
+        batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        rate = done * batch_size / max(1e-9, time.perf_counter() - self.progress.started)
+        self.progress.update(done, total, f"epoch {trainer.current_epoch + 1}/{self.max_epochs}, {rate:.0f} a second")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch, if it left weights and scores to go on with.
@@ -239,7 +242,7 @@ class EpochRecorder(Checkpoint):
         Raises:
             FloatingPointError: it did not.
         """
-        assert isinstance(pl_module, (Recognizer, Pretraining))
+        assert isinstance(pl_module, Fitted)
         require_finite_weights(pl_module, trainer.current_epoch, self.stage)
         if pl_module.scores is not None:
             require_finite_scores(pl_module, f"validation videos after epoch {trainer.current_epoch} of {self.stage}")
@@ -298,7 +301,7 @@ class LossWatch:
             raise FloatingPointError(f"the training loss of epoch {epoch} is {value} at step {step} of {stage}. {ADVICE}")
 
 
-def require_finite_weights(recognizer: Recognizer | Pretraining, epoch: int, stage: str) -> None:
+def require_finite_weights(recognizer: Fitted, epoch: int, stage: str) -> None:
     """Check what the last steps of an epoch left: their losses were computed before their updates.
 
     Raises:
@@ -311,7 +314,7 @@ def require_finite_weights(recognizer: Recognizer | Pretraining, epoch: int, sta
         raise FloatingPointError(f"after epoch {epoch} of {stage}, the weights {name} are not finite. {ADVICE}")
 
 
-def require_finite_scores(recognizer: Recognizer | Pretraining, what: str) -> None:
+def require_finite_scores(recognizer: Fitted, what: str) -> None:
     """Check an evaluation's scores: the largest of several that are not finite is the first, and looks like a prediction.
 
     Args:

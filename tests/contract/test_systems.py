@@ -61,7 +61,7 @@ def test_a_killed_run_goes_on_to_a_complete_one(dozen, name):
     run = folder_of(script("train.py", *run_words(dozen, row, runs), cwd=dozen).stdout)
 
     assert all((run.path / file).is_file() for file in ("config.yaml", "predictions.csv", "run.json", "metrics.json"))
-    assert run.history.is_file() == run.validation.is_file() == ("optim" in info.settings)
+    assert run.history.is_file() == run.validation.is_file() == ("protocol" in info.settings)
     found, about, metrics = run.predictions(), run.about(), run.metrics()
     assert len(found.videos) == about["test_videos"] > 0 and len(found.classes) == 2
     assert np.isfinite(found.scores).all() and found.scores.min() >= 0 and found.scores.max() <= 1

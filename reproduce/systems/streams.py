@@ -1,0 +1,161 @@
+"""The spatial and the temporal stream ConvNet as systems: frames or flow, draws, the protocol's two stages, ten crops.
+
+Of the second stage, the protocol's cost is too noisy a goal where batches are drawn: it takes as many iterations as the best
+epoch of the first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import seed_everything
+
+from datamodules.streams import StreamDataModule
+from datamodules.videos import Annotation
+from lightning_modules.backbone import Backbone, BackboneError
+from lightning_modules.streams import CropNetwork, LastLayer, Solver, StreamRecognizer, cross_modality
+from reproduce.common.catalogue import SYSTEMS
+from reproduce.common.dataset import AUTHORS_CROP, AUTHORS_SIDE, CROPS, FRAMES, crop_settings
+from reproduce.common.settings import Settings, SettingsError, SpatialSettings, TemporalSettings, with_values
+from reproduce.experiments import tracking
+from reproduce.experiments.folder import RunFolder
+from reproduce.experiments.provenance import versions
+from reproduce.systems.backbones import built, notes_on
+from reproduce.systems.base import Stores
+from reproduce.systems.devices import set_up
+from reproduce.systems.recurrent import RecurrentSystem, fold_of
+
+DROPS = {"views": (0.7,), "flow": (0.6, 0.8)}
+"""Shares of the iterations after which the rate is a tenth: the spatial stream's 14k of 20k, and for flow ours."""
+
+
+def build(settings: Settings, annotation: Annotation) -> StreamSystem:
+    """Make the stream of a run, not yet fitted.
+
+    Raises:
+        SettingsError: a library is missing.
+    """
+    system = SYSTEMS[settings.model.name]
+    if system.lacks:
+        raise SettingsError(f"{settings.model.name} needs {' and '.join(system.lacks)}: pip install -e '.[systems]'")
+    set_up(settings)
+    (kind,) = system.stores
+    return StreamSystem(settings, kind)
+
+
+class StreamSystem:
+    """A ConvNet that scores a video by 25 frames, or stacks of flow, and the ten crops of each.
+
+    Args:
+        settings: of the run.
+        kind: of the store that it sees.
+    """
+
+    def __init__(self, settings: Settings, kind: str) -> None:
+        self.settings, self.kind = settings, kind
+        self.own: SpatialSettings | TemporalSettings = settings.temporal if kind == "flow" else settings.spatial
+        self.last_alone = isinstance(self.own, SpatialSettings) and self.own.layers == "last"
+        self.said: list[str] = []
+        self.stages: Stages | None = None
+
+    def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
+        """Go through the protocol's stages, see ``RecurrentSystem.fit``."""
+        own, steps = self.own, -(-self.own.iterations // self.settings.trainer.max_epochs)
+        data = StreamDataModule(
+            annotation=videos,
+            store=stores[self.kind],
+            batch_size=own.batch_size,
+            steps=steps,
+            seed=self.settings.seed,
+            scored=own.stacks if isinstance(own, TemporalSettings) else FRAMES,
+            length=own.length if isinstance(own, TemporalSettings) else None,
+            crops=CROPS if self.last_alone else None,
+            fold=fold_of(self.settings),
+        )
+        self.stages = Stages(self, data)
+        return self.stages.fit(videos, stores, run, log)
+
+    def scores(self, videos: Annotation, stores: Stores) -> np.ndarray:
+        """(V, C) float32 mean class probabilities over the crops of each test video."""
+        assert self.stages is not None, "fit first"
+        return self.stages.scores(videos, stores)
+
+    def figures(self) -> dict[str, float]:
+        """What the centre crops alone score."""
+        assert self.stages is not None, "fit first"
+        return self.stages.figures()
+
+    def describe(self, run: RunFolder) -> dict[str, Any]:
+        """Say what the network is, what of it was trained, and what it saw."""
+        return {"notes": self.said, "versions": versions() | {"torch": torch.__version__}}
+
+    def recognizer(self, data: StreamDataModule) -> StreamRecognizer:
+        """Network and solver of a run, freshly initialised from its seed."""
+        settings, own = self.settings, self.own
+        classes = len(data.annotation.classes)
+        backbone = None if self.last_alone else self._backbone(data)
+        seed_everything(settings.seed, workers=True, verbose=False)
+        if backbone is None:
+            network: LastLayer | CropNetwork = LastLayer(data.store.spec.arrays[0].row_shape[-1], classes, own.dropout)
+            self.said = [f"{settings.backbone.name} at {settings.backbone.size} px, its last layer alone trained"]
+        else:
+            size, length = settings.backbone.size, own.length if isinstance(own, TemporalSettings) else 0
+            network = CropNetwork(
+                backbone=backbone,
+                channels=backbone.map(torch.zeros(1, 2 * length or 3, size, size)).shape[1],
+                num_classes=classes,
+                dropout=own.dropout,
+                crop=round(data.store.spec.arrays[0].row_shape[-2] * AUTHORS_CROP / AUTHORS_SIDE),
+                size=size,
+                flow=length > 0,
+            )
+        solver = Solver(
+            lr=own.lr,
+            weight_decay=own.weight_decay,
+            drops=tuple(round(share * own.iterations) for share in DROPS[self.kind]),
+        )
+        return StreamRecognizer(network, classes, data.annotation.multi_label, solver, settings.seed)
+
+    def _backbone(self, data: StreamDataModule) -> Backbone:
+        """The network whose weights are all trained.
+
+        Raises:
+            SettingsError: it cannot be built, or takes no flow.
+        """
+        settings, own = self.settings, self.own
+        name, size = settings.backbone.name, settings.backbone.size
+        scratch = isinstance(own, TemporalSettings) and own.init == "scratch"
+        chosen = crop_settings(settings)
+        if scratch:
+            chosen = with_values(chosen, {"backbone.weights": "random", "backbone.seed": settings.seed})
+        try:
+            backbone = built(chosen)
+            self.said = [f"{name} at {size} px, all layers trained", *([] if scratch else notes_on(chosen, backbone))]
+            if isinstance(own, TemporalSettings):
+                begun = "from random weights" if scratch else "from its first layer's mean over RGB"
+                self.said[0] += f" on {own.length} stacked fields, {begun}"
+                backbone = cross_modality(backbone, 2 * own.length, scratch)
+        except BackboneError as error:
+            raise SettingsError(str(error)) from error
+        return backbone
+
+
+class Stages(RecurrentSystem):
+    """The protocol's stages of a stream.
+
+    Args:
+        stream: whose network is trained.
+        data: of the run.
+    """
+
+    by_epochs = True
+
+    def __init__(self, stream: StreamSystem, data: StreamDataModule) -> None:
+        super().__init__(stream.settings, data)
+        self.stream = stream
+
+    def begin(self, stage: str) -> StreamRecognizer:
+        """Network and solver, freshly initialised from the run's seed."""
+        return self.stream.recognizer(self.data)
