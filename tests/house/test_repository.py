@@ -123,5 +123,6 @@ def test_the_tables_and_their_sweeps_have_one_grid():
     assert grid["column"] == columns and grid["row"][0] == "soft_attention_0" and grid["seed"] == [1]
     described = {row for row, info in ROWS.items() if info.system.representations}
     networks = {"soft_attention_0", "lstm_classifier", "composite_lstm"}
+    networks |= {"spatial_stream", "temporal_stream", "two_stream", "two_stream_mean"}
     assert set(grid["row"]) == {*networks, *described} - {"objects"}  # of which a random network sees none
     assert resolve(Table2Settings, []).columns == columns
