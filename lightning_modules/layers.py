@@ -35,13 +35,16 @@ def build_lstm(inputs: int, hidden_dim: int, num_layers: int, dropout: float) ->
 
 
 def run_lstm(lstm: nn.LSTM, x: Tensor, h_0: Tensor, c_0: Tensor) -> Tensor:
-    """Run an LSTM stack, x (B, T, D), h_0 and c_0 (L, B, H) -> (B, T, H), with dropout masks of our own between its layers.
+    """Run an LSTM stack, x (B, T, D), h_0 and c_0 (L, B, H) -> (B, T, H); where cuDNN would drop out, layer by layer."""
+    drops = lstm.training and lstm.dropout and lstm.num_layers > 1
+    return run_layers(lstm, x, h_0, c_0) if drops and x.device.type != "cpu" else lstm(x, (h_0, c_0))[0]
 
-    cuDNN's dropout between layers has a state of its own, which seeding makes anew each time, in milliseconds. The masks
-    are those that torch's LSTM draws on the CPU.
+
+def run_layers(lstm: nn.LSTM, x: Tensor, h_0: Tensor, c_0: Tensor) -> Tensor:
+    """Run an LSTM stack as `run_lstm` does, with dropout masks of our own: to the bit what torch's LSTM computes on the CPU.
+
+    cuDNN's dropout between layers has a state of its own, which seeding makes anew each time, in milliseconds.
     """
-    if not lstm.training or not lstm.dropout or lstm.num_layers == 1:
-        return lstm(x, (h_0, c_0))[0]
     for layer in range(lstm.num_layers):
         if layer:
             B, T, H = x.shape
