@@ -17,16 +17,18 @@
                        until the prediction is correct
     mistakes           of each class its most confident mistake, or clips= of them
     tradeoff           λ against accuracy, focus and coverage, in numbers
+    reads              accuracy against the locations that a step reads: a soft run tested on its k likeliest ones, and networks
+                       that were trained so
 
 A row's run is that of its finished runs, which differ in the seed alone, with the best validation figure; seed= names
 another. Only rows with attention can be drawn. With preset=miniature, or with train=true, what is missing is trained first,
 as the tables do it; otherwise the command that makes it is named.
 
-Writes results/figures/<figure>.{png,pdf}, further pages as <figure>.2.png and so on; glimpse, correction, mistakes and
-tradeoff write their numbers as CSV too. In the name stands, in this order, what else than usual is shown: a data set that
-is not UCF-11, a row (attention_hmdb51_soft_attention_1), preset=released (tradeoff_released), other settings of the runs
-(attention_num_layers_5), seed=, and which clips or glimpse. What is long or not safe in a name is cut, with a hash of all of
-it. So the same command writes the same files again, and another one others, but for columns=, clips=, most= and
+Writes results/figures/<figure>.{png,pdf}, further pages as <figure>.2.png and so on; glimpse, correction, mistakes,
+tradeoff and reads write their numbers as CSV too. In the name stands, in this order, what else than usual is shown: a data
+set that is not UCF-11, a row (attention_hmdb51_soft_attention_1), preset=released (tradeoff_released), other settings of the
+runs (attention_num_layers_5), seed=, and which clips or glimpse. What is long or not safe in a name is cut, with a hash of all
+of it. So the same command writes the same files again, and another one others, but for columns=, clips=, most= and
 preset=miniature, which change no name.
 """
 
@@ -56,6 +58,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "correction": (Need(row="soft_attention_1"),),  # the paper's Fig. 9 is of λ = 1
     "mistakes": (Need(),),
     "tradeoff": PENALTIES,
+    "reads": (Need(),),
 }
 """The runs that each figure is drawn from; `drawers` says by what."""
 
@@ -121,6 +124,7 @@ def _missing(request: Request, names: list[str]) -> list[Need]:
 def drawers() -> dict[str, Callable[[Request, Sequence[Need]], list[Path]]]:
     """What draws each figure; imports torch and matplotlib."""
     from reproduce.visual import intervention_figures, paper_figures, tradeoff
+    from reproduce.visual.reads import reads
 
     return {
         "attention": paper_figures.attention,
@@ -133,6 +137,7 @@ def drawers() -> dict[str, Callable[[Request, Sequence[Need]], list[Path]]]:
         "correction": intervention_figures.correction,
         "mistakes": paper_figures.mistakes,
         "tradeoff": tradeoff.tradeoff,
+        "reads": reads,
     }
 
 

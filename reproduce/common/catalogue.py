@@ -375,6 +375,8 @@ ROWS: dict[str, RowInfo] = {
 }
 """By ``row``, in the order of the tables."""
 
+TOP_K, HARD = "top_k_attention", "hard_attention"
+"""Systems that soft attention is shown beside, where a step reads less."""
 BASELINE = "avg_pool_lstm"
 """The row that the others are tested against."""
 BASELINE_NAME = "the average-pooled LSTM"

@@ -23,7 +23,7 @@ from reproduce.experiments.identity import configuration, named
 ROW_WORDS = ("row", "model.name", "objective.attention_penalty")
 DATA_WORDS = ("data.name", "column", "data.split", "data.folder")
 MOST_DIFFERENCES = 4  # that an error names
-SHOWS = {"glimpse": ("glimpse", "videos"), "correction": ("limit", "videos"), "mistakes": (), "tradeoff": ()}
+SHOWS = {"glimpse": ("glimpse", "videos"), "correction": ("limit", "videos"), "mistakes": (), "tradeoff": (), "reads": ()}
 """Of each figure, the settings of its own that say what it shows; others have ``RULED``."""
 RULED = ("choose", "videos")
 POOLS = {
@@ -260,7 +260,7 @@ class Request:
     def lacking(self, need: Need) -> str:
         """That a need has no finished run, which run comes nearest, and what to do."""
         dataset, wanted = self.wanted(need)
-        row = f"{wanted['model.name']}_{wanted['objective.attention_penalty']:g}" if "model.attention" in wanted else "a run"
+        row = row_of(wanted)
         where = Path(self.settings.paths.runs).expanduser().resolve()
         label = ROWS[row].label if row in ROWS else row
         said = f"no finished run with its weights of {dataset}, {label}, with these settings in {where}"
