@@ -72,7 +72,7 @@ def resized(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     height, width = flow.shape[:2]
     small = opencv().resize(flow, size, interpolation=opencv().INTER_AREA)
-    return small * np.float32([size[0] / width, size[1] / height])
+    return small * np.array([size[0] / width, size[1] / height], np.float32)
 
 
 def quantised(flow: np.ndarray) -> np.ndarray:

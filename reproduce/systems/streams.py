@@ -101,15 +101,15 @@ class StreamSystem:
             network: LastLayer | CropNetwork = LastLayer(data.store.spec.arrays[0].row_shape[-1], classes, own.dropout)
             self.said = [f"{settings.backbone.name} at {settings.backbone.size} px, its last layer alone trained"]
         else:
-            size, flow = settings.backbone.size, isinstance(own, TemporalSettings)
+            size, length = settings.backbone.size, own.length if isinstance(own, TemporalSettings) else None
             network = CropNetwork(
                 backbone=backbone,
-                channels=backbone.map(torch.zeros(1, 2 * own.length if flow else 3, size, size)).shape[1],
+                channels=backbone.map(torch.zeros(1, 2 * length if length else 3, size, size)).shape[1],
                 num_classes=classes,
                 dropout=own.dropout,
                 crop=round(data.store.spec.arrays[0].row_shape[-2] * AUTHORS_CROP / AUTHORS_SIDE),
                 size=size,
-                flow=flow,
+                flow=length is not None,
             )
         solver = Solver(
             lr=own.lr,
@@ -132,14 +132,10 @@ class StreamSystem:
             chosen = with_values(chosen, {"backbone.weights": "random", "backbone.seed": settings.seed})
         try:
             backbone = built(chosen)
-            self.said = [f"{name} at {size} px, all layers trained"]
-            if scratch:
-                self.said[0] += f" from random weights, on {own.length} stacked fields"
-            else:
-                self.said += notes_on(chosen, backbone)
+            self.said = [f"{name} at {size} px, all layers trained", *([] if scratch else notes_on(chosen, backbone))]
             if isinstance(own, TemporalSettings):
-                if not scratch:
-                    self.said[0] += f" on {own.length} stacked fields, the first layer's averaged over RGB"
+                begun = "all from random weights" if scratch else "the first layer's averaged over RGB"
+                self.said[0] += f" on {own.length} stacked flow fields, {begun}; without UCF-101 as a second task"
                 backbone = cross_modality(backbone, 2 * own.length, scratch)
         except BackboneError as error:
             raise SettingsError(str(error)) from error

@@ -229,7 +229,8 @@ class EpochRecorder(Checkpoint):
         per_epoch = max(1, int(trainer.num_training_batches))
         done = trainer.global_step - self.first_batch
         total = self.max_epochs * per_epoch - self.first_batch
-        rate = done * trainer.datamodule.batch_size / max(1e-9, time.perf_counter() - self.progress.started)
+        batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        rate = done * batch_size / max(1e-9, time.perf_counter() - self.progress.started)
         self.progress.update(done, total, f"epoch {trainer.current_epoch + 1}/{self.max_epochs}, {rate:.0f} a second")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
