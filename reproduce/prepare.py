@@ -198,7 +198,7 @@ def _made(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Vi
         return maker.ensure(settings, annotation, videos)
     if not STORES[kind].shared:
         raise SettingsError(
-            f"part={settings.part}: goes with rows that read trajectories alone; several machines extract {kind} by torchrun"
+            f"part={settings.part}: goes with rows that read no cubes; several machines extract {kind} by torchrun"
         )
     return maker.ensure(settings, annotation, videos, parse_share(settings.part))
 

@@ -337,6 +337,7 @@ STORES = {
         maker="reproduce.systems.view_store",
         part="views",
         open=lambda settings: Store(view_folder(settings)),
+        shared=True,
     ),
     "flow": StoreKind(
         folder=flow_folder,

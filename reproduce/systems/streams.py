@@ -134,8 +134,8 @@ class StreamSystem:
             backbone = built(chosen)
             self.said = [f"{name} at {size} px, all layers trained", *([] if scratch else notes_on(chosen, backbone))]
             if isinstance(own, TemporalSettings):
-                begun = "from random weights" if scratch else "from its first layer's mean over RGB"
-                self.said[0] += f" on {own.length} stacked fields, {begun}"
+                begun = "all from random weights" if scratch else "the first layer's averaged over RGB"
+                self.said[0] += f" on {own.length} stacked flow fields, {begun}; without UCF-101 as a second task"
                 backbone = cross_modality(backbone, 2 * own.length, scratch)
         except BackboneError as error:
             raise SettingsError(str(error)) from error

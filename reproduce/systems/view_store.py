@@ -29,12 +29,12 @@ from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems.backbones import notes_on
 from reproduce.systems.cnn_features import calibrated, uses_gpu
 from reproduce.systems.store_maker import Making, ensure_store
-from reproduce.systems.video_processes import Pieces
+from reproduce.systems.video_processes import ALL, Pieces, Share
 
 COUNTING_SIDE = 16  # px that frames are brought to while they are only counted
 
 
-def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None) -> Store:
+def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None, share: Share = ALL) -> Store:
     """The finished views of a run, see ``ensure_store``.
 
     Raises:
@@ -52,7 +52,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
     if settings.spatial.layers == "all":
         arrays = (ArraySpec("views", "|u1", (3, side, side)),)
         making = Making(task=frames, what="decoding frames of", notes=[squashed], arrays=arrays, **common)
-        return ensure_store(settings, annotation, making, videos)
+        return ensure_store(settings, annotation, making, videos, share)
     torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
     store.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -70,7 +70,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
         processes=1,
         **common,
     )
-    return ensure_store(settings, annotation, making, videos)
+    return ensure_store(settings, annotation, making, videos, share)
 
 
 def about(store: Store, annotation: Annotation) -> dict[str, Any]:

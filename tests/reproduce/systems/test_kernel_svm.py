@@ -207,7 +207,7 @@ def test_what_cannot_be_built_is_refused(root, monkeypatch):
 def test_a_share_of_cubes_is_refused(root, capsys):
     with pytest.raises(SystemExit):
         prepare.main(words(root, "row=rank_pooling", "part=1/2"))
-    assert "part=1/2: goes with rows that read trajectories alone" in capsys.readouterr().err
+    assert "part=1/2: goes with rows that read no cubes" in capsys.readouterr().err
 
 
 # stopped and at once

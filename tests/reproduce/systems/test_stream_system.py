@@ -53,7 +53,10 @@ def test_notes_say_the_network_its_input_and_what_was_trained(root, tmp_path):
     assert "alexnet at 63 px, its last layer alone trained" in said["spatial_stream", "last"]
     assert "alexnet at 63 px, all layers trained" in said["spatial_stream", "all"]
     temporal = said["temporal_stream", "last"]
-    assert "on 10 stacked fields, the first layer's averaged over RGB" in temporal and "instead of Brox" in temporal
+    assert (
+        "on 10 stacked flow fields, the first layer's averaged over RGB; without UCF-101" in temporal
+        and "instead of Brox" in temporal
+    )
     assert "RANDOM weights" in temporal
 
 
@@ -66,7 +69,7 @@ def test_a_run_from_scratch_depends_on_its_seed_and_says_so(root, tmp_path):
         data = streams.StreamDataModule(read_annotation(settings), _flow(settings), 8, 2, seed, scored=3, length=10)
         network = system._recognizer(data).network
         found.append(network.backbone.body.get_submodule("features.0").weight.detach().clone())
-        assert "from random weights" in system.said[0]
+        assert "all from random weights" in system.said[0]
     assert found[0].shape[1] == 20 and not np.allclose(found[0], found[1])
 
 
