@@ -9,6 +9,7 @@ import pytest
 import torch
 from handmade import CPU, FRAMES, INPUTS, ROWS, batches, blocks_of, fill, lay_out, module, naive_blocks, stage, transferred
 
+from datamodules import base
 from datamodules.pool import frame_bytes
 from datamodules.videos import DataError
 
@@ -213,6 +214,41 @@ def test_all_ranks_do_as_the_first_decides(root, features):
     assert data.capacity == 2 * (LONGEST + 300) and pool_of(data, "train").resident == "rotate"
     other = rotating(root, features)
     assert found == blocks_of(batches(other, "train", rank=1, world_size=2, strategy=strategy))
+
+
+# GPUs
+
+
+def on_a_gpu(data, free: int, monkeypatch):
+    """The data module of a Trainer on a GPU with so many bytes free besides the reserve."""
+    strategy = SimpleNamespace(root_device=torch.device("cuda", 0), broadcast=lambda place: place)
+    data.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1, global_step=0, num_devices=1)
+    asked = []
+    monkeypatch.setattr(base, "free_gpu_memory", lambda device, reserve: asked.append((device.index, reserve)) or free)
+    return data, asked
+
+
+def test_on_a_gpu_features_lie_there_if_they_fit_besides_the_reserve_and_rotate_else(root, features, monkeypatch):
+    data, asked = on_a_gpu(module(root, features, resident="auto", gpu_reserve=123), 2**40, monkeypatch)
+    assert pool_of(data, "train").resident == "gpu" and asked == [(0, 123)]
+    frames = rotating(root, features).ram_budget
+    data, _ = on_a_gpu(module(root, features, resident="auto"), frames, monkeypatch)
+    assert pool_of(data, "train").resident == "rotate"
+    data, _ = on_a_gpu(module(root, features, resident="auto", gpu_budget=frames), 2**40, monkeypatch)
+    assert pool_of(data, "train").resident == "rotate"
+    data, _ = on_a_gpu(module(root, features, resident="rotate"), 1, monkeypatch)
+    with pytest.raises(DataError, match="set data.gpu_budget higher"):
+        pool_of(data, "train")
+
+
+@pytest.mark.parametrize("batch_size", [7, 16])
+def test_on_a_gpu_all_shares_of_an_epoch_have_one_size_and_on_the_cpu_the_last_is_smaller(
+    root, features, batch_size, monkeypatch
+):
+    plain = module(root, features, resident="ram", batch_size=batch_size)
+    data, _ = on_a_gpu(module(root, features, resident="ram", batch_size=batch_size), 2**40, monkeypatch)
+    sizes, padded = ([len(share.blocks) for share in one.train_dataloader()] for one in (plain, data))
+    assert set(padded) == {batch_size} and sizes[:-1] == padded[:-1] and sizes[-1] < batch_size
 
 
 # ranks
