@@ -13,6 +13,7 @@ from datamodules.videos import Annotation, DataError
 from lightning_modules.hard_attention import HardAttentionLSTM
 from lightning_modules.hard_recognizer import Drawing, HardRecognizer
 from lightning_modules.recognizer import Recognizer
+from reproduce.common.catalogue import label_of, row_label
 from reproduce.common.settings import Settings, SettingsError, with_values
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import members, run_folder
@@ -90,7 +91,8 @@ class HardAttentionSystem(RecurrentSystem):
         """Say besides what each step reads, how drawn locations do, and which run it started from."""
         found, figures = super().describe(run), self.figures()
         name = "mAP" if self.data.annotation.multi_label else "accuracy"
-        which = f"{self.data.annotation.data}: hard attention, seed {self.settings.seed}"
+        label = row_label(self.settings.row or self.settings.model.name)
+        which = f"{label_of(self.data.annotation.data)}, {label}, seed {self.settings.seed}"
         note = f"{which}: each step reads 1 of {self.data.map_shape[0]} locations"
         if f"test/sampled_{name}" in figures:
             drawn, likeliest = (100 * figures[f"test/{which}{name}"] for which in ("sampled_", ""))

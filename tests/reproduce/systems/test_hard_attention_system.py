@@ -60,7 +60,7 @@ def test_the_run_says_what_it_reads_and_what_drawn_locations_do(hard, trained):
     metrics, about = hard.metrics(), hard.about()
     assert metrics is not None and {"test/sampled_accuracy", "test/sampled_mAP", "test/attention_entropy"} <= set(metrics)
     rows, columns, _ = about["map"]
-    (note,) = [note for note in about["notes"] if "hard attention" in note]
+    (note,) = [note for note in about["notes"] if "Hard attention, seed 1: " in note]
     assert (
         f"each step reads 1 of {rows * columns} locations, the likeliest: accuracy {100 * metrics['test/accuracy']:.1f} %"
         in note
