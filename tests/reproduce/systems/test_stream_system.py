@@ -53,7 +53,10 @@ def test_notes_say_the_network_its_input_and_what_was_trained(root, tmp_path):
     assert "alexnet at 63 px, its last layer alone trained" in said["spatial_stream", "last"]
     assert "alexnet at 63 px, all layers trained" in said["spatial_stream", "all"]
     temporal = said["temporal_stream", "last"]
-    assert "on 10 stacked flow fields, the first layer's averaged over RGB; without UCF-101" in temporal and "instead of Brox" in temporal
+    assert (
+        "on 10 stacked flow fields, the first layer's averaged over RGB; without UCF-101" in temporal
+        and "instead of Brox" in temporal
+    )
     assert "RANDOM weights" in temporal
 
 
