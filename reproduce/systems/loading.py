@@ -72,6 +72,8 @@ def load_trained(path: Path) -> Trained:
                 "<paths.runs>/<data set>/<model>-<hash>, as train.py prints it, or a .ckpt in its holdout/ or retrain/"
             )
     about = folder.about()
+    if "map" not in about and folder.metrics() is not None:
+        raise DataError(f"{folder.path}: is of {about.get('system')}, which is no network over blocks of feature cubes")
     if not {"classes", "map", "multi_label"} <= about.keys():
         raise DataError(f"{folder.path}: not a finished run; run it again with the train.py command that began it")
     settings = read_settings(folder.path / "config.yaml")
