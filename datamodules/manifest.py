@@ -73,7 +73,7 @@ class FeatureSpec:
         backbone: name of the network.
         weights: ``imagenet:<torchvision's name>``, ``random:<seed>``, ``file:<SHA-256>`` or ``released``.
         layer: node of the network whose output is stored; None for the last convolutional map.
-        size: side in pixels of the square the frames are squashed to.
+        size: side in pixels of the square the frames are squashed to; None for the network's own.
         resize: of the paper's own network, ``authors`` or ``direct``; None for others.
         mean: of the paper's own network, ``channels`` or ``image:<SHA-256>``; None for others.
     """
@@ -81,7 +81,7 @@ class FeatureSpec:
     backbone: str
     weights: str
     layer: str | None
-    size: int
+    size: int | None
     resize: str | None = None
     mean: str | None = None
 

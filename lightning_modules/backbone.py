@@ -1,8 +1,8 @@
 """The frozen image network: frames -> feature cubes (N, K, D) of its last convolutional map (paper §3.1).
 
 The paper's is Caffe's GoogLeNet, ``bvlc_googlenet``, cut at ``inception_5b/output``: 7·7 locations of 1024 channels
-(protocol §6). Any torchvision classification network works too; its GoogLeNet is a batch-norm port with 3x3 convolutions
-where the paper's has 5x5 ones.
+(protocol §6). Any torchvision classification network works too, and those of timm (``timm_networks``). Torchvision's GoogLeNet
+is a batch-norm port with 3x3 convolutions where the paper's has 5x5 ones.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ def folded(backbone: Backbone) -> Backbone:
     It saves a pass over each map; and in bfloat16 it saves the rounding between the two, after which the norm's
     subtraction leaves mostly rounding error.
     """
+    if not isinstance(backbone.body, GraphModule):  # of timm: nobody traced it
+        return copy.deepcopy(backbone)
     body = copy.deepcopy(backbone.body).eval()
-    assert isinstance(body, GraphModule)
     modules, graph = dict(body.named_modules()), body.graph
     for node in list(graph.nodes):
         before = node.args[0] if node.op == "call_module" and node.args else None
@@ -142,7 +143,9 @@ def build_backbone(
         return _paper_backbone(weights, layer or MAP, size, seed, authors_resize, mean)
     if name not in classification_networks():
         known = ", ".join([*classification_networks(), NAME])
-        raise BackboneError(f"backbone.name={name}: torchvision has no such classification network; it has {known}")
+        raise BackboneError(
+            f"backbone.name={name}: torchvision has no such classification network; it has {known}. Timm's are timm:<name>"
+        )
     transforms, extra = _official_input(name)
     network = _network(name, weights, seed, extra)
     network.eval()

@@ -31,7 +31,7 @@ from datamodules.leaks import describe, find_leaks
 from datamodules.stores import Store
 from datamodules.videos import REMEDY, Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
-from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK, SYSTEMS
+from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK, SIDE, SYSTEMS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import STORES, data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
@@ -153,7 +153,7 @@ def _space_for_features(settings: PrepareSettings) -> Need | None:
     if (
         backbone.name not in ("googlenet", PAPER_NETWORK)
         or backbone.layer is not None
-        or backbone.size != 224
+        or backbone.size not in (None, SIDE)
         or settings.released
     ):
         return None

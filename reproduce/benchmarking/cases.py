@@ -47,9 +47,8 @@ from reproduce.benchmarking.workloads import (
     step,
 )
 from reproduce.common.catalogue import PAPER_NETWORK
-from reproduce.common.dataset import frame_side
 from reproduce.common.settings import with_values
-from reproduce.systems.backbones import built
+from reproduce.systems.backbones import built, frame_side
 from reproduce.systems.cnn_features import extract_into, half_precision, kept_cosine, packet_and_workers
 from reproduce.systems.feature_writer import PRECISIONS
 
@@ -102,7 +101,7 @@ def extraction(settings: BenchmarkSettings, folder: Path, device: torch.device) 
     packet, _ = packet_and_workers(ran)
     ways = dict.fromkeys((("fp32", False), (half or "fp32", False), (half or "fp32", options.compile != "false")))
     names, some = [path.name for path in paths], paths[: settings.plain_clips]
-    spec = FeatureSpec(options.name, "random:0", options.layer, options.size)
+    spec = FeatureSpec(options.name, "random:0", options.layer, side)
     plain: list[float] = []
     ours: dict[tuple[str, bool], list[float]] = {way: [] for way in ways}
     shares = dict.fromkeys(ways, "")

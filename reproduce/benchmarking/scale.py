@@ -18,9 +18,8 @@ from reproduce.benchmarking.lines import Line
 from reproduce.benchmarking.settings import SCALES, BenchmarkSettings, Scale
 from reproduce.benchmarking.workloads import medians, step
 from reproduce.common.catalogue import ROWS
-from reproduce.common.dataset import frame_side
 from reproduce.common.settings import with_values
-from reproduce.systems.backbones import built
+from reproduce.systems.backbones import built, frame_side
 from reproduce.systems.cnn_features import PACKET, half_precision
 from reproduce.systems.feature_writer import PRECISIONS
 from reproduce.systems.recurrent import build_network

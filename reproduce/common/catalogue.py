@@ -476,7 +476,11 @@ class PresetInfo:
 
 
 PAPER_NETWORK = "bvlc_googlenet"
-"""The one `backbone.name` that is no network of torchvision."""
+"""The one `backbone.name` that is no network of torchvision or timm."""
+TIMM = "timm:"
+"""How the `backbone.name` of a network of timm begins."""
+SIDE = 224
+"""Side in pixels of the frames that networks see which have no size of their own."""
 
 PRESETS: dict[str, PresetInfo] = {
     "paper": PresetInfo(on={"hmdb51": {"model.hidden_dim": 1024}}),

@@ -19,13 +19,12 @@ from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError, Reader
-from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK
+from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK, SIDE, TIMM
 from reproduce.common.processes import cores, locked
 from reproduce.common.settings import Settings, SettingsError, with_values
 
-AUTHORS_SIDE = 256  # pixels that the authors' script squashed frames to, before it subtracted the mean image
-AUTHORS_CROP = 224  # pixels of a crop of such frames
-FRAMES, CROPS = 25, 10  # of a video and of a frame, that streams score (Simonyan & Zisserman 2014)
+FULL, CROP = 256, 224  # pixels of a stream's frame and of a crop of it (Simonyan & Zisserman 2014)
+FRAMES, CROPS = 25, 10  # of a video and of a frame, that streams score
 PLACES = "positions"  # array of a trajectory store
 CHANNELS = "channels"  # stands for the mean image's means of each channel
 MEAN_FILE = "ilsvrc_2012_mean.npy"
@@ -123,7 +122,7 @@ def feature_folder(settings: Settings) -> Path:
     weights = backbone.weights
     if weights not in ("imagenet", "random", "released"):
         weights = Path(weights).stem
-    network = _network_of(settings)
+    network = _network_of(settings).replace(":", "-")  # which not every disk takes
     name = weights if weights.startswith(network) else f"{network}-{weights}"
     return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
 
@@ -141,9 +140,10 @@ def feature_spec(settings: Settings) -> FeatureSpec:
     elif kind not in ("imagenet", "released"):
         kind = f"file:{_weights_sha256(Path(kind).expanduser())}"
     network = _network_of(settings)
+    size = backbone.size or (None if network.startswith(TIMM) else SIDE)
     if network != PAPER_NETWORK:
-        return FeatureSpec(network, kind, backbone.layer, backbone.size)
-    return FeatureSpec(network, kind, backbone.layer, backbone.size, resize_of(settings), _mean_in_words(settings))
+        return FeatureSpec(network, kind, backbone.layer, size)
+    return FeatureSpec(network, kind, backbone.layer, size, resize_of(settings), _mean_in_words(settings))
 
 
 def _network_of(settings: Settings) -> str:
@@ -166,11 +166,6 @@ def _weights_sha256(path: Path) -> str:
 def resize_of(settings: Settings) -> str:
     """How frames come to the network: ``authors`` or ``direct``."""
     return settings.backbone.resize or ("authors" if settings.backbone.name == PAPER_NETWORK else "direct")
-
-
-def frame_side(settings: Settings) -> int:
-    """Side in pixels of the square that a decoded frame is squashed to."""
-    return AUTHORS_SIDE if resize_of(settings) == "authors" else settings.backbone.size
 
 
 def mean_image(settings: Settings) -> Path | None:
@@ -270,12 +265,17 @@ def flow_spec(settings: Settings) -> StoreSpec:
 def crop_settings(settings: Settings) -> Settings:
     """The settings with the network that crops pass through: it subtracts channel means, and resizes nothing."""
     own = {"backbone.resize": "direct", "backbone.mean": CHANNELS} if settings.backbone.name == PAPER_NETWORK else {}
-    return with_values(settings, own)
+    return with_values(settings, {**own, "backbone.size": crop_side(settings)})
+
+
+def crop_side(settings: Settings) -> int:
+    """Side in pixels of the crops that a stream's network sees."""
+    return settings.backbone.size or SIDE
 
 
 def view_side(settings: Settings) -> int:
     """Side in pixels of the square that frames are squashed to before crops are taken: 256 for crops of 224."""
-    return round(settings.backbone.size * AUTHORS_SIDE / AUTHORS_CROP)
+    return round(crop_side(settings) * FULL / CROP)
 
 
 def view_folder(settings: Settings) -> Path:

@@ -88,13 +88,13 @@ class BackboneSettings:
     """The frozen image network whose last convolutional map is attended to."""
 
     name: str = catalogue.PAPER_NETWORK
-    """the paper's own, or any torchvision classification network; googlenet is torchvision's batch-norm port"""
+    """the paper's own, any torchvision classification network, or timm:<model>; googlenet is torchvision's batch-norm port"""
     weights: str = "imagenet"
-    """imagenet (BVLC's download, or torchvision's), random (calibrated on the data), released (imported), or a file"""
+    """imagenet (the download of that name: BVLC's, torchvision's, timm's), random (calibrated), released (imported), a file"""
     layer: Optional[str] = None  # noqa: UP045
-    """graph node to cut the network at; null for its last convolutional map"""
-    size: int = ranged(224, 16, 4096)
-    """side in pixels of the square that frames are squashed to"""
+    """graph node to cut the network at; null for its last convolutional map, and with timm"""
+    size: Optional[int] = ranged(None, 16, 4096)  # noqa: UP045
+    """side in pixels of the square that frames are squashed to; null for 224, or what a network of timm was trained with"""
     resize: Optional[str] = one_of(None, ("authors", "direct"))  # noqa: UP045
     """authors (to 256x256, minus the mean, then to size) or direct; null for authors with bvlc_googlenet, direct with others"""
     mean: Optional[str] = None  # noqa: UP045

@@ -10,9 +10,11 @@ from torch import nn
 
 from datamodules.decoding import RESIZE_RULE
 from datamodules.features import FeatureStoreError
-from lightning_modules.backbone import Backbone, build_backbone, build_classifier
+from lightning_modules.backbone import Backbone, BackboneError, build_backbone, build_classifier
+from lightning_modules.bvlc_googlenet import AUTHORS_SIDE
+from lightning_modules.timm_networks import build_timm, own_size, pretrained_on
 from reproduce.acquisition import caffe_files
-from reproduce.common.catalogue import PAPER_NETWORK
+from reproduce.common.catalogue import PAPER_NETWORK, SIDE, TIMM
 from reproduce.common.dataset import feature_spec, fetches_mean, mean_image, resize_of
 from reproduce.common.settings import Settings
 
@@ -25,13 +27,17 @@ def built(settings: Settings) -> Backbone:
         DataError: BVLC's files cannot be fetched.
     """
     options, mean = settings.backbone, None
+    if (name := _of_timm(settings)) is not None:
+        if options.layer is not None:
+            raise BackboneError(f"backbone.layer={options.layer}: networks of timm are cut behind their last block; write null")
+        return build_timm(name, _weights(settings), _size(settings), options.seed)
     if options.name == PAPER_NETWORK:
         mean = caffe_files.fetched(caffe_files.MEAN, _downloads()) if fetches_mean(settings) else mean_image(settings)
     return build_backbone(
         name=options.name,
         weights=_weights(settings),
         layer=options.layer,
-        size=options.size,
+        size=_size(settings),
         seed=options.seed,
         authors_resize=resize_of(settings) == "authors",
         mean=mean,
@@ -46,9 +52,32 @@ def classifier(settings: Settings) -> nn.Module:
         DataError: BVLC's files cannot be fetched.
     """
     options = settings.backbone
+    if _of_timm(settings) is not None:
+        raise BackboneError(f"backbone.name={options.name}: object scores need the classifier of a network of torchvision")
     return build_classifier(
-        name=options.name, weights=_weights(settings), layer=options.layer, size=options.size, seed=options.seed
+        name=options.name, weights=_weights(settings), layer=options.layer, size=_size(settings), seed=options.seed
     )
+
+
+def frame_side(settings: Settings) -> int:
+    """Side in pixels of the square that a decoded frame is squashed to.
+
+    Raises:
+        BackboneError: it is that of a network of timm, and there is no timm, or no such network.
+    """
+    return AUTHORS_SIDE if resize_of(settings) == "authors" else _size(settings)
+
+
+def _size(settings: Settings) -> int:
+    """Side in pixels of the images that the network sees."""
+    name = _of_timm(settings)
+    return settings.backbone.size or (SIDE if name is None else own_size(name))
+
+
+def _of_timm(settings: Settings) -> str | None:
+    """Timm's name of the network; None for one that is not timm's."""
+    name = settings.backbone.name
+    return name.removeprefix(TIMM) if name.startswith(TIMM) else None
 
 
 def _weights(settings: Settings) -> str:
@@ -107,6 +136,8 @@ def _weights_in_words(settings: Settings, backbone: nn.Module) -> str:
         norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
         return "RANDOM weights" + (", batch norm calibrated on frames of train" if norms else ", no batch norm to calibrate")
     if settings.backbone.weights == "imagenet":
+        if (name := _of_timm(settings)) is not None:
+            return f"timm's weights {pretrained_on(name)}".rstrip()
         return "BVLC's weights, trained on ImageNet" if settings.backbone.name == PAPER_NETWORK else "trained on ImageNet"
     return f"weights of the file {os.path.basename(settings.backbone.weights)}"
 
@@ -115,6 +146,6 @@ def _input_in_words(settings: Settings) -> str:
     """What the paper's network is given of a frame, for a table's note."""
     image = fetches_mean(settings) or mean_image(settings) is not None
     mean = "the mean image" if image else "its means per channel, in place of the mean image"
-    size = settings.backbone.size
+    size = _size(settings)
     way = f"256x256, then {size}x{size}" if resize_of(settings) == "authors" else f"straight to {size}x{size}"
     return f"frames {way}, minus {mean}"

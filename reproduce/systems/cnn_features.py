@@ -36,13 +36,12 @@ from lightning_modules.backbone import Backbone, BackboneError, calibrate, folde
 from reproduce.common.dataset import (
     feature_folder,
     feature_spec,
-    frame_side,
     require_videos,
 )
 from reproduce.common.files import Need, check_space
 from reproduce.common.processes import TOGETHER, cores_of_process, is_first_process, leaving_on_sigterm, one_at_a_time
 from reproduce.common.settings import Settings, SettingsError
-from reproduce.systems.backbones import built, notes_on, resize_rule, restore_backbone
+from reproduce.systems.backbones import built, frame_side, notes_on, resize_rule, restore_backbone
 from reproduce.systems.devices import accelerator, ieee, set_up, uses_gpu
 from reproduce.systems.feature_writer import PRECISIONS, FeatureExtractor, FeatureWriter, Stopwatch
 from reproduce.systems.preemption import LostProcess, Preemption, environment_plugins, explained

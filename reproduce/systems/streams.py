@@ -17,14 +17,14 @@ from datamodules.videos import Annotation
 from lightning_modules.backbone import Backbone, BackboneError
 from lightning_modules.streams import CropNetwork, LastLayer, Solver, StreamRecognizer, cross_modality
 from reproduce.common.catalogue import SYSTEMS
-from reproduce.common.dataset import AUTHORS_CROP, AUTHORS_SIDE, CROPS, FRAMES, crop_settings
+from reproduce.common.dataset import CROP, CROPS, FRAMES, FULL, crop_settings, crop_side
 from reproduce.common.settings import Settings, SettingsError, SpatialSettings, TemporalSettings, with_values
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.provenance import versions
 from reproduce.systems.backbones import built, notes_on
 from reproduce.systems.base import Stores
-from reproduce.systems.devices import set_up
+from reproduce.systems.devices import about_devices, arithmetic_notes, set_up
 from reproduce.systems.recurrent import RecurrentSystem, fold_of
 
 DROPS = {"views": (0.7,), "flow": (0.6, 0.8)}
@@ -89,7 +89,11 @@ class StreamSystem:
 
     def describe(self, run: RunFolder) -> dict[str, Any]:
         """Say what the network is, what of it was trained, and what it saw."""
-        return {"notes": self.said, "versions": versions() | {"torch": torch.__version__}}
+        return {
+            "notes": [*self.said, *arithmetic_notes(self.settings)],
+            "versions": versions() | {"torch": torch.__version__},
+            **about_devices(self.settings),
+        }
 
     def recognizer(self, data: StreamDataModule) -> StreamRecognizer:
         """Network and solver of a run, freshly initialised from its seed."""
@@ -99,15 +103,15 @@ class StreamSystem:
         seed_everything(settings.seed, workers=True, verbose=False)
         if backbone is None:
             network: LastLayer | CropNetwork = LastLayer(data.store.spec.arrays[0].row_shape[-1], classes, own.dropout)
-            self.said = [f"{settings.backbone.name} at {settings.backbone.size} px, its last layer alone trained"]
+            self.said = [f"{settings.backbone.name} at {crop_side(settings)} px, its last layer alone trained"]
         else:
-            size, length = settings.backbone.size, own.length if isinstance(own, TemporalSettings) else 0
+            size, length = crop_side(settings), own.length if isinstance(own, TemporalSettings) else 0
             network = CropNetwork(
                 backbone=backbone,
                 channels=backbone.map(torch.zeros(1, 2 * length or 3, size, size)).shape[1],
                 num_classes=classes,
                 dropout=own.dropout,
-                crop=round(data.store.spec.arrays[0].row_shape[-2] * AUTHORS_CROP / AUTHORS_SIDE),
+                crop=round(data.store.spec.arrays[0].row_shape[-2] * CROP / FULL),
                 size=size,
                 flow=length > 0,
             )
@@ -125,7 +129,7 @@ class StreamSystem:
             SettingsError: it cannot be built, or takes no flow.
         """
         settings, own = self.settings, self.own
-        name, size = settings.backbone.name, settings.backbone.size
+        name, size = settings.backbone.name, crop_side(settings)
         scratch = isinstance(own, TemporalSettings) and own.init == "scratch"
         chosen = crop_settings(settings)
         if scratch:

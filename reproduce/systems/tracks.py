@@ -33,9 +33,8 @@ from datamodules.videos import DataError
 from lightning_modules.backbone import Backbone, BackboneError
 from lightning_modules.frames import Frames, Network, Output, pool_frames, run_blocks, run_dense
 from lightning_modules.metrics import block_scores
-from reproduce.common.dataset import frame_side
 from reproduce.experiments.attention_files import Moment
-from reproduce.systems.backbones import built, restore_backbone
+from reproduce.systems.backbones import built, frame_side, restore_backbone
 from reproduce.systems.cnn_features import PACKET, half_precision
 from reproduce.systems.devices import set_arithmetic
 from reproduce.systems.feature_writer import FeatureExtractor, Stopwatch

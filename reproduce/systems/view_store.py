@@ -23,11 +23,11 @@ from datamodules.streams import equal_steps
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, BackboneError
 from lightning_modules.streams import pooled_views
-from reproduce.common.dataset import CROPS, FRAMES, STORES, crop_settings, view_side
-from reproduce.common.processes import cores
+from reproduce.common.dataset import CROPS, FRAMES, STORES, crop_settings, crop_side, view_side
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems.backbones import notes_on
-from reproduce.systems.cnn_features import calibrated, uses_gpu
+from reproduce.systems.cnn_features import calibrated
+from reproduce.systems.devices import set_up, uses_gpu
 from reproduce.systems.store_maker import Making, ensure_store
 from reproduce.systems.video_processes import ALL, Pieces, Share
 
@@ -53,13 +53,13 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
         arrays = (ArraySpec("views", "|u1", (3, side, side)),)
         making = Making(task=frames, what="decoding frames of", notes=[squashed], arrays=arrays, **common)
         return ensure_store(settings, annotation, making, videos, share)
-    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
+    set_up(settings)
     store.path.mkdir(parents=True, exist_ok=True)
     try:
         backbone = calibrated(crop_settings(settings), annotation, store)
     except BackboneError as error:
         raise SettingsError(str(error)) from error
-    size, device = settings.backbone.size, torch.device("cuda" if uses_gpu(settings) else "cpu")
+    size, device = crop_side(settings), torch.device("cuda" if uses_gpu(settings) else "cpu")
     channels = backbone.map(torch.zeros(1, 3, size, size, dtype=torch.uint8)).shape[1]
     making = Making(
         task=Viewing(frames, backbone.to(device), size, device),
