@@ -25,8 +25,7 @@ def free_memory() -> int:
 
 def frame_bytes(store: FeatureStore, inputs: Sequence[str]) -> int:
     """Bytes of one frame of what a network needs."""
-    rows, columns = store.grid
-    return store.channels * (rows * columns * 2 * ("cube" in inputs) + 4 * (("mean" in inputs) + ("max" in inputs)))
+    return store.channels * (store.locations * 2 * ("cube" in inputs) + 4 * (("mean" in inputs) + ("max" in inputs)))
 
 
 class FramePool:
@@ -118,8 +117,7 @@ class FramePool:
     def _load(self, name: str, device: torch.device) -> Tensor:
         """Read one input of all frames to where the pool is to lie."""
         if name not in self._whole:
-            rows, columns = self.store.grid
-            shape, dtype = ((rows * columns, self.store.channels), torch.float16)
+            shape, dtype = (self.store.locations, self.store.channels), torch.float16
             if name != "cube":
                 shape, dtype = (self.store.channels,), torch.float32
             frames = torch.empty(int(self.num_frames.sum()), *shape, dtype=dtype)

@@ -88,7 +88,7 @@ class Recognizer(LightningModule):
         output = run_blocks(self._network, Frames(cube, batch.mean, batch.max))
         cost = self.objective(
             output.logits,
-            output.attention,
+            output.attention if output.scales is None else output.scales,
             batch.target,
             self.network.parameters(),
             batch.weight,

@@ -205,7 +205,11 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
     if settings.trainer.accelerator == "gpu" and not on_gpu:
         raise SettingsError("trainer.accelerator=gpu: torch finds no GPU here")
     trained = load_trained(checkpoint)
-    store = Path(settings.features).expanduser() if settings.features else feature_folder(trained.settings)
+    store = (
+        Path(settings.features).expanduser()
+        if settings.features
+        else feature_folder(trained.settings, "scales" in trained.about)
+    )
     viewer = FileTracker(trained, store, torch.device("cuda" if on_gpu else "cpu"))
     options = trained.settings.backbone
     print(

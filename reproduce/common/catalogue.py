@@ -227,6 +227,13 @@ SYSTEMS: dict[str, SystemInfo] = {
     "softmax_regression": SystemInfo(
         "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model.name", "model.last_n", *_LOSS, *_TRAINING)
     ),
+    "multiresolution_attention": SystemInfo(
+        "reproduce.systems.multiresolution",
+        RGB,
+        (*_BLOCKS, *_LSTM, "objective", "multiresolution.width", *_TRAINING),
+        stores=("pyramids",),
+        attends=True,
+    ),
     "lstm_classifier": _CLASSIFIER,
     "composite_lstm": replace(_CLASSIFIER, settings=(*_CLASSIFIER.settings, "pretrain")),
     "linear_probe": SystemInfo("reproduce.systems.linear_probe", RGB, ("model.name",), deterministic=True, needs=("sklearn",)),
@@ -289,6 +296,12 @@ ROWS: dict[str, RowInfo] = {
     "max_pool_lstm": RowInfo("Max pooled LSTM", {"model.name": "max_pool_lstm"}),
     **{f"soft_attention_{penalty:g}": _attention(penalty) for penalty in (0.0, 1.0, 10.0)},
     **{f"content_attention_{penalty:g}": _content(penalty) for penalty in (0.0, 1.0, 10.0)},
+    "multiresolution_attention": RowInfo(
+        "Multi-resolution attention, λ = 0",
+        {"model.name": "multiresolution_attention", PENALTY: 0.0},
+        "Multi-resolution, λ\u00a0=\u00a00",
+        beyond=True,
+    ),
     "linear_probe": RowInfo(
         "Linear probe (logistic regression on the mean feature)", {"model.name": "linear_probe"}, "Linear probe", beyond=True
     ),
@@ -414,6 +427,9 @@ class PresetInfo:
 PAPER_NETWORK = "bvlc_googlenet"
 """The one `backbone.name` that is no network of torchvision."""
 
+FINER_LAYERS = {PAPER_NETWORK: ("inception_4e/output", "inception_3b/output"), "googlenet": ("inception4e", "inception3b")}
+"""By `backbone.name`, nodes whose maps are finer than the last one."""
+
 PRESETS: dict[str, PresetInfo] = {
     "paper": PresetInfo(on={"hmdb51": {"model.hidden_dim": 1024}}),
     "released": PresetInfo(
@@ -451,6 +467,8 @@ PRESETS: dict[str, PresetInfo] = {
             "optim.lr": 4e-3,
             "trainer.max_epochs": 20,
             "trainer.threads": 1,
+            "multiresolution.layers": ["features.1"],
+            "multiresolution.width": 64,
             "pretrain.lr": 3e-3,
             "pretrain.max_epochs": 5,
             "trajectories.keypoints": "orb",

@@ -13,12 +13,14 @@ from datamodules.features import FeatureStoreError
 from lightning_modules.backbone import Backbone, build_backbone, build_classifier
 from reproduce.acquisition import caffe_files
 from reproduce.common.catalogue import PAPER_NETWORK
-from reproduce.common.dataset import feature_spec, fetches_mean, mean_image, resize_of
+from reproduce.common.dataset import feature_spec, fetches_mean, finer_layers, mean_image, resize_of
 from reproduce.common.settings import Settings
 
 
-def built(settings: Settings) -> Backbone:
+def built(settings: Settings, pyramid: bool = False) -> Backbone:
     """The network that settings name, its files fetched where they are not there yet; random weights as initialised.
+
+    It gives its own map, or with ``pyramid`` several.
 
     Raises:
         BackboneError: it cannot be built.
@@ -35,6 +37,8 @@ def built(settings: Settings) -> Backbone:
         seed=options.seed,
         authors_resize=resize_of(settings) == "authors",
         mean=mean,
+        finer=finer_layers(settings) if pyramid else (),
+        side=settings.multiresolution.side if pyramid else None,
     )
 
 
