@@ -127,8 +127,7 @@ class VideoDataModule(LightningDataModule):
     @property
     def map_shape(self) -> tuple[int, int]:
         """Shape of a frame's feature cube, (K, D)."""
-        rows, columns = self.store.grid
-        return rows * columns, self.store.channels
+        return self.store.locations, self.store.channels
 
     @property
     def has_boxes(self) -> bool:

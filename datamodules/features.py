@@ -7,6 +7,7 @@ same ones. Free of torch.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,19 @@ class FeatureStore(Store):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the map; K is their product."""
-        rows, columns = self.manifest["grid"]
+        """Rows and columns of the map; of several packed maps, of the largest."""
+        rows, columns = max([one[:2] for one in self.scales], default=self.manifest["grid"])
         return rows, columns
+
+    @property
+    def locations(self) -> int:
+        """K, rows of a frame's cube; of several packed maps, of what holds all of them."""
+        return math.prod(self.manifest["grid"])
+
+    @property
+    def scales(self) -> list[list[int]]:
+        """Rows, columns and channels of each packed map; nothing where there is one."""
+        return self.manifest.get("scales", [])
 
     @property
     def channels(self) -> int:
@@ -76,7 +87,7 @@ class FeatureStore(Store):
             self._write_new({"spec": spec.made_from, **shapes, **about})
             return
         self.require(spec)
-        if (self.grid, self.channels) != (tuple(grid), channels):
+        if (tuple(self.manifest["grid"]), self.channels) != (tuple(grid), channels):
             raise FeatureStoreError(
                 f"{self.path.resolve()}: holds maps of {self.grid} x {self.channels}, the backbone gives "
                 f"{tuple(grid)} x {channels}. Remove the folder and extract again"

@@ -76,6 +76,8 @@ class FeatureSpec:
         size: side in pixels of the square the frames are squashed to; None for the network's own.
         resize: of the paper's own network, ``authors`` or ``direct``; None for others.
         mean: of the paper's own network, ``channels`` or ``image:<SHA-256>``; None for others.
+        finer: further nodes whose maps lie packed behind the first one's, apart by commas; None where there are none.
+        side: rows and columns that these have at most; None where there are none.
     """
 
     backbone: str
@@ -84,6 +86,8 @@ class FeatureSpec:
     size: int | None
     resize: str | None = None
     mean: str | None = None
+    finer: str | None = None
+    side: int | None = None
 
     @property
     def kind(self) -> str:
@@ -92,8 +96,9 @@ class FeatureSpec:
 
     @property
     def made_from(self) -> dict[str, Any]:
-        """The fields by name; those that other networks do not have, only of one that has them."""
-        return {key: value for key, value in asdict(self).items() if value is not None or key not in ("resize", "mean")}
+        """The fields by name; those that few stores have, only of one that has them."""
+        always = ("backbone", "weights", "layer", "size")
+        return {key: value for key, value in asdict(self).items() if value is not None or key in always}
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,13 @@ def _check_cubes(found: dict[str, Any]) -> None:
     grid = found.get("grid")
     if not isinstance(grid, list) or len(grid) != 2 or not all(_is_count(side, 10**5) for side in grid):
         raise ValueError("'grid' must be its rows and columns")
+    scales = found.get("scales", [])
+    if not isinstance(scales, list) or not all(map(_is_scale, scales)):
+        raise ValueError("'scales' must be rows, columns and channels of each map")
+
+
+def _is_scale(found: Any) -> bool:
+    return isinstance(found, list) and len(found) == 3 and all(_is_count(number, MOST_SIDE) for number in found)
 
 
 def _check_arrays(found: dict[str, Any]) -> None:

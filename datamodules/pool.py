@@ -30,8 +30,7 @@ def free_gpu_memory(device: torch.device, reserve: int) -> int:
 
 def frame_bytes(store: FeatureStore, inputs: Sequence[str]) -> int:
     """Bytes of one frame of what a network needs."""
-    rows, columns = store.grid
-    return store.channels * (rows * columns * 2 * ("cube" in inputs) + 4 * (("mean" in inputs) + ("max" in inputs)))
+    return store.channels * (store.locations * 2 * ("cube" in inputs) + 4 * (("mean" in inputs) + ("max" in inputs)))
 
 
 class FramePool:
@@ -141,8 +140,7 @@ class FramePool:
     def _load(self, name: str, device: torch.device) -> Tensor:
         """Read one input of all frames to where the pool is to lie; a GPU's goes there video by video."""
         if name not in self._whole:
-            rows, columns = self.store.grid
-            shape, dtype = ((rows * columns, self.store.channels), torch.float16)
+            shape, dtype = (self.store.locations, self.store.channels), torch.float16
             if name != "cube":
                 shape, dtype = (self.store.channels,), torch.float32
             place = device if self.resident in ("gpu", "rotate") else torch.device("cpu")

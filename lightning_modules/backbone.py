@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 
 from lightning_modules.bvlc_googlenet import AUTHORS_SIDE, CHANNEL_MEANS, MAP, NAME, BvlcGoogLeNet
 from lightning_modules.caffemodel import read_caffemodel
+from lightning_modules.multiresolution import pack
 from lightning_modules.onnxmodel import read_onnx
 from lightning_modules.weight_files import WeightsError, fit_weights, read_weights
 
@@ -49,15 +51,19 @@ class Backbone(nn.Module):
         body: frames (N, 3, S, S), normalised -> map (N, D, rows, columns).
         mean, std: normalisation of the input, per channel, for pixels in [0, 1]. The mean may be an image (3, S, S).
         layer: name of the node the network was cut at.
+        side: rows and columns that further maps (``finer_1`` … of the body) have at most; finer ones are averaged to the next
+            multiple of the first map's below.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, body: nn.Module, mean: tuple[float, ...] | Tensor, std: tuple[float, ...], layer: str) -> None:
+    def __init__(
+        self, body: nn.Module, mean: tuple[float, ...] | Tensor, std: tuple[float, ...], layer: str, side: int | None = None
+    ) -> None:
         super().__init__()
         self.body = body
-        self.layer = layer
+        self.layer, self.side = layer, side
         image = mean[None] if isinstance(mean, Tensor) else torch.tensor(mean).view(1, 3, 1, 1)
         self.register_buffer("mean", 255 * image)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
@@ -65,12 +71,30 @@ class Backbone(nn.Module):
 
     def map(self, frames: Tensor) -> Tensor:
         """(N, 3, S, S) uint8 -> (N, D, rows, columns)."""
+        return self.maps(frames)[0]
+
+    def maps(self, frames: Tensor) -> list[Tensor]:
+        """(N, 3, S, S) uint8 -> the map (N, D, rows, columns), and further ones."""
         images = (frames.to(self.mean.dtype) - self.mean) / self.std
-        return self.body(images)["map"]
+        found = self.body(images)  # in the order of the graph
+        first = found.pop("map")
+        return [first, *(self._pooled(found[name], first) for name in sorted(found))]
+
+    def _pooled(self, finer: Tensor, first: Tensor) -> Tensor:
+        """Average a map that is finer than the first one to a multiple of its sides, at most ``side``."""
+        (rows, columns), (least_rows, least_columns) = finer.shape[2:], first.shape[2:]
+        most = self.side or max(rows, columns)
+
+        def kept(own: int, unit: int) -> int:
+            return max(1, min(own, most) // unit) * unit if own > unit else own
+
+        sides = kept(rows, least_rows), kept(columns, least_columns)
+        return finer if sides == (rows, columns) else nn.functional.adaptive_avg_pool2d(finer, sides)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 RGB frames -> X (N, K, D), location i = row · columns + column."""
-        return self.map(frames).flatten(2).transpose(1, 2)
+        """(N, 3, S, S) uint8 RGB frames -> X (N, K, D), location i = row · columns + column; several maps packed."""
+        first, *others = (one.flatten(2).transpose(1, 2) for one in self.maps(frames))
+        return pack([first, *others]) if others else first
 
     def sha256(self) -> str:
         """Hash the names, shapes and values of all weights."""
@@ -106,7 +130,7 @@ def folded(backbone: Backbone) -> Backbone:
                 convolution, norm = part[number], part[number + 1]
                 if isinstance(norm, nn.BatchNorm2d) and isinstance(convolution, nn.Conv2d):
                     part[number], part[number + 1] = fuse_conv_bn_eval(convolution.eval(), norm.eval()), nn.Identity()
-    made = Backbone(GraphModule(body, graph), (0.0,) * 3, (1.0,) * 3, backbone.layer)
+    made = Backbone(GraphModule(body, graph), (0.0,) * 3, (1.0,) * 3, backbone.layer, backbone.side)
     made.mean, made.std = backbone.mean.clone(), backbone.std.clone()
     return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -119,6 +143,8 @@ def build_backbone(
     seed: int = 0,
     authors_resize: bool = True,
     mean: Path | None = None,
+    finer: Sequence[str] = (),
+    side: int | None = None,
 ) -> Backbone:
     """Build a frozen backbone.
 
@@ -134,13 +160,15 @@ def build_backbone(
         authors_resize: whether ``bvlc_googlenet`` takes frames of 256 pixels, as the authors' script did, and brings them
             to ``size`` itself; others take frames of ``size``.
         mean: of ``bvlc_googlenet``, an image (3, 256, 256) in BGR, as ``.npy``; None for its means per channel.
+        finer: further nodes whose maps are given too.
+        side: rows and columns that these have at most, see ``Backbone``.
 
     Raises:
         BackboneError: no such network, layer or file, a file for another network, a failed download, or a network
             without a convolutional map.
     """
     if name == NAME:
-        return _paper_backbone(weights, layer or MAP, size, seed, authors_resize, mean)
+        return _paper_backbone(weights, (layer or MAP, *finer), size, seed, authors_resize, mean, side)
     if name not in classification_networks():
         known = ", ".join([*classification_networks(), NAME])
         raise BackboneError(
@@ -150,10 +178,10 @@ def build_backbone(
     network = _network(name, weights, seed, extra)
     network.eval()
     node = layer or last_map(network, size)
-    body = _cut(network, node, name)
+    body = _cut(network, (node, *finer), name)
     if weights not in ("imagenet", "random"):
         _load_file(body, Path(weights), name, network)
-    backbone = Backbone(body, tuple(transforms["mean"]), tuple(transforms["std"]), node)
+    backbone = Backbone(body, tuple(transforms["mean"]), tuple(transforms["std"]), node, side)
     return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -200,20 +228,22 @@ def _behind(network: nn.Module, node: str, name: str) -> nn.Module:
     return rest.eval()
 
 
-def _paper_backbone(weights: str, layer: str, size: int, seed: int, authors_resize: bool, mean_file: Path | None) -> Backbone:
+def _paper_backbone(
+    weights: str, layers: Sequence[str], size: int, seed: int, authors_resize: bool, mean_file: Path | None, side: int | None
+) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BvlcGoogLeNet(size if authors_resize else None)
     if weights == "imagenet":
         raise BackboneError(f"backbone.weights=imagenet: torchvision does not have {NAME}; give a file of its weights")
-    body = _cut(network.eval(), layer, NAME)
+    body = _cut(network.eval(), layers, NAME)
     if weights != "random":
         _load_file(body, Path(weights), NAME, network)
     mean = torch.tensor(CHANNEL_MEANS)[:, None, None] if mean_file is None else _mean_image(mean_file)
     if not authors_resize and mean_file is not None:
         mean = nn.functional.interpolate(mean[None], (size, size), mode="bilinear", align_corners=False)[0]
     # Frames are RGB, the mean is BGR; 255 as the backbone has it for pixels in [0, 1].
-    backbone = Backbone(body, mean.flip(0) / 255, (1 / 255,) * 3, layer)
+    backbone = Backbone(body, mean.flip(0) / 255, (1 / 255,) * 3, layers[0], side)
     return backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -228,11 +258,16 @@ def _mean_image(path: Path) -> Tensor:
     return torch.from_numpy(found.astype(np.float32))
 
 
-def _cut(network: nn.Module, node: str, name: str) -> nn.Module:
+def _cut(network: nn.Module, nodes: Sequence[str], name: str) -> nn.Module:
+    """Cut a network at the first node, which gives ``map``; further ones give ``finer_1`` …."""
+    known = {node: f"finer_{number}" if number else "map" for number, node in enumerate(nodes)}
+    if len(known) < len(nodes):
+        raise BackboneError(f"{name}: {', '.join(nodes)} names a layer twice")
     try:
-        return create_feature_extractor(network, {node: "map"})
+        return create_feature_extractor(network, known)
     except ValueError as error:
-        raise BackboneError(f"backbone.layer={node}: {name} has no such node ({error})") from error
+        what = f"backbone.layer={nodes[0]}" if len(nodes) == 1 else f"a layer of {', '.join(nodes)}"
+        raise BackboneError(f"{what}: {name} has no such node ({error})") from error
 
 
 def classification_networks() -> list[str]:

@@ -30,11 +30,13 @@ class Output(NamedTuple):
         logits: (B, T, C) class scores before softmax or sigmoid, at every step.
         attention: (B, T, K) location softmax l_t of Eq. 4, or None for networks without attention.
         glimpses: of networks that draw locations, where they drew some.
+        scales: (B, T, Σ K_s) those of several maps side by side, where ``attention`` is what they are together; the penalty's.
     """
 
     logits: Tensor
     attention: Tensor | None
     glimpses: Glimpses | None = None
+    scales: Tensor | None = None
 
 
 class Rows(NamedTuple):

@@ -100,7 +100,7 @@ class Recognizer(LightningModule):
         """Eq. 7."""
         return self.objective(
             output.logits,
-            output.attention,
+            output.attention if output.scales is None else output.scales,
             batch.target,
             self.network.parameters(),
             batch.weight,

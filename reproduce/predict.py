@@ -202,7 +202,11 @@ def _viewer(settings: PredictSettings, checkpoint: Path):
     quiet_lightning()
     device = device_of(settings.trainer.accelerator)
     trained = load_trained(checkpoint)
-    store = Path(settings.features).expanduser() if settings.features else feature_folder(trained.settings)
+    store = (
+        Path(settings.features).expanduser()
+        if settings.features
+        else feature_folder(trained.settings, "scales" in trained.about)
+    )
     viewer = FileTracker(trained, store, device)
     options = trained.settings.backbone
     print(

@@ -251,6 +251,13 @@ SYSTEMS: dict[str, SystemInfo] = {
     "softmax_regression": SystemInfo(
         "reproduce.systems.recurrent", RGB, (*_BLOCKS, "model.name", "model.last_n", *_LOSS, *_TRAINING)
     ),
+    "multiresolution_attention": SystemInfo(
+        "reproduce.systems.multiresolution",
+        RGB,
+        (*_BLOCKS, *_LSTM, "objective", "multiresolution.width", *_TRAINING),
+        stores=("pyramids",),
+        attends=True,
+    ),
     "lstm_classifier": _CLASSIFIER,
     "composite_lstm": replace(_CLASSIFIER, settings=(*_CLASSIFIER.settings, "pretrain")),
     "linear_probe": SystemInfo("reproduce.systems.linear_probe", RGB, ("model.name",), deterministic=True, needs=("sklearn",)),
@@ -340,6 +347,12 @@ ROWS: dict[str, RowInfo] = {
     "hard_attention": RowInfo("Hard attention", {"model.name": "hard_attention"}, beyond=True),
     "hard_content_attention": _of_content(
         "Hard content attention", {"model.name": "hard_attention", "hard.start": "content_attention_0"}
+    ),
+    "multiresolution_attention": RowInfo(
+        "Multi-resolution attention, λ = 0",
+        {"model.name": "multiresolution_attention", PENALTY: 0.0},
+        "Multi-resolution, λ\u00a0=\u00a00",
+        beyond=True,
     ),
     "linear_probe": RowInfo(
         "Linear probe (logistic regression on the mean feature)", {"model.name": "linear_probe"}, "Linear probe", beyond=True
@@ -482,6 +495,9 @@ TIMM = "timm:"
 SIDE = 224
 """Side in pixels of the frames that networks see which have no size of their own."""
 
+FINER_LAYERS = {PAPER_NETWORK: ("inception_4e/output", "inception_3b/output"), "googlenet": ("inception4e", "inception3b")}
+"""By `backbone.name`, nodes whose maps are finer than the last one."""
+
 PRESETS: dict[str, PresetInfo] = {
     "paper": PresetInfo(on={"hmdb51": {"model.hidden_dim": 1024}}),
     "released": PresetInfo(
@@ -522,6 +538,8 @@ PRESETS: dict[str, PresetInfo] = {
             "hard.lr": 2e-3,
             "hard.last_lr": 5e-4,
             "trainer.threads": 1,
+            "multiresolution.layers": ["features.1"],
+            "multiresolution.width": 64,
             "pretrain.lr": 3e-3,
             "pretrain.max_epochs": 5,
             "trajectories.keypoints": "orb",

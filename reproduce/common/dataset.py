@@ -19,7 +19,7 @@ from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError, Reader
-from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK, SIDE, TIMM
+from reproduce.common.catalogue import DATASETS, FINER_LAYERS, GENERATED, PAPER_NETWORK, SIDE, TIMM
 from reproduce.common.processes import cores, locked
 from reproduce.common.settings import Settings, SettingsError, with_values
 
@@ -116,19 +116,35 @@ def require_videos(annotation: Annotation, names: list[str]) -> None:
         )
 
 
-def feature_folder(settings: Settings) -> Path:
-    """The feature store's folder: ``<paths.features>/<data set>/<backbone>-<weights>``."""
+def feature_folder(settings: Settings, pyramid: bool = False) -> Path:
+    """The feature store's folder: ``<paths.features>/<data set>/<backbone>-<weights>``, of several maps with their layers."""
     backbone = settings.backbone
     weights = backbone.weights
     if weights not in ("imagenet", "random", "released"):
         weights = Path(weights).stem
     network = _network_of(settings).replace(":", "-")  # which not every disk takes
     name = weights if weights.startswith(network) else f"{network}-{weights}"
+    if pyramid:
+        name = "-".join([name, *(layer.replace("/", "_") for layer in finer_layers(settings))])
     return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
 
 
-def feature_spec(settings: Settings) -> FeatureSpec:
-    """What decides the features' values.
+def finer_layers(settings: Settings) -> list[str]:
+    """The layers whose maps a network over several resolutions sees beside the backbone's own.
+
+    Raises:
+        SettingsError: none are known of the backbone, and none are named.
+    """
+    found = settings.multiresolution.layers or list(FINER_LAYERS.get(settings.backbone.name, ()))
+    if not found:
+        raise SettingsError(
+            f"multiresolution.layers=[]: finer layers of {settings.backbone.name} are not known; name some of its nodes"
+        )
+    return found
+
+
+def feature_spec(settings: Settings, pyramid: bool = False) -> FeatureSpec:
+    """What decides the features' values; of the backbone's own map, or of several.
 
     Raises:
         SettingsError: the weights are a file that does not exist.
@@ -141,9 +157,17 @@ def feature_spec(settings: Settings) -> FeatureSpec:
         kind = f"file:{_weights_sha256(Path(kind).expanduser())}"
     network = _network_of(settings)
     size = backbone.size or (None if network.startswith(TIMM) else SIDE)
-    if network != PAPER_NETWORK:
-        return FeatureSpec(network, kind, backbone.layer, size)
-    return FeatureSpec(network, kind, backbone.layer, size, resize_of(settings), _mean_in_words(settings))
+    ours = network == PAPER_NETWORK
+    return FeatureSpec(
+        network,
+        kind,
+        backbone.layer,
+        size,
+        resize=resize_of(settings) if ours else None,
+        mean=_mean_in_words(settings) if ours else None,
+        finer=",".join(finer_layers(settings)) if pyramid else None,
+        side=settings.multiresolution.side if pyramid else None,
+    )
 
 
 def _network_of(settings: Settings) -> str:
@@ -197,9 +221,9 @@ def _mean_sha256(path: Path) -> str:
         raise SettingsError(f"backbone.mean={path}: neither {CHANNELS} nor a readable file ({error})") from error
 
 
-def open_store(settings: Settings) -> FeatureStore:
+def open_store(settings: Settings, pyramid: bool = False) -> FeatureStore:
     """The feature store of a run, whether or not it exists yet."""
-    return FeatureStore(feature_folder(settings))
+    return FeatureStore(feature_folder(settings, pyramid))
 
 
 def trajectory_folder(settings: Settings, skipped: bool = False) -> Path:
@@ -322,6 +346,13 @@ STORES = {
         maker="reproduce.systems.cnn_features",
         part="features",
         open=open_store,
+    ),
+    "pyramids": StoreKind(
+        folder=lambda settings: feature_folder(settings, pyramid=True),
+        spec=lambda settings: feature_spec(settings, pyramid=True),
+        maker="reproduce.systems.pyramid_store",
+        part="pyramids",
+        open=lambda settings: open_store(settings, pyramid=True),
     ),
     "gray": StoreKind(
         folder=gray_folder,

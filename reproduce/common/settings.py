@@ -168,6 +168,18 @@ class OptimSettings:
 
 
 @dataclass
+class MultiresolutionSettings:
+    """Maps of several layers of the backbone (row=multiresolution_attention)."""
+
+    layers: list[str] = field(default_factory=list)
+    """nodes beside backbone.layer; none for those known of it: inception 4e and 3b of both GoogLeNets"""
+    side: int = ranged(14, 1, 4096)
+    """most rows and columns of these maps; finer ones are averaged to the next multiple of the first map's below"""
+    width: int = ranged(512, 1, 1_000_000)
+    """numbers that each map's expected feature is brought to"""
+
+
+@dataclass
 class PretrainSettings:
     """Pre-training without labels, on the train videos of the split (row=composite_lstm)."""
 
@@ -388,6 +400,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    multiresolution: MultiresolutionSettings = field(default_factory=MultiresolutionSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     hard: HardSettings = field(default_factory=HardSettings)
     fusion: FusionSettings = field(default_factory=FusionSettings)

@@ -15,12 +15,14 @@ from lightning_modules.bvlc_googlenet import AUTHORS_SIDE
 from lightning_modules.timm_networks import build_timm, own_size, pretrained_on
 from reproduce.acquisition import caffe_files
 from reproduce.common.catalogue import PAPER_NETWORK, SIDE, TIMM
-from reproduce.common.dataset import feature_spec, fetches_mean, mean_image, resize_of
+from reproduce.common.dataset import feature_spec, fetches_mean, finer_layers, mean_image, resize_of
 from reproduce.common.settings import Settings
 
 
-def built(settings: Settings) -> Backbone:
+def built(settings: Settings, pyramid: bool = False) -> Backbone:
     """The network that settings name, its files fetched where they are not there yet; random weights as initialised.
+
+    It gives its own map, or with ``pyramid`` several.
 
     Raises:
         BackboneError: it cannot be built.
@@ -30,6 +32,8 @@ def built(settings: Settings) -> Backbone:
     if (name := _of_timm(settings)) is not None:
         if options.layer is not None:
             raise BackboneError(f"backbone.layer={options.layer}: networks of timm are cut behind their last block; write null")
+        if pyramid:
+            raise BackboneError(f"backbone.name={options.name}: several resolutions need a network of torchvision or BVLC's")
         return build_timm(name, _weights(settings), _size(settings), options.seed)
     if options.name == PAPER_NETWORK:
         mean = caffe_files.fetched(caffe_files.MEAN, _downloads()) if fetches_mean(settings) else mean_image(settings)
@@ -41,6 +45,8 @@ def built(settings: Settings) -> Backbone:
         seed=options.seed,
         authors_resize=resize_of(settings) == "authors",
         mean=mean,
+        finer=finer_layers(settings) if pyramid else (),
+        side=settings.multiresolution.side if pyramid else None,
     )
 
 

@@ -29,13 +29,16 @@ from datamodules.frames import (
     shared_bytes,
     workers_that_fit,
 )
+from datamodules.manifest import FeatureSpec
 from datamodules.stored_videos import replaced, to_extract
 from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
 from lightning_modules.backbone import Backbone, BackboneError, calibrate, folded
+from lightning_modules.multiresolution import largest
 from reproduce.common.dataset import (
     feature_folder,
     feature_spec,
+    finer_layers,
     require_videos,
 )
 from reproduce.common.files import Need, check_space
@@ -61,7 +64,9 @@ EXTRACTION = ("resize", "precision", "compiled", "decoder", "torch")
 """What of the store's manifest says how the features were extracted."""
 
 
-def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None) -> FeatureStore:
+def ensure(
+    settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None, pyramid: bool = False
+) -> FeatureStore:
     """The finished feature store of a run: opened if complete, else extracted from where an earlier call stopped.
 
     Videos that do not decode are entered in the store as bad, and extraction goes on.
@@ -71,15 +76,16 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
         annotation: its data set.
         videos: of the data set, that need features; train and test by default. A random backbone is calibrated on train
             whatever they are.
+        pyramid: take several maps of the backbone, packed, in place of its own.
 
     Raises:
         FeatureStoreError: the store was made with another configuration, or cannot be written.
         SettingsError: the backbone cannot be built, or there are no such devices.
         LostProcess: a process that worked on it too is gone; videos that were finished stay.
     """
-    spec = feature_spec(settings)
+    spec = feature_spec(settings, pyramid)
     videos = annotation.videos if videos is None else videos
-    path, keep = feature_folder(settings), settings.data.keeps_damaged
+    path, keep = feature_folder(settings, pyramid), settings.data.keeps_damaged
     store = FeatureStore(path)
     if store.exists():
         store.require(spec)
@@ -116,7 +122,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
             missing = to_extract(annotation, store, videos, keep)
             if missing:
                 store = store if first else _begun(path)
-                _extract(settings, annotation, store, missing)
+                _extract(settings, annotation, store, missing, spec)
     except BackboneError as error:
         raise SettingsError(str(error)) from error
     except OSError as error:
@@ -152,11 +158,19 @@ def about(store: FeatureStore, annotation: Annotation) -> dict[str, Any]:
     }
 
 
-def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str]) -> None:
-    backbone = calibrated(settings, annotation, store)
+def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, names: Sequence[str], spec: FeatureSpec) -> None:
+    backbone = calibrated(settings, annotation, store, spec.finer is not None)
     side = frame_side(settings)
     empty = torch.zeros(1, 3, side, side, dtype=torch.uint8)
-    _, channels, rows, columns = backbone.map(empty).shape
+    maps = backbone.maps(empty)
+    scales = [[*one.shape[2:], one.shape[1]] for one in maps]
+    rows, columns, channels = scales[0]
+    if len(maps) > 1:
+        try:
+            largest(scales)
+        except ValueError as error:
+            raise BackboneError(f"multiresolution.layers={finer_layers(settings)}: {error}; choose others") from error
+        rows, columns = backbone(empty).shape[1], 1
     precision, compiled = _how(settings, annotation, store, names, backbone)
     paths = [annotation.folder / name for name in names]
     if is_first_process():
@@ -172,7 +186,7 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
             "torch": torch.__version__,
             "notes": notes_on(settings, backbone),
         }
-        store.create(feature_spec(settings), (rows, columns), channels, facts)
+        store.create(spec, (rows, columns), channels, facts | ({"scales": scales} if len(maps) > 1 else {}))
     extract_into(settings, store, backbone, names, paths, precision, compiled)
 
 
@@ -353,9 +367,9 @@ def kept_cosine(backbone: Backbone, frames: Tensor, precision: str, device: torc
     return least
 
 
-def calibrated(settings: Settings, annotation: Annotation, store: Store) -> Backbone:
+def calibrated(settings: Settings, annotation: Annotation, store: Store, pyramid: bool = False) -> Backbone:
     """The backbone of a store; random weights are calibrated once and kept beside the features."""
-    backbone = built(settings)
+    backbone = built(settings, pyramid)
     if settings.backbone.weights != "random":
         return backbone
     path = store.path / BACKBONE

@@ -78,7 +78,7 @@ def load_trained(path: Path) -> Trained:
         raise DataError(f"{folder.path}: not a finished run; run it again with the train.py command that began it")
     settings = read_settings(folder.path / "config.yaml")
     rows, columns, channels = about["map"]
-    network = build_network(settings, (rows * columns, channels), len(about["classes"]))
+    network = build_network(settings, (rows * columns, channels), len(about["classes"]), about.get("scales", ()))
     prefix, state = "network.", read_checkpoint(checkpoint)["state_dict"]
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     try:

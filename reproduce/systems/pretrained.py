@@ -18,9 +18,9 @@ from datamodules.videos import Annotation
 from lightning_modules.composite import FUTURE, OBSERVED, CompositeLSTM, LSTMClassifier
 from lightning_modules.pretraining import Pretraining
 from reproduce.common.catalogue import SYSTEMS
-from reproduce.common.processes import cores
 from reproduce.common.settings import Settings, with_values
 from reproduce.experiments.folder import RunFolder
+from reproduce.systems.devices import set_up
 from reproduce.systems.preemption import read_checkpoint
 from reproduce.systems.recurrent import RecurrentSystem, build_data
 from reproduce.systems.trainer import BEST, Training
@@ -30,7 +30,7 @@ STAGE = "pretrain"
 
 def build(settings: Settings, annotation: Annotation) -> ClassifierSystem:
     """Make the system of a run, not yet fitted."""
-    torch.set_num_threads(settings.trainer.threads or max(1, cores() // settings.trainer.devices))
+    set_up(settings)
     return ClassifierSystem(settings, build_data(settings))
 
 

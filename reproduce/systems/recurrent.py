@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import statistics as python_statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.composite import LSTMClassifier
 from lightning_modules.hard_attention import HardAttentionLSTM
 from lightning_modules.measures import NAMES
+from lightning_modules.multiresolution import MultiresolutionLSTM
 from lightning_modules.objective import Objective
 from lightning_modules.recognizer import Recognizer
 from lightning_modules.selective import TopKAttentionLSTM
@@ -188,12 +190,14 @@ class RecurrentSystem:
         }
 
 
-def build_data(settings: Settings, kind: type[VideoDataModule] = VideoDataModule) -> VideoDataModule:
-    """Make the data module of a run; its first stage holds a part of train, or a fold of it, out."""
+def build_data(
+    settings: Settings, kind: type[VideoDataModule] = VideoDataModule, features: Path | None = None
+) -> VideoDataModule:
+    """Make the data module of a run, of its own features unless others are given; its first stage holds a part of train out."""
     data, fold = settings.data, fold_of(settings)
     return kind(
         root=data_folder(settings),
-        features=feature_folder(settings),
+        features=features or feature_folder(settings),
         split=split_of(settings),
         fps=data.fps,
         stride=data.stride,
@@ -223,7 +227,7 @@ def build_recognizer(
     seed_everything(settings.seed, workers=True, verbose=False)
     classes = len(data.annotation.classes)
     objective, optim = settings.objective, settings.optim
-    network = build_network(settings, data.map_shape, classes)
+    network = build_network(settings, data.map_shape, classes, data.store.scales)
     data.inputs = network.inputs  # type: ignore[assignment]
     data.length = getattr(network, "block_length", BLOCK_LENGTH)
     return kind(
@@ -246,15 +250,28 @@ def build_recognizer(
     )
 
 
-def build_network(settings: Settings, map_shape: tuple[int, int], num_classes: int) -> torch.nn.Module:
+def build_network(
+    settings: Settings, map_shape: tuple[int, int], num_classes: int, scales: Sequence[Sequence[int]] = ()
+) -> torch.nn.Module:
     """The network of a run.
 
     Args:
         settings: of the run.
         map_shape: (K, D).
         num_classes: C.
+        scales: rows, columns and channels of each packed map, where there are several.
     """
     (locations, channels), model = map_shape, settings.model
+    if model.name == "multiresolution_attention":
+        return MultiresolutionLSTM(
+            [(rows, columns, width) for rows, columns, width in scales],
+            num_classes,
+            model.hidden_dim,
+            model.num_layers,
+            model.dropout,
+            model.input_dropout,
+            settings.multiresolution.width,
+        )
     if model.name in ("composite_lstm", "lstm_classifier"):
         return LSTMClassifier(channels, num_classes, model.hidden_dim, model.num_layers, model.dropout)
     if model.name == "softmax_regression":

@@ -353,7 +353,7 @@ def load_backbone(trained: Trained, store: Path) -> Backbone:
             "published, so that no new video can be shown to it. Train on a backbone: train.py … backbone.weights=imagenet"
         )
     try:
-        backbone = built(trained.settings)
+        backbone = built(trained.settings, "scales" in trained.about)
     except BackboneError as error:
         raise DataError(f"the backbone of {folder}: {error}") from error
     if options.weights == "random":

@@ -13,6 +13,7 @@ from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.composite import LSTMClassifier
 from lightning_modules.frames import Rows, pool_frames, run_blocks, run_dense, window_means, windows
 from lightning_modules.hard_attention import HardAttentionLSTM
+from lightning_modules.multiresolution import MultiresolutionLSTM
 from lightning_modules.selective import TopKAttentionLSTM
 
 torch.set_num_threads(1)
@@ -32,6 +33,7 @@ NETWORKS = {
     "max": lambda: PooledLSTM(D, C, "max", H, 2),
     "regression": lambda: SoftmaxRegression(K, D, C),
     "classifier": lambda: LSTMClassifier(D, C, H, 2),
+    "scales": lambda: MultiresolutionLSTM([(1, 2, D), (2, 2, 2)], C, H, 2, width=3),
 }
 
 
@@ -147,9 +149,8 @@ def test_pooling_gives_what_is_asked_for_and_nothing_else(inputs):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_network_reads_the_inputs_it_names_and_no_others(kind):
     network, X = network_of(kind), values(2, T, K, D)
-    assert network.inputs == {"mean": ("mean",), "classifier": ("mean",), "max": ("mean", "max"), "regression": ("cube",)}.get(
-        kind, ("cube", "mean")
-    )
+    known = {"mean": ("mean",), "classifier": ("mean",), "max": ("mean", "max"), "regression": ("cube",), "scales": ("cube",)}
+    assert network.inputs == known.get(kind, ("cube", "mean"))
     others = {name: torch.full_like(X, torch.nan) for name in {"cube", "mean", "max"} - set(network.inputs)}
     named = pool_frames(X, network.inputs)
     for frames in (named, named._replace(**others)):

@@ -1,7 +1,6 @@
 """What settings make of the paper's network: its files, its input, its store, its notes; other networks stay as they were."""
 
 import shutil
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -101,7 +100,7 @@ def test_imported_features_serve_runs_of_the_default_network(tmp_path):
 def test_its_spec_says_how_frames_come_to_it(mean):
     official = feature_spec(settings())
     assert official.made_from == {
-        **asdict(FeatureSpec("bvlc_googlenet", "imagenet", None, 224)),
+        **FeatureSpec("bvlc_googlenet", "imagenet", None, 224).made_from,
         "resize": "authors",
         "mean": f"image:{dataset.MEAN_SHA256}",
     }
