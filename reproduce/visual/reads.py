@@ -19,6 +19,7 @@ from reproduce.common.files import write_rows
 from reproduce.common.settings import Settings, SettingsError, with_values
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import configuration, named
+from reproduce.systems.devices import set_up
 from reproduce.systems.recurrent import build_data, build_recognizer
 from reproduce.systems.trainer import test
 from reproduce.visual.figure_runs import Need, Request
@@ -99,12 +100,12 @@ def tested_with(settings: Settings, run: RunFolder, ks: Sequence[int], figure: s
     Raises:
         DataError: data, features or weights are missing or damaged.
     """
+    set_up(settings)
     data, found = build_data(settings), {}
     for k in ks:
         alone = {"model.name": TOP_K, "model.top_k": k, "trainer.devices": 1, "trainer.num_nodes": 1}
         changed = with_values(settings, alone)
         recognizer = build_recognizer(changed, data)
-        data.inputs = recognizer.network.inputs  # type: ignore[assignment]
         test(changed, recognizer, data, run.tested)
         found[k] = recognizer.figures[figure]
     return found
