@@ -41,8 +41,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import GENERATED
 from reproduce.common.cli import command_line, fail
+from reproduce.common.presets import GENERATED
 from reproduce.common.settings import SettingsError
 from reproduce.visual.figure_runs import OWN_KEYS, FigureSettings, Need, Request, Rule, parse_rule
 

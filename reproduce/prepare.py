@@ -31,10 +31,11 @@ from datamodules.leaks import describe, find_leaks
 from datamodules.stores import Store
 from datamodules.videos import REMEDY, Annotation, DataError, Video
 from reproduce.acquisition.ledger import CHOICES, delete
-from reproduce.common.catalogue import DATASETS, GENERATED, PAPER_NETWORK, SIDE, SYSTEMS
+from reproduce.common.catalogue import DATASETS, PAPER_NETWORK, SIDE, SYSTEMS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import STORES, data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
+from reproduce.common.presets import GENERATED
 from reproduce.common.settings import DataSettings, Settings, SettingsError
 from reproduce.experiments.identity import members
 from reproduce.systems.video_processes import parse_share

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Optional
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import DATASETS, PRESETS, ROWS
+from reproduce.common.catalogue import DATASETS, ROWS
 from reproduce.common.cli import command_line, fail, resolve
 from reproduce.common.dataset import turns_of
+from reproduce.common.presets import PRESETS
 from reproduce.common.settings import Settings, SettingsError, ranged
 from reproduce.evaluation import paper_tables
 from reproduce.evaluation.results import Table

@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from datamodules.folds import parse_fold
 from datamodules.parts import parse_groups
-from reproduce.common.catalogue import COLUMNS, DATASETS, MODELS, PAPER_NETWORK, PRESETS, ROWS, measured_columns
+from reproduce.common.catalogue import COLUMNS, DATASETS, PAPER_NETWORK, ROWS, measured_columns
+from reproduce.common.presets import MODELS, PRESETS
 from reproduce.common.settings import MANY, DataSettings, Settings, SettingsError, entries, get
 
 PLAIN = {"λ": "lambda", "γ": "gamma", "–": "-", "−": "-", "…": "...", "×": "x", "±": "+-", "µ": "u", "\u00a0": " "}

@@ -19,7 +19,8 @@ from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError, Reader
-from reproduce.common.catalogue import DATASETS, FINER_LAYERS, GENERATED, PAPER_NETWORK, SIDE, TIMM
+from reproduce.common.catalogue import DATASETS, FINER_LAYERS, PAPER_NETWORK, SIDE, TIMM
+from reproduce.common.presets import GENERATED
 from reproduce.common.processes import cores, locked
 from reproduce.common.settings import Settings, SettingsError, with_values
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.videos import DataError
-from reproduce.common.catalogue import GENERATED
 from reproduce.common.files import write_rows
+from reproduce.common.presets import GENERATED
 from reproduce.common.settings import SettingsError
 from reproduce.systems.loading import Trained
 from reproduce.visual.clips import SEPARATOR, RunClips, named_videos

@@ -1,4 +1,4 @@
-"""Nothing but the catalogue chooses by a name: of a data set, a system, a row or a column."""
+"""Nothing but the catalogue and presets chooses by a name: of a data set, a system, a row or a column."""
 
 import ast
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, PRESETS, ROWS, SYSTEMS, row_of
+from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, ROWS, SYSTEMS, row_of
 from reproduce.common.cli import resolve
+from reproduce.common.presets import PRESETS
 from reproduce.common.settings import Settings, SettingsError, entries
 from reproduce.evaluation.published import table2
 from reproduce.experiments.identity import configuration, named
@@ -17,6 +18,7 @@ PACKAGES = ("lightning_modules", "datamodules", "reproduce")
 # Where a name stands, and what for.
 MAY = {
     "reproduce/common/catalogue.py": "the catalogue",
+    "reproduce/common/presets.py": "settings for one data set or row",
     "reproduce/common/settings.py": "defaults",
     "reproduce/figures.py": "which data sets and rows the paper's figures show",
     "reproduce/benchmarking/scale.py": "the rows of Table 1 whose steps a rehearsal times",

@@ -16,7 +16,7 @@ from finished import finished_run
 
 from datamodules.videos import DataError
 from reproduce import table1 as script_of_table1
-from reproduce.common.catalogue import PRESETS
+from reproduce.common.presets import PRESETS
 from reproduce.common.settings import SettingsError
 from reproduce.evaluation import notes, published
 from reproduce.evaluation.results import Cell, Column, FinishedRun, Table, cells_of, signed

@@ -1,8 +1,8 @@
 import pytest
 
-from reproduce.common.catalogue import MODELS, PRESETS
 from reproduce.common.cli import help_text, resolve
 from reproduce.common.dataset import feature_folder
+from reproduce.common.presets import MODELS, PRESETS
 from reproduce.common.settings import Settings, SettingsError, entries
 from reproduce.prepare import PrepareSettings
 from reproduce.table1 import TableSettings
