@@ -1,4 +1,4 @@
-"""Every system of the catalogue: killed and resumed to a complete run, and taken by tables, sweeps, report and verification."""
+"""Systems of the catalogue: each kind is killed and resumed to a complete run, and all are taken by every command."""
 
 import contextlib
 import csv
@@ -20,6 +20,8 @@ from reproduce.experiments.predictions import read_predictions
 
 MEMBERS = (BASELINE, DEFAULT_ATTENTION)  # of a fusion whose row names no others
 ONE_EACH = {name: next(row for row, info in ROWS.items() if info.sets["model.name"] == name) for name in SYSTEMS}
+KINDS = {(info.module, info.stores): name for name, info in sorted(SYSTEMS.items(), key=lambda item: len(item[1].settings))}
+"""Of the systems of one module that read the same stores, the one with the most settings."""
 QUICK = ["trainer.max_epochs=2", "spatial.iterations=20", "temporal.iterations=4", "temporal.batch_size=8", "flow.size=24"]
 
 
@@ -42,7 +44,7 @@ def folder_of(printed: str) -> RunFolder:
 
 @pytest.mark.counts("SIGKILLs")
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups on Windows")
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", KINDS.values())
 def test_a_killed_run_goes_on_to_a_complete_one(dozen, name):
     info, row, runs = SYSTEMS[name], ONE_EACH[name], f"paths.runs={dozen / 'killed'}"
     for member in ROWS[row].sets.get(info.members, MEMBERS) if info.members else ():
