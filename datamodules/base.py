@@ -15,6 +15,7 @@ from datamodules import hmdb51, hollywood2, sports1m, ucf11, ucf101, videofolder
 from datamodules.batches import Subset
 from datamodules.blocks import (
     BLOCK_LENGTH,
+    NATIVE_FPS,
     BlockIndex,
     Share,
     Span,
@@ -63,7 +64,8 @@ class VideoDataModule(LightningDataModule):
         part: of the data set.
 
     Raises:
-        DataError: what is on disk is not the data set, or the feature store lacks videos.
+        DataError: what is on disk is not the data set, the feature store lacks videos, or it holds drawn blocks and
+            ``fps`` and ``stride`` are not 30.
     """
 
     reader: Reader | None = None
@@ -109,6 +111,11 @@ class VideoDataModule(LightningDataModule):
         """Steps T of a block; set before the first batch."""
         self.resident, self.gpu_budget, self.gpu_reserve, self.ram_budget = resident, gpu_budget, gpu_reserve, ram_budget
         self.store = FeatureStore(Path(features))
+        if self.store.exists() and self.store.drawn and (self.skip, stride) != (1, BLOCK_LENGTH):
+            raise DataError(
+                f"fps={fps:g}, stride={stride}: {self.store.path.resolve()} holds blocks that were drawn ({self.store.drawn}); "
+                f"read them with fps={NATIVE_FPS} and stride={BLOCK_LENGTH}, so that no block spans two"
+            )
         annotation = reader.read(Path(root), split or reader.DEFAULT_SPLIT, skip_bad, part)
         self.annotation = usable(annotation, self.store, skip_bad, keep_damaged)
         self.capacity: int | None = None
@@ -283,8 +290,9 @@ class VideoDataModule(LightningDataModule):
         if not self._boxes:
             return None
         known = self._boxes.get(video.name, np.empty((0, 4)))
-        boxes = np.full((self.store.frames(video.name), *known.shape[1:]), np.nan)
-        boxes[: len(known)] = known[: len(boxes)]
+        frames = self.store.source_frames(video.name)
+        boxes = np.full((len(frames), *known.shape[1:]), np.nan)
+        boxes[frames < len(known)] = known[frames[frames < len(known)]]
         return cell_coverage(boxes, self.store.grid), centres_inside(boxes, self.store.grid)
 
 

@@ -59,8 +59,18 @@ class FeatureStore(Store):
         return self.manifest["channels"]
 
     def frames(self, name: str) -> int:
-        """Frames F of a finished video."""
+        """Frames F of a finished video that have features: all, or those of its drawn blocks, one block after the other."""
         return self.rows(name)
+
+    @property
+    def drawn(self) -> str | None:
+        """The blocks of each video that were drawn at random, in words; None where all frames have features."""
+        return self.spec.made_from.get("blocks")
+
+    def source_frames(self, name: str) -> np.ndarray:
+        """(F,) number in a finished video's file of each frame that has features."""
+        starts = np.asarray(self.videos[name].get("starts", [0]), dtype=np.int64)
+        return (starts[:, None] + np.arange(self.frames(name) // len(starts))).ravel()
 
     def pooled(self, name: str) -> np.ndarray:
         """Mean and maximum of a video's cubes over locations, (F, 2, D) float32, memory-mapped. Raises as ``read``."""

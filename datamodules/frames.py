@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from datamodules.blocks import deal
-from datamodules.decoding import VideoError, VideoInfo, probe, read_chunks
+from datamodules.decoding import VideoError, VideoInfo, probe, read_chunks, read_frames
+from datamodules.drawn_blocks import Draw, draw_blocks
 
 DYING = 5.0  # seconds that a killed process may take from its closed connections to its end
 BROKEN = (ConnectionError, EOFError, FileNotFoundError)
@@ -41,6 +42,7 @@ class Segment(NamedTuple):
         end: header facts of the video if it ends with this segment.
         error: why the video cannot be decoded; what came before of it is void.
         damage: what is damaged in a video that is kept and ends with this segment, in words.
+        starts: first frame, in the file, of each block of a video of drawn blocks that ends with this segment.
     """
 
     video: int
@@ -49,6 +51,7 @@ class Segment(NamedTuple):
     end: VideoInfo | None = None
     error: str | None = None
     damage: str = ""
+    starts: Sequence[int] = ()
 
 
 class FramePacket(NamedTuple):
@@ -68,6 +71,7 @@ class FrameStream(IterableDataset):
         rank, world_size: videos are dealt to ranks and to each rank's workers by file size, each video to one.
         workers: decoding processes.
         keep: keep what decodes of damaged videos, instead of reporting an error.
+        draws: of each video, where blocks drawn at random take the place of all frames.
 
     Attributes:
         at: (workers, 2) int64, shared with them: each one's process id and the number of the video it is at, else -1.
@@ -82,8 +86,9 @@ class FrameStream(IterableDataset):
         world_size: int = 1,
         workers: int = 0,
         keep: bool = False,
+        draws: Sequence[Draw] = (),
     ) -> None:
-        self.paths, self.keep = list(paths), keep
+        self.paths, self.keep, self.draws = list(paths), keep, draws
         self.size, self.packet = size, packet
         self.rank, self.world_size = rank, world_size
         self.at = torch.full((max(1, workers), 2), -1)
@@ -103,7 +108,7 @@ class FrameStream(IterableDataset):
             first, damage = True, []
             try:
                 facts = probe(self.paths[video])
-                chunks = read_chunks(self.paths[video], self.size, kept=damage if self.keep else None)
+                starts, chunks = self._chunks(video, damage if self.keep else None)
                 for chunk in _with_last_flag(chunks):
                     images, is_last = chunk
                     while len(images):
@@ -112,9 +117,8 @@ class FrameStream(IterableDataset):
                         buffer[filled : filled + len(part)] = part
                         filled += len(part)
                         ends = is_last and not len(images)
-                        segments.append(
-                            Segment(video, len(part), first, facts if ends else None, damage="; ".join(damage) if ends else "")
-                        )
+                        at_end = {"end": facts, "damage": "; ".join(damage), "starts": starts} if ends else {}
+                        segments.append(Segment(video, len(part), first, **at_end))
                         first = False
                         if filled == self.packet:
                             yield self._packet(buffer, filled, segments)
@@ -124,6 +128,14 @@ class FrameStream(IterableDataset):
         self.at[worker, 1] = -1
         if segments:
             yield self._packet(buffer, filled, segments)
+
+    def _chunks(self, video: int, kept: list[str] | None) -> tuple[tuple[int, ...], Iterator[np.ndarray]]:
+        """A video's frames in chunks; where blocks are drawn, these one after the other, and the first frame of each."""
+        path = self.paths[video]
+        if not self.draws:
+            return (), read_chunks(path, self.size, kept=kept)
+        blocks = draw_blocks(read_frames(path, self.size, kept=kept), self.draws[video])
+        return tuple(start for start, _ in blocks), (np.stack(block) for _, block in blocks)
 
     @staticmethod
     def _packet(buffer: np.ndarray, filled: int, segments: list[Segment]) -> FramePacket:
@@ -186,11 +198,21 @@ class FrameDataModule(LightningDataModule):
         packet: frames a batch.
         num_workers: decoding processes of each rank; 0 decodes in the main process.
         keep: keep what decodes of damaged videos, instead of reporting an error.
+        draws: of each video, where blocks drawn at random take the place of all frames.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, packet: int = 64, num_workers: int = 0, keep: bool = False) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: int,
+        packet: int = 64,
+        num_workers: int = 0,
+        keep: bool = False,
+        draws: Sequence[Draw] = (),
+    ) -> None:
         super().__init__()
         self.paths, self.size, self.packet, self.num_workers, self.keep = list(paths), size, packet, num_workers, keep
+        self.draws = draws
         self.stream: FrameStream | None = None
         self.lost: list[Path] = []
         """Videos at which decoding processes were when they died, after an error."""
@@ -199,7 +221,9 @@ class FrameDataModule(LightningDataModule):
         """This rank's packets."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         strategy = getattr(self.trainer, "strategy", None)
-        self.stream = FrameStream(self.paths, self.size, self.packet, rank, world_size, self.num_workers, self.keep)
+        self.stream = FrameStream(
+            self.paths, self.size, self.packet, rank, world_size, self.num_workers, keep=self.keep, draws=self.draws
+        )
         return DataLoader(
             self.stream,
             batch_size=None,

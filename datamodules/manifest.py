@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.reading import DataError, parse_json, read_text
+from datamodules.blocks import BLOCK_LENGTH
+from datamodules.reading import SHOWN, DataError, parse_json, read_text
 
 FORMAT = 2
 LARGEST_HEADER = 4096  # bytes of a .npy file before its numbers; NumPy takes 128 for these
@@ -78,6 +79,7 @@ class FeatureSpec:
         mean: of the paper's own network, ``channels`` or ``image:<SHA-256>``; None for others.
         finer: further nodes whose maps lie packed behind the first one's, apart by commas; None where there are none.
         side: rows and columns that these have at most; None where there are none.
+        blocks: drawn at random from each video, and the seed, in words; None where all frames have features.
     """
 
     backbone: str
@@ -88,6 +90,7 @@ class FeatureSpec:
     mean: str | None = None
     finer: str | None = None
     side: int | None = None
+    blocks: str | None = None
 
     @property
     def kind(self) -> str:
@@ -269,12 +272,22 @@ def problem(entry: Any, spec: StoreSpec) -> str | None:
         return f"declared_frames is {declared!r}"
     if not isinstance(entry.get("damage", ""), str):
         return f"damage is {entry['damage']!r}"
+    drawn, starts = spec.made_from.get("blocks") is not None, entry.get("starts")
+    if ("starts" in entry) != drawn or (drawn and not _are_starts(starts, entry[rows])):
+        return f"starts is {str(starts)[:SHOWN]}, of {entry[rows]} {rows}"
     for prefix, array in zip(prefixes, spec.arrays, strict=True):
         key, numbers = f"{prefix}bytes", entry[rows] * array.row_bytes
         header = entry[key] - numbers
         if not 0 < header <= LARGEST_HEADER or header % HEADER_STEP:
             return f"{entry[rows]} {rows} take {numbers} {key} and a header, it says {entry[key]}"
     return None
+
+
+def _are_starts(found: Any, rows: int) -> bool:
+    """Whether these may be the first frames of a video's blocks: ascending, each of ``BLOCK_LENGTH`` rows, or one of fewer."""
+    if not isinstance(found, list) or not found or not all(_is_count(start, MOST_ROWS, least=0) for start in found):
+        return False
+    return found == sorted(set(found)) and (rows == len(found) * BLOCK_LENGTH or (found == [0] and rows < BLOCK_LENGTH))
 
 
 def prefixes_of(spec: StoreSpec) -> list[str]:

@@ -105,7 +105,7 @@ def step_costs(logits: Tensor, target: Tensor) -> Tensor:
     logits = logits if logits.dtype == torch.float64 else logits.float()
     steps = logits.shape[1]
     if target.is_floating_point():
-        return -(logits.log_softmax(dim=-1) * target[:, None, :]).sum(dim=(1, 2))
+        return -(logits.log_softmax(dim=-1) * target[:, None, :]).sum(dim=2)
     if target.ndim == 2:
         targets = target[:, None, :].expand(-1, steps, -1).to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=2)

@@ -226,7 +226,8 @@ def _report(kind: str, store: Store, names: list[str], data: DataSettings) -> No
         height, width = store.grid
         what = f"{rows} frames of {height}x{width}x{store.channels} features"
     print(f"{len(good)} videos, {what} in {store.path.resolve()}")
-    lying = [name for name in good if store.videos[name].get("declared_frames", 0) not in (0, store.rows(name))]
+    whole = [name for name in good if "starts" not in store.videos[name]]
+    lying = [name for name in whole if store.videos[name].get("declared_frames", 0) not in (0, store.rows(name))]
     if lying:
         first = store.videos[lying[0]]
         print(

@@ -29,6 +29,7 @@ class DataSetInfo:
         multi_label: whether a video may have several labels; then mAP is the figure.
         hits: whether it may, and one of them is enough; then hit@1 is the figure. Else it is accuracy.
         of_user: anybody's videos: ``data.folder`` names the data set, and nothing is downloaded or generated.
+        sets: settings that it has whatever the preset, by dotted key; of blocks to draw, where videos are long.
         truths: of its generated stand-in, (row, another row that it is above), since it is drawn so.
     """
 
@@ -38,6 +39,7 @@ class DataSetInfo:
     multi_label: bool = False
     hits: bool = False
     of_user: bool = False
+    sets: Mapping[str, Any] = field(default_factory=dict)
     truths: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -79,7 +81,9 @@ DATASETS: dict[str, DataSetInfo] = {
     "hmdb51": DataSetInfo("HMDB-51", "datamodules.hmdb51"),
     "hollywood2": DataSetInfo("Hollywood2", "datamodules.hollywood2", multi_label=True),
     "ucf101": DataSetInfo("UCF-101", "datamodules.ucf101", grouped=True),
-    "sports1m": DataSetInfo("Sports-1M", "datamodules.sports1m", hits=True),
+    "sports1m": DataSetInfo(
+        "Sports-1M", "datamodules.sports1m", hits=True, sets={"data.blocks_per_video": [4, 20], "data.stride": 30}
+    ),
     "videofolder": DataSetInfo("a folder of videos", "datamodules.videofolder", grouped=True, of_user=True),
 }
 """By ``data.name``, in the order of the tables' columns."""

@@ -1,6 +1,7 @@
 """The command line: ``key=value`` words into settings, with presets and shorthands; help, and errors in words.
 
-The order of precedence is: defaults (the paper's), presets in the given order, column, row, the command line.
+The order of precedence is: defaults (the paper's), those of the data set, presets in the given order, column, row, the command
+line.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from datamodules.blocks import BLOCK_LENGTH, NATIVE_FPS, skip_of
 from datamodules.folds import parse_fold
 from datamodules.parts import parse_groups
 from reproduce.common.catalogue import COLUMNS, DATASETS, PAPER_NETWORK, ROWS, measured_columns
@@ -26,6 +28,8 @@ from reproduce.common.settings import MANY, DataSettings, Settings, SettingsErro
 
 PLAIN = {"λ": "lambda", "γ": "gamma", "–": "-", "−": "-", "…": "...", "×": "x", "±": "+-", "µ": "u", "\u00a0": " "}
 """How characters of the suite's own are written where the output's encoding lacks them."""
+
+MOST_BLOCKS = 1000  # of a video; a decoding process holds them in memory
 
 S = TypeVar("S")  # Settings, or those of a script that runs nothing
 
@@ -104,7 +108,7 @@ def _presets(value: Any) -> list[str]:
 
 
 def _preset_layers(presets: list[str], data: str) -> dict[str, Any]:
-    layers: dict[str, Any] = {}
+    layers: dict[str, Any] = dict(DATASETS[data].sets) if data in DATASETS else {}
     base = [] if set(MODELS) & set(presets) else [MODELS[0]]
     for preset in (*base, *presets):
         layers |= {**PRESETS[preset].sets, **PRESETS[preset].on.get(data, {})}
@@ -193,6 +197,8 @@ def validate(settings: Any) -> None:
         raise SettingsError(
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
+    if settings.data.blocks_per_video is not None:
+        _check_blocks(settings.data)
     for key, value in (ROWS[settings.row].needs if settings.row else {}).items():
         found = get(settings, key)
         if found != value:
@@ -209,6 +215,20 @@ def validate(settings: Any) -> None:
     alone = [row for row, info in ROWS.items() if not info.system.members]
     if len(set(settings.fusion.rows)) < 2 or not set(settings.fusion.rows) <= set(alone):
         raise SettingsError(f"fusion.rows={settings.fusion.rows}: name two rows or more, of {', '.join(alone)}")
+
+
+def _check_blocks(data: DataSettings) -> None:
+    blocks, key = data.blocks_per_video or [], "data.blocks_per_video"
+    if len(blocks) != 2 or not all(1 <= number <= MOST_BLOCKS for number in blocks):
+        raise SettingsError(f"{key}={blocks}: two numbers from 1 to {MOST_BLOCKS}, of train's videos and of test's")
+    able = [name for name, info in DATASETS.items() if key in info.sets]
+    if data.name not in able:  # elsewhere a video changes sides with the split, and the splits share their features
+        raise SettingsError(f"{key}={blocks}: goes with data.name={' or '.join(able)}; write {key}=null")
+    if skip_of(data.fps) != 1 or data.stride != BLOCK_LENGTH:
+        raise SettingsError(
+            f"{key}={blocks}: goes with data.fps={NATIVE_FPS} and data.stride={BLOCK_LENGTH}, so that none spans two; "
+            f"{key}=null takes all frames"
+        )
 
 
 def _unusable(key: str, value: Any, bounds: tuple[float, float] | None) -> str | None:

@@ -118,13 +118,18 @@ def require_videos(annotation: Annotation, names: list[str]) -> None:
 
 
 def feature_folder(settings: Settings, pyramid: bool = False) -> Path:
-    """The feature store's folder: ``<paths.features>/<data set>/<backbone>-<weights>``, of several maps with their layers."""
+    """The feature store's folder: ``<paths.features>/<data set>/<backbone>-<weights>``, and what tells it apart.
+
+    That are the numbers of drawn blocks, and the finer ones of several layers.
+    """
     backbone = settings.backbone
     weights = backbone.weights
     if weights not in ("imagenet", "random", "released"):
         weights = Path(weights).stem
     network = _network_of(settings).replace(":", "-")  # which not every disk takes
     name = weights if weights.startswith(network) else f"{network}-{weights}"
+    if settings.data.blocks_per_video:
+        name = "-".join([name, "blocks", *map(str, settings.data.blocks_per_video)])
     if pyramid:
         name = "-".join([name, *(layer.replace("/", "_") for layer in finer_layers(settings))])
     return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
@@ -168,7 +173,16 @@ def feature_spec(settings: Settings, pyramid: bool = False) -> FeatureSpec:
         mean=_mean_in_words(settings) if ours else None,
         finer=",".join(finer_layers(settings)) if pyramid else None,
         side=settings.multiresolution.side if pyramid else None,
+        blocks=blocks_in_words(settings),
     )
+
+
+def blocks_in_words(settings: Settings) -> str | None:
+    """Which blocks of each video get features; None where all frames do."""
+    if settings.data.blocks_per_video is None:
+        return None
+    train, test = settings.data.blocks_per_video
+    return f"{train} random blocks a train video, {test} a test video, seed {settings.data.blocks_seed}"
 
 
 def _network_of(settings: Settings) -> str:
@@ -288,9 +302,9 @@ def flow_spec(settings: Settings) -> StoreSpec:
 
 
 def crop_settings(settings: Settings) -> Settings:
-    """The settings with the network that crops pass through: it subtracts channel means, and resizes nothing."""
+    """The settings with the network that crops of any frame pass through: it subtracts channel means, and resizes nothing."""
     own = {"backbone.resize": "direct", "backbone.mean": CHANNELS} if settings.backbone.name == PAPER_NETWORK else {}
-    return with_values(settings, {**own, "backbone.size": crop_side(settings)})
+    return with_values(settings, {**own, "backbone.size": crop_side(settings), "data.blocks_per_video": None})
 
 
 def crop_side(settings: Settings) -> int:
@@ -306,9 +320,8 @@ def view_side(settings: Settings) -> int:
 def view_folder(settings: Settings) -> Path:
     """The folder of a run's views: features of crops, or, where the whole network is trained, frames."""
     whole = settings.spatial.layers == "all"
-    return feature_folder(settings).with_name(
-        f"views-{view_side(settings)}" if whole else f"views-{feature_folder(settings).name}"
-    )
+    features = feature_folder(crop_settings(settings))
+    return features.with_name(f"views-{view_side(settings)}" if whole else f"views-{features.name}")
 
 
 def view_spec(settings: Settings) -> ViewSpec:

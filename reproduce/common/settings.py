@@ -60,7 +60,12 @@ videofolder: default, seed-<n>; null for the first"""
     fps: float = ranged(30.0, 1e-3, 30)
     """nominal sampling rate; frames are taken int(30 / fps) apart"""
     stride: int = ranged(1, 1, 10_000)
-    """frames between two blocks of a video; the paper's is 1"""
+    """frames between two blocks of a video; the paper's is 1, and sports1m's drawn blocks are read at 30"""
+    blocks_per_video: Optional[list[int]] = None  # noqa: UP045
+    """blocks drawn at random from each video of train and of test, which alone get features; null for all frames. Of sports1m \
+alone, with [4, 20]"""
+    blocks_seed: int = ranged(0, 0, 2**31)
+    """of that draw"""
     batch_size: int = ranged(128, 1, 1_000_000)
     """blocks of a batch, over all devices"""
     resident: str = one_of("auto", ("auto", "gpu", "ram", "mmap", "rotate"))

@@ -15,7 +15,7 @@ from lightning_modules.bvlc_googlenet import AUTHORS_SIDE
 from lightning_modules.timm_networks import build_timm, own_size, pretrained_on
 from reproduce.acquisition import caffe_files
 from reproduce.common.catalogue import PAPER_NETWORK, SIDE, TIMM
-from reproduce.common.dataset import feature_spec, fetches_mean, finer_layers, mean_image, resize_of
+from reproduce.common.dataset import blocks_in_words, feature_spec, fetches_mean, finer_layers, mean_image, resize_of
 from reproduce.common.settings import Settings
 
 
@@ -134,6 +134,8 @@ def notes_on(settings: Settings, backbone: nn.Module) -> list[str]:
         notes.append("torchvision's GoogLeNet is a batch-norm port, not the paper's Caffe network")
     if options.name == PAPER_NETWORK:
         notes.append(f"the paper's Caffe network; {_input_in_words(settings)}")
+    if (blocks := blocks_in_words(settings)) is not None:
+        notes.append(f"features of {blocks}; a video with fewer gives all")
     return notes
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from datamodules.blocks import BLOCK_LENGTH
 from datamodules.decoding import VideoError, decoder_version, read_chunks
+from datamodules.drawn_blocks import Draw
 from datamodules.features import BACKBONE, FeatureStore, FeatureStoreError
 from datamodules.files import write_atomically
 from datamodules.frames import (
@@ -174,7 +176,9 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
     precision, compiled = _how(settings, annotation, store, names, backbone)
     paths = [annotation.folder / name for name in names]
     if is_first_process():
-        size = (estimated_frames(annotation, names) or 0) * channels * (rows * columns * 2 + 8)  # fp16 cubes, two fp32 vectors
+        size = (
+            _expected_frames(settings, annotation, names) * channels * (rows * columns * 2 + 8)
+        )  # fp16 cubes, two fp32 vectors
         check_space([Need(store.path, int(size), f"the features of {len(names)} videos")])
         facts = {
             "layer": backbone.layer,
@@ -187,7 +191,25 @@ def _extract(settings: Settings, annotation: Annotation, store: FeatureStore, na
             "notes": notes_on(settings, backbone),
         }
         store.create(spec, (rows, columns), channels, facts | ({"scales": scales} if len(maps) > 1 else {}))
-    extract_into(settings, store, backbone, names, paths, precision, compiled)
+    draws = _draws(settings, annotation, names)
+    extract_into(settings, store, backbone, names, paths, precision, compiled, draws)
+
+
+def _draws(settings: Settings, annotation: Annotation, names: Sequence[str]) -> list[Draw]:
+    """The blocks to draw of each of some videos, by the side that it is on; none where all frames are taken."""
+    if settings.data.blocks_per_video is None:
+        return []
+    of_train, of_test = settings.data.blocks_per_video
+    train = {video.name for video in annotation.train}
+    seed = settings.data.blocks_seed
+    return [Draw(of_train if name in train else of_test, seed, PurePosixPath(name).stem) for name in names]
+
+
+def _expected_frames(settings: Settings, annotation: Annotation, names: Sequence[str]) -> float:
+    """Frames of some videos that get features, at most; 0 where nothing is known."""
+    if settings.data.blocks_per_video is not None:
+        return BLOCK_LENGTH * sum(draw.count for draw in _draws(settings, annotation, names))
+    return estimated_frames(annotation, names) or 0
 
 
 def extract_into(
@@ -198,6 +220,7 @@ def extract_into(
     paths: Sequence[Path],
     precision: str,
     compiled: bool,
+    draws: Sequence[Draw] = (),
 ) -> Stopwatch:
     """Features of some videos into a store that is there, on all devices; returns where this process's time went.
 
@@ -206,7 +229,8 @@ def extract_into(
     """
     packet, workers = packet_and_workers(settings)
     workers = _within_shared_memory(settings, packet, workers)
-    data = FrameDataModule(paths, frame_side(settings), packet, workers, keep=settings.data.keeps_damaged)
+    keep = settings.data.keeps_damaged
+    data = FrameDataModule(paths, frame_side(settings), packet=packet, num_workers=workers, keep=keep, draws=draws)
     sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
     stopwatch, preemption = Stopwatch(), Preemption()
     quiet_lightning()
@@ -336,7 +360,7 @@ def _how(
         return precision, options.compile == "true"
     if not on_gpu and not any(map(shutil.which, ("g++", "c++", "clang++"))):
         return precision, False  # torch.compile writes C++
-    frames = estimated_frames(annotation, names) or 0
+    frames = _expected_frames(settings, annotation, names)
     return precision, frames / (settings.trainer.devices * settings.trainer.num_nodes) >= COMPILE_FRAMES[on_gpu]
 
 

@@ -204,6 +204,7 @@ class FeatureWriter(BasePredictionWriter):
                 end = segment.end
                 facts = {"width": end.width, "height": end.height, "declared_frames": end.declared_frames}
                 facts |= {"source_bytes": self.sizes[segment.video]} | ({"damage": segment.damage} if segment.damage else {})
+                facts |= {"starts": list(segment.starts)} if segment.starts else {}
                 self.open.pop(segment.video).close(fps=end.fps, **facts)
         return there - begun, time.perf_counter() - there
 

@@ -175,7 +175,7 @@ class RecurrentSystem:
         return {name: value for name, value in self.recognizer.figures.items() if name.startswith("test/")}
 
     def describe(self, run: RunFolder) -> dict[str, Any]:
-        """Write ``attention.csv`` where attention was measured; returns the feature map, the stride, and the devices."""
+        """Write ``attention.csv`` where attention was measured; returns the feature map, the blocks' stride, the devices."""
         assert self.recognizer is not None
         data, found = self.data, self.recognizer.attention
         if found is not None and bool(found.counts.any()):
@@ -183,7 +183,7 @@ class RecurrentSystem:
             write_attended(run.attended, names, NAMES, found.sums.tolist(), found.counts.tolist())
         return {
             "map": [*data.store.grid, data.store.channels],
-            "stride": self.settings.data.stride,
+            **({} if data.store.drawn else {"stride": self.settings.data.stride}),
             "notes": [*data.notes, *arithmetic_notes(self.settings)],
             "versions": versions() | {"torch": torch.__version__},  # with the build, such as +cpu
             **about_devices(self.settings),

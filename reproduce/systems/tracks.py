@@ -196,8 +196,10 @@ def track_video(
         limit: frames after which the video is left; None for all of it.
 
     Raises:
-        DataError: the features cannot be read.
+        DataError: the features cannot be read, or are of blocks drawn at random.
     """
+    if store.drawn:
+        raise DataError(f"{name}: has features of drawn blocks alone, where attention is followed through the whole video")
     device = next(network.parameters()).device
     pool = FramePool(store, [name], tracker.network.inputs, "mmap")
     number = store.frames(name) if limit is None else min(limit, store.frames(name))

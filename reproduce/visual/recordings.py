@@ -84,7 +84,8 @@ def draw_filmstrips(folder: RunFolder, network: nn.Module, data: VideoDataModule
             frames, maps = first_block(network, data.store, video.name, data.skip)
             if maps is None:
                 return {}
-            strip = filmstrip(frames_at(data.annotation.path(video), frames[::EVERY]), maps[::EVERY])
+            wanted = data.store.source_frames(video.name)[frames[::EVERY]]
+            strip = filmstrip(frames_at(data.annotation.path(video), wanted), maps[::EVERY])
         except DataError as error:
             print(f"attention on {video.name} is not drawn: {error}", flush=True)
             continue
@@ -109,6 +110,9 @@ def record(folder: RunFolder, network: nn.Module, data: VideoDataModule) -> list
         data: of the run.
     """
     annotation, found = data.annotation, []
+    if data.store.drawn:
+        print("videos with features of drawn blocks alone are not recorded for the report's viewer", flush=True)
+        return found
     for number, chosen in enumerate(first_videos(annotation.test, annotation.classes, RECORDED), start=1):
         video = annotation.test[chosen]
         try:

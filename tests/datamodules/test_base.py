@@ -2,16 +2,19 @@
 
 import csv
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from handmade import (
+    CHANNELS,
     CPU,
     FRAMES,
     GRID,
     ROWS,
+    SPEC,
     batches,
     blocks_of,
     dense_blocks,
@@ -20,6 +23,7 @@ from handmade import (
     inputs_of,
     lay_out,
     module,
+    naive_block,
     naive_blocks,
     stage,
 )
@@ -30,7 +34,7 @@ from datamodules.base import BOXES, HMDB51DataModule
 from datamodules.batches import Batch, DenseBatch
 from datamodules.blocks import num_blocks
 from datamodules.boxes import cell_coverage
-from datamodules.features import FeatureStoreError
+from datamodules.features import FeatureStore, FeatureStoreError
 from datamodules.parts import Part
 from datamodules.videos import Annotation, DataError, Video, targets_of
 
@@ -59,6 +63,42 @@ def boxed(root) -> dict[str, np.ndarray]:
         writer.writerows([name, t, *edges] for name, frames in boxes.items() for t, edges in enumerate(frames.tolist()))
     yield boxes
     (root / BOXES).unlink()
+
+
+@pytest.fixture
+def drawn(root, tmp_path) -> dict[str, list[int]]:
+    """The same videos with drawn blocks, ``tmp_path / "drawn"``; returns the first frame of each, by video."""
+    store, found = FeatureStore(tmp_path / "drawn"), {}
+    store.create(replace(SPEC, blocks="2 random blocks a video"), GRID, CHANNELS, {"notes": []})
+    for name, frames in FRAMES.items():
+        found[name] = [0] if frames < 31 else [1, frames - 30] if frames > 31 else [0, 1]
+        writer = store.writer(name)
+        writer.append(np.concatenate([features_of(name, frames)[start : start + 30] for start in found[name]]))
+        writer.close(starts=found[name])
+    store.merge()
+    return found
+
+
+def test_training_and_test_read_drawn_blocks_and_none_that_spans_two(root, drawn, tmp_path):
+    data = module(root, tmp_path / "drawn", stride=30)
+    for which in ("train", "val", "test"):
+        expected = [naive_block(video.name, start, 1).tobytes() for video in data.videos(which) for start in drawn[video.name]]
+        assert sorted(blocks_of(batches(data, which))) == sorted(expected)
+
+
+@pytest.mark.parametrize(("fps", "stride"), [(30, 1), (30, 29), (6, 30)])
+def test_drawn_blocks_are_refused_at_any_other_stride(root, drawn, tmp_path, fps, stride):
+    with pytest.raises(DataError, match=rf"fps={fps}, stride={stride}: .*drawn holds blocks .*fps=30 and stride=30"):
+        module(root, tmp_path / "drawn", fps=fps, stride=stride)
+
+
+def test_boxes_of_drawn_blocks_are_those_of_the_frames_they_came_from(root, features, drawn, boxed, tmp_path):
+    data, whole = module(root, tmp_path / "drawn", stride=30), module(root, features)
+    for video in data.videos("test"):
+        frames = data.store.source_frames(video.name)
+        assert len(frames) == data.store.frames(video.name) and frames[0] == drawn[video.name][0]
+        for some, every in zip(data.cells(video), whole.cells(video), strict=True):
+            np.testing.assert_array_equal(some, every[frames])
 
 
 rates = pytest.mark.parametrize(("fps", "stride"), [(30, 1), (6, 1), (30, 4), (6, 5), (15, 3)])

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import frames as frames_module
 from datamodules.decoding import VideoError, read_chunks
+from datamodules.drawn_blocks import Draw, draw_blocks
 from datamodules.frames import (
     FrameDataModule,
     FrameStream,
@@ -114,6 +115,20 @@ def test_any_number_of_workers_gives_the_same_frames(paths, workers):
     data = FrameDataModule(paths, SIZE, packet=16, num_workers=workers)
     received = Received(data.predict_dataloader(), 16)
     assert received.stamps == complete() and set(received.ends) == set(range(len(paths)))
+
+
+@pytest.mark.parametrize(("packet", "workers"), [(7, 0), (30, 0), (64, 2)])
+def test_of_drawn_blocks_these_frames_come_one_block_after_the_other_and_their_starts_at_the_end(paths, packet, workers):
+    draws = [Draw(3, 5, path.stem) for path in paths]
+    data = FrameDataModule(paths, SIZE, packet, workers, draws=draws)
+    packets = list(data.predict_dataloader())
+    expected = [draw_blocks(range(length), draw) for length, draw in zip(LENGTHS, draws, strict=True)]
+    assert Received(packets, packet).stamps == {
+        video: [frame for _, block in blocks for frame in block] for video, blocks in enumerate(expected)
+    }
+    ends = {segment.video: [*segment.starts] for _, segments in packets for segment in segments if segment.end is not None}
+    assert ends == {video: [start for start, _ in blocks] for video, blocks in enumerate(expected)}
+    assert not any(segment.starts for _, segments in packets for segment in segments if segment.end is None)
 
 
 @pytest.mark.counts("SIGKILLs")

@@ -50,6 +50,32 @@ def test_one_frame_of_one_number_is_right_too():
     assert problem({"frames": 1, "bytes": 2 + 128, "pooled_bytes": 8 + 128}, cubes_of(1, 1)) is None
 
 
+DRAWN = spec_of({**MANIFEST, "spec": {"blocks": "4 random blocks a train video"}})
+
+
+def drawn_entry(frames: int, *starts: object) -> dict:
+    header = 128
+    return {"frames": frames, "bytes": frames * 48 + header, "pooled_bytes": frames * 32 + header, "starts": list(starts)}
+
+
+@pytest.mark.parametrize("entry", [drawn_entry(60, 0, 7), drawn_entry(30, 0), drawn_entry(30, 8), drawn_entry(5, 0)])
+def test_drawn_blocks_say_where_each_begins(entry):
+    assert problem(entry, DRAWN) is None
+    assert problem(entry, CUBES) == f"starts is {entry['starts']}, of {entry['frames']} frames"
+
+
+@pytest.mark.counts("damaged features")
+@pytest.mark.parametrize(
+    "starts", [None, "0", [], [7, 0], [3, 3], [0], [0, 1, 2], [0, -1], [0, 1.0], [0, True], [0, 10**10], [[0], [1]]]
+)
+def test_starts_that_cannot_be_are_named(starts):
+    entry = {**drawn_entry(60), "starts": starts}
+    assert problem(entry, DRAWN) == f"starts is {starts}, of 60 frames"
+    assert problem(drawn_entry(5, 1), DRAWN) == "starts is [1], of 5 frames"
+    del entry["starts"]
+    assert problem(entry, DRAWN) == "starts is None, of 60 frames"
+
+
 @pytest.mark.parametrize("entry", [None, [], "5 frames", 5, True])
 def test_what_is_no_entry_says_nothing_of_its_video(entry):
     assert problem(entry, CUBES) == "no facts about it"

@@ -1,7 +1,7 @@
 import pytest
 
 from reproduce.common.cli import help_text, resolve
-from reproduce.common.dataset import feature_folder
+from reproduce.common.dataset import STORES, feature_folder, feature_spec
 from reproduce.common.presets import MODELS, PRESETS
 from reproduce.common.settings import Settings, SettingsError, entries
 from reproduce.prepare import PrepareSettings
@@ -38,6 +38,47 @@ def test_released_preset_is_the_released_codes(data, optimizer, lr, last_n, extr
     assert (settings.model.last_n, settings.model.attention_layers) == (last_n, extra)
     assert (settings.model.attention, settings.model.num_layers, settings.model.input_dropout) == ("content", 1, False)
     assert (settings.objective.batch_reduction, settings.protocol) == ("sum", "holdout")
+
+
+@pytest.mark.parametrize("preset", ["paper", "released", "miniature", "[released,miniature]"])
+def test_of_long_videos_blocks_are_drawn_whatever_the_preset_and_of_others_none(preset):
+    long = resolve(Settings, [f"preset={preset}", "data.name=sports1m"])
+    assert (long.data.blocks_per_video, long.data.stride, long.data.fps) == ([4, 20], 30, 30)
+    for data in ("data.name=ucf11", "data.name=hmdb51", "data.name=ucf101"):
+        assert resolve(Settings, [f"preset={preset}", data]).data.blocks_per_video is None
+
+
+def test_drawn_blocks_have_a_store_of_their_own_and_views_do_not_depend_on_them():
+    drawn, whole, other = (
+        resolve(Settings, ["data.name=sports1m", *words])
+        for words in ([], ["data.blocks_per_video=null"], ["data.blocks_per_video=[2,3]", "data.blocks_seed=7"])
+    )
+    assert feature_spec(drawn).blocks == "4 random blocks a train video, 20 a test video, seed 0"
+    assert feature_spec(other).blocks == "2 random blocks a train video, 3 a test video, seed 7"
+    assert "blocks" not in feature_spec(whole).made_from
+    names = [feature_folder(settings).name for settings in (drawn, whole, other)]
+    assert names == ["bvlc_googlenet-imagenet" + more for more in ("-blocks-4-20", "", "-blocks-2-3")]
+    views = STORES["views"]
+    assert views.spec(drawn) == views.spec(whole) and views.folder(drawn) == views.folder(whole)
+
+
+@pytest.mark.counts("bad settings")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["data.name=sports1m", "data.stride=1"], "goes with data.fps=30 and data.stride=30, .*null takes all frames"),
+        (["data.name=sports1m", "data.fps=6"], "goes with data.fps=30 and data.stride=30"),
+        (["data.name=sports1m", "data.blocks_per_video=4"], "data.blocks_per_video"),
+        (["data.name=sports1m", "data.blocks_per_video=[4]"], "two numbers from 1 to 1000"),
+        (["data.name=sports1m", "data.blocks_per_video=[]"], "two numbers from 1 to 1000"),
+        (["data.name=sports1m", "data.blocks_per_video=[0,20]"], "two numbers from 1 to 1000"),
+        (["data.name=sports1m", "data.blocks_per_video=[4,1001]"], "two numbers from 1 to 1000"),
+        (["data.name=ucf11", "data.blocks_per_video=[4,20]", "data.stride=30"], "goes with data.name=sports1m; write .*=null"),
+    ],
+)
+def test_blocks_that_cannot_be_drawn_are_refused(words, says):
+    with pytest.raises(SettingsError, match=says):
+        resolve(Settings, words)
 
 
 def test_presets_compose_and_the_command_line_has_the_last_word():

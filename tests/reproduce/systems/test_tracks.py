@@ -46,6 +46,12 @@ def observe(watcher: Tracker, X: torch.Tensor, sizes: list[int]):
     return seen + list(watcher.close())
 
 
+def test_a_video_of_drawn_blocks_is_not_followed():
+    network = networks()["location"].eval()
+    with pytest.raises(DataError, match="a.mp4: has features of drawn blocks alone"):
+        track_video(network, SimpleNamespace(drawn="4 random blocks a train video"), "a.mp4", Tracker(network, False))
+
+
 @pytest.mark.parametrize("kind", ["location", "content", "avg", "softmax", "shorter"])
 @pytest.mark.parametrize(
     ("frames", "skip", "stride"), [(1, 1, 1), (7, 1, 1), (30, 1, 1), (95, 1, 1), (95, 1, 4), (171, 5, 3), (40, 5, 1)]
