@@ -65,7 +65,7 @@ def test_a_run_from_scratch_depends_on_its_seed_and_says_so(root, tmp_path):
         settings.seed = seed
         system = streams.build(settings, read_annotation(settings))
         data = streams.StreamDataModule(read_annotation(settings), _flow(settings), 8, 2, seed, scored=3, length=10)
-        network = system._recognizer(data).network
+        network = system.recognizer(data).network
         found.append(network.backbone.body.get_submodule("features.0").weight.detach().clone())
         assert "all from random weights" in system.said[0]
     assert found[0].shape[1] == 20 and not np.allclose(found[0], found[1])
