@@ -7,18 +7,19 @@ frames. The CPU computes in single precision. Relative errors are Euclidean: ``â
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from lightning_modules.backbone import calibrate, folded
-from lightning_modules.frames import Frames, Rows, pool_frames, run_blocks, run_dense
+from lightning_modules.frames import Frames, Network, Rows, pool_frames, run_blocks, run_dense
 from lightning_modules.layers import seed_masks
 from lightning_modules.multiresolution import MultiresolutionLSTM, pack
 from lightning_modules.selective import SelectiveAttentionLSTM
@@ -33,7 +34,7 @@ from reproduce.systems.devices import set_arithmetic
 from reproduce.systems.recurrent import build_network
 
 CPU = torch.device("cpu")
-BLOCKS = 16  # compared of a step and of a dense test, at most
+BLOCKS = 8  # compared of a step, and at most of a dense test
 GAIN = 2.0  # on initial weights: as they are, attention's gradient is 5e-5 of all, and no tolerance would see it
 LEAST_SHARE = 1e-3  # of all gradients' norm, that one's error is measured by at least: single precision keeps 1e-8 of it
 FEATURES = {"IEEE": 1e-4, "TF32": 0.1}  # tolerances for the untrained backbone's features, which amplify rounding
@@ -98,9 +99,11 @@ def _as_in_runs(settings: BenchmarkSettings) -> Iterator[None]:
     before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    gc.freeze()  # else each timed repetition goes through all modules' objects before it
     try:
         yield
     finally:
+        gc.unfreeze()
         torch.use_deterministic_algorithms(before, warn_only=warned)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         set_arithmetic(settings)
@@ -124,12 +127,6 @@ def _networks(settings: BenchmarkSettings) -> dict[str, BenchmarkSettings]:
         if "data.batch_size" in row.system.settings:
             found.setdefault(str([item for item in row.sets.items() if item[0].startswith("model.")]), name)
     return {name: with_values(settings, ROWS[name].sets) for name in found.values()}  # type: ignore[misc]
-
-
-def _arithmetics(device: torch.device) -> dict[str, Arithmetic]:
-    """Those that a device has."""
-    bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported()
-    return {name: one for name, one in ARITHMETICS.items() if bf16 or one.precision != "bf16-mixed"}
 
 
 def _set(settings: BenchmarkSettings, arithmetic: Arithmetic) -> BenchmarkSettings:
@@ -162,16 +159,16 @@ def _network(name: str, settings: BenchmarkSettings, device: torch.device) -> It
     """One network: against the CPU, against itself, and by the clock."""
     plain, dropping = (_built(with_values(settings, more)) for more in ({"model.dropout": 0.0}, {}))
     frames = _frames(plain, (6 * features(settings, settings.frames, CPU).float() - 3).relu().half())  # half of them zero
-    blocks = min(BLOCKS, settings.data.batch_size)
-    expected = _outcome(plain, frames, blocks, CPU, ARITHMETICS["IEEE"])
-    for label, arithmetic in _arithmetics(device).items():
+    expected, had = _outcome(plain, frames, CPU, ARITHMETICS["IEEE"]), dict(ARITHMETICS)
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        del had["bf16"]
+    for label, arithmetic in had.items():
         _set(settings, arithmetic)
         if label == "IEEE" or not isinstance(plain, SelectiveAttentionLSTM):
             # elsewhere, another rounding makes a network choose other locations, and nothing is to compare
-            yield from _compared(
-                f"{name}, {label}", _outcome(plain, frames, blocks, device, arithmetic), expected, arithmetic, device
-            )
-        first, second = (_outcome(dropping, frames, blocks, device, arithmetic) for _ in range(2))
+            found, what = _outcome(plain, frames, device, arithmetic), f"{name}, {label}"
+            yield from _compared(what=what, found=found, expected=expected, tolerance=arithmetic.tolerance, device=device)
+        first, second = (_outcome(dropping, frames, device, arithmetic) for _ in range(2))
         other = [key for key in first if not torch.equal(first[key], second[key])]
         words = f"{len(other)} of {len(first)} tensors differ: {other[0]} â€¦" if other else f"all {len(first)} tensors equal"
         what, against = f"{name}, {label}: repeated, with dropout", "itself, bit for bit"
@@ -179,7 +176,7 @@ def _network(name: str, settings: BenchmarkSettings, device: torch.device) -> It
 
     held = _frames(dropping, features(settings, 10 * settings.frames, device))
     videos = BlockIndex([settings.frames] * settings.steps)
-    for label, arithmetic in _arithmetics(device).items():
+    for label, arithmetic in had.items():
         chosen, network = _set(settings, arithmetic), copy.deepcopy(dropping).to(device)
         trained = settings.data.batch_size / step_seconds(chosen, network, held, device)
         tested = 1 / test_seconds(chosen, network, held, videos, device)
@@ -210,22 +207,20 @@ def _frames(network: nn.Module, X: Tensor) -> Frames:
 DENSE, LOSS, GRADIENT = "dense test", "loss", "gradient of "
 
 
-def _outcome(
-    network: nn.Module, frames: Frames, blocks: int, device: torch.device, arithmetic: Arithmetic
-) -> dict[str, Tensor]:
+def _outcome(network: nn.Module, frames: Frames, device: torch.device, arithmetic: Arithmetic) -> dict[str, Tensor]:
     """A dense test's scores, then a step's loss, gradients, and parameters behind it: by name, on the CPU."""
     network, T = copy.deepcopy(network).to(device), getattr(network, "block_length", BLOCK_LENGTH)
-    frames = Frames(*(part.to(device) for part in frames))  # type: ignore[union-attr]
-    count = min(blocks, len(frames.mean) - T + 1)  # type: ignore[arg-type]
-    starts = torch.randint(0, len(frames.mean) - T + 1, (blocks, 1), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    cube, *others = (cast(Tensor, part).to(device) for part in frames)
+    count = min(BLOCKS, len(cube) - T + 1)
+    starts = torch.randint(0, len(cube) - T + 1, (BLOCKS, 1), generator=torch.Generator().manual_seed(0))
     rows = (starts + torch.arange(T)).to(device)
-    batch = Frames(Rows(frames.cube, rows), *(part[rows] for part in frames[1:]))  # type: ignore
+    batch = Frames(Rows(cube, rows), *(part[rows] for part in others))
     seed_masks(device, 0)
     bf16 = arithmetic.precision == "bf16-mixed"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        stretch = Frames(*(part[: count + T - 1] for part in frames))  # type: ignore[index]
-        found = {DENSE: run_dense(network.eval(), stretch, count, T).logits}  # type: ignore[arg-type]
-    found[LOSS] = step(network, lambda: run_blocks(network, batch), blocks, device, bf16)()  # type: ignore[arg-type]
+        stretch = Frames(*(part[: count + T - 1] for part in (cube, *others)))
+        found = {DENSE: run_dense(cast(Network, network.eval()), stretch, count, T).logits}
+    found[LOSS] = step(network, lambda: run_blocks(cast(Network, network), batch), BLOCKS, device, bf16=bf16)()
     for key, one in network.named_parameters():
         found[GRADIENT + key] = torch.zeros_like(one) if one.grad is None else one.grad
         found[f"{key} behind a step"] = one.detach()
@@ -233,7 +228,7 @@ def _outcome(
 
 
 def _compared(
-    what: str, found: dict[str, Tensor], expected: dict[str, Tensor], arithmetic: Arithmetic, device: torch.device
+    what: str, found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float, device: torch.device
 ) -> Iterator[Line]:
     """Relative errors of scores, loss and gradients; a small gradient's relative to ``LEAST_SHARE`` of all gradients."""
     gradients = [key for key in expected if key.startswith(GRADIENT)]
@@ -241,7 +236,7 @@ def _compared(
     size = {key: float(expected[key].norm()) for key in (DENSE, LOSS, *gradients)}
     size |= {key: max(size[key], least) for key in gradients}
     errors = {key: float((found[key] - expected[key]).norm()) / size[key] for key in size}
-    limit, tested = f"at most {arithmetic.tolerance:g}", errors.pop(DENSE)
+    limit, tested = f"at most {tolerance:g}", errors.pop(DENSE)
     words = f"norm {found[DENSE].norm():.4f}, {tested:.1e} off"
     yield Line(f"{what}: dense test", REFERENCE, str(device), f"norm {expected[DENSE].norm():.4f}", words, tested, limit=limit)
     worst = max(errors, key=lambda key: (math.isnan(errors[key]), errors[key]))
