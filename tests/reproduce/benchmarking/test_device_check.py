@@ -160,6 +160,15 @@ def test_the_arithmetic_is_set_for_each_and_as_before_in_the_end(two_networks, m
     assert torch.are_deterministic_algorithms_enabled() == before and not torch.backends.cuda.matmul.allow_tf32
 
 
+def test_the_first_gpu_is_taken_and_its_free_memory_said_before_anything_lies_on_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * 2**30, 40 * 2**30))
+    device = device_check.checked_device(BenchmarkSettings())
+    line = next(device_check.check_device(BenchmarkSettings(), device))
+    assert device == torch.device("cuda", 0) and device_check.checked_device(resolve(BenchmarkSettings, WORDS)).type == "cpu"
+    assert (line.what, line.ours, line.baseline, line.ratio) == ("free memory", "30.0 GiB", "40.0 GiB", 0.75)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 @pytest.mark.parametrize("accelerator", ["auto", "gpu"])
 def test_without_a_gpu_it_is_refused(tmp_path, accelerator):
