@@ -83,7 +83,9 @@ def _cells(line: Line) -> list[str]:
 
 
 def _number(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.2f}"
+    if ratio is None:
+        return "–"
+    return f"{ratio:.1e}" if 0 < ratio < 0.005 else f"{ratio:.2f}"
 
 
 def machine() -> str:

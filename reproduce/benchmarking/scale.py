@@ -41,7 +41,7 @@ def rehearse(settings: BenchmarkSettings, device: torch.device) -> Iterator[Line
     scale, epochs = SCALES[settings.scale], settings.trainer.max_epochs
     train, test = BlockIndex(lengths(scale, scale.train, 0)), BlockIndex(lengths(scale, scale.test, 1))
     frames = int(train.num_frames.sum() + test.num_frames.sum())
-    per_second = _extraction_rate(settings, device)
+    per_second = extraction_rate(settings, device)
     hours = [frames / per_second / 3600]
     yield _line(
         f"{settings.scale}: extraction of {frames} frames at {per_second:.0f} frames/s (network alone)", device, hours[0]
@@ -51,8 +51,8 @@ def rehearse(settings: BenchmarkSettings, device: torch.device) -> Iterator[Line
     for name, rows in (("softmax_regression", 1), ("avg_pool_lstm", 1), ("max_pool_lstm", 1), ("soft_attention_1", 3)):
         settings.model.name = ROWS[name].sets["model.name"]
         network = build_network(settings, (settings.locations, settings.channels), scale.classes).to(device)
-        seconds = _step_seconds(settings, network, pool, device)
-        tested = _test_seconds(settings, network, pool, test, device)
+        seconds = step_seconds(settings, network, pool, device)
+        tested = test_seconds(settings, network, pool, test, device)
         steps = math.ceil((1 - HELD_OUT) * len(train) / batch) + math.ceil(len(train) / batch)
         evaluated = epochs * HELD_OUT * len(train) + len(test)
         needed = (epochs * steps * seconds + evaluated * tested) / 3600
@@ -70,7 +70,7 @@ def _line(what: str, device: torch.device, hours: float) -> Line:
     return Line(what, "", str(device), "–", f"{hours:.2f} h", None)
 
 
-def _extraction_rate(settings: BenchmarkSettings, device: torch.device) -> float:
+def extraction_rate(settings: BenchmarkSettings, device: torch.device) -> float:
     """Frames a second of the network alone, in the precision that extraction takes."""
     backbone = folded(built(with_values(settings, {"backbone.weights": "random"}))).to(device)
     dtype = PRECISIONS[half_precision(device.type == "cuda") or "fp32"]
@@ -102,28 +102,30 @@ def _pool(settings: BenchmarkSettings, device: torch.device, frames: int) -> Fra
     return Frames(cube, means, maxima)
 
 
-def _step_seconds(settings: BenchmarkSettings, network: torch.nn.Module, pool: Frames, device: torch.device) -> float:
+def step_seconds(settings: BenchmarkSettings, network: torch.nn.Module, pool: Frames, device: torch.device) -> float:
     """Median seconds of a training step, its gather from the pool included."""
     random = np.random.default_rng(0)
     batch, held = settings.data.batch_size, len(pool.mean)  # type: ignore[arg-type]
+    length = getattr(network, "block_length", BLOCK_LENGTH)
 
     def forward():
         starts = random.integers(0, held - BLOCK_LENGTH, size=batch)
-        rows = torch.from_numpy(starts[:, None] + np.arange(BLOCK_LENGTH)).to(device)
+        rows = torch.from_numpy(starts[:, None] + np.arange(length)).to(device)
         found = {name: Rows(getattr(pool, name), rows) for name in network.inputs}  # type: ignore[union-attr]
         frames = {name: part if name == "cube" else part.gather() for name, part in found.items()}
-        return run_blocks(network, Frames(**frames))  # type: ignore[arg-type]
+        return run_blocks(network, Frames(**frames, draws=torch.rand(rows.shape, device=device)))  # type: ignore[arg-type]
 
     work = step(network, forward, batch, device, bf16=settings.trainer.precision == "bf16-mixed")
     return medians({"step": work}, device, settings.steps)["step"]
 
 
-def _test_seconds(
+def test_seconds(
     settings: BenchmarkSettings, network: Network | torch.nn.Module, pool: Frames, test: BlockIndex, device: torch.device
 ) -> float:
     """Seconds of testing a block, over some videos of every length."""
     assert isinstance(network, torch.nn.Module)
     network.eval()
+    steps = getattr(network, "block_length", BLOCK_LENGTH)
     chosen = np.argsort(test.num_frames)[np.linspace(0, len(test.num_frames) - 1, settings.steps).astype(int)]
     blocks, begun = 0, 0.0
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16-mixed"):
@@ -133,11 +135,10 @@ def _test_seconds(
                     torch.cuda.synchronize(device)
                 begun = time.perf_counter()
             count = int(test.counts[video])
-            length = count + BLOCK_LENGTH - 1
-            stretch = {name: getattr(pool, name)[:length] for name in network.inputs}  # type: ignore[union-attr]
-            count = min(count, len(next(iter(stretch.values()))) - BLOCK_LENGTH + 1)
-            output = run_dense(network, Frames(**stretch), count, BLOCK_LENGTH)  # type: ignore[arg-type]
-            scores = block_scores(output.logits, False, BLOCK_LENGTH)
+            stretch = {name: getattr(pool, name)[: count + steps - 1] for name in network.inputs}  # type: ignore[union-attr]
+            count = min(count, len(next(iter(stretch.values()))) - steps + 1)
+            output = run_dense(network, Frames(**stretch), count, steps)  # type: ignore[arg-type]
+            scores = block_scores(output.logits, False, steps)
             float(scores.sum())  # waits for the device
             blocks += count if number else 0
     return (time.perf_counter() - begun) / max(1, blocks)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from reproduce.common.cli import resolve
 from reproduce.common.processes import cores
-from reproduce.common.settings import DataSettings, Settings, SettingsError
+from reproduce.common.settings import DataSettings, Settings, SettingsError, with_values
 
 ALL_CASES = ("startup", "extraction", "testing", "training", "epoch", "scaling", "descriptors")
 
@@ -39,6 +39,20 @@ SCALES = {
 }
 
 
+SMALL: dict[str, Any] = {
+    "trainer.threads": 1,
+    "data.batch_size": 4,
+    "model.hidden_dim": 8,
+    "backbone.size": 64,
+    "locations": 9,
+    "channels": 16,
+    "frames": 34,
+    "repeats": 1,
+    "steps": 1,
+}
+"""Sizes by which the CPU is compared with itself, in seconds."""
+
+
 @dataclass
 class BenchmarkSettings(Settings):
     """Settings of benchmark.py: those of a run, as far as they speak of sizes, and these."""
@@ -48,6 +62,8 @@ class BenchmarkSettings(Settings):
     """what to measure: startup, extraction, testing, training, epoch, scaling, descriptors (needs the extra systems)"""
     scale: Optional[str] = None  # noqa: UP045 - OmegaConf reads the annotation on Python 3.10
     """rehearse a column of Table 1 at a data set's true size instead: ucf11 or hmdb51"""
+    device_check: bool = False
+    """instead, compare the first GPU with the CPU, and measure it; trainer.accelerator=cpu: the CPU with itself, in small"""
     repeats: int = 5
     """repetitions, of which the median counts"""
     frames: int = 200
@@ -83,6 +99,8 @@ def check(settings: BenchmarkSettings) -> None:
             raise SettingsError(f"cases: {case} is none of {', '.join(ALL_CASES)}")
     if settings.scale not in (None, *SCALES):
         raise SettingsError(f"scale={settings.scale}: choose from {', '.join(SCALES)}")
+    if settings.scale and settings.device_check:
+        raise SettingsError(f"scale={settings.scale}: a rehearsal; run device_check=true by itself, before it")
     for key in ("repeats", "locations", "channels", "clips", "clip_frames", "plain_clips", "epoch_batches", "rows", "steps"):
         if getattr(settings, key) < 1:
             raise SettingsError(f"{key}={getattr(settings, key)}: must be at least 1")
@@ -91,6 +109,12 @@ def check(settings: BenchmarkSettings) -> None:
         raise SettingsError(f"backbone.weights={weights}: no such file; without one, weights are random here")
     if settings.frames < 31:
         raise SettingsError(f"frames={settings.frames}: must be at least 31, for more than one block")
+
+
+def in_small(settings: BenchmarkSettings, words: Sequence[str]) -> BenchmarkSettings:
+    """The same with the sizes of ``SMALL``, unless the command line has others."""
+    given = {word.partition("=")[0] for word in words}
+    return with_values(settings, {key: value for key, value in SMALL.items() if key not in given})  # type: ignore[return-value]
 
 
 def take_papers_sizes(settings: BenchmarkSettings, words: Sequence[str]) -> None:

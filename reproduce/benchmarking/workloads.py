@@ -100,12 +100,12 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
 
 
 def step(network: torch.nn.Module, forward: Work, B: int, device: torch.device, bf16: bool = False) -> Work:
-    """One training step of a network on a batch that ``forward`` knows."""
+    """One training step of a network on a batch that ``forward`` knows; it returns the loss."""
     optimizer = build_optimizer(network.parameters(), "adam", 2e-4, (0.9, 0.999), 1e-8)
     target = torch.randint(0, CLASSES, (B,), generator=torch.Generator().manual_seed(0)).to(device)
     objective = Objective(attention_penalty=1.0)
 
-    def work() -> None:
+    def work() -> torch.Tensor:
         network.train()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             output = forward()
@@ -113,6 +113,7 @@ def step(network: torch.nn.Module, forward: Work, B: int, device: torch.device, 
         optimizer.zero_grad()
         cost.loss.backward()
         optimizer.step()
+        return cost.loss.detach()
 
     return work
 

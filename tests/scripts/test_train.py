@@ -74,12 +74,13 @@ def test_other_configurations_run_end_to_end(trained, clips, more):
     assert (run / "retrain").exists() != released, "the released preset stops after the first stage"
 
 
-def test_two_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_path):
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_path, devices):
     run = untested_copy(trained, tmp_path)
-    script("train.py", *words(clips, "row=soft_attention_1", "trainer.devices=2"), cwd=tmp_path)
+    script("train.py", *words(clips, "row=soft_attention_1", f"trainer.devices={devices}"), cwd=tmp_path)
     assert (run / "predictions.csv").read_bytes() == (trained / "run" / "predictions.csv").read_bytes()
-    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (trained / "run", run))
-    assert {key: two[key] for key in one if key != "seconds"} == {key: one[key] for key in one if key != "seconds"}
+    one, several = (json.loads((folder / "metrics.json").read_text()) for folder in (trained / "run", run))
+    assert {key: several[key] for key in one if key != "seconds"} == {key: one[key] for key in one if key != "seconds"}
 
 
 def test_two_processes_that_torchrun_starts_do_so_too(trained, clips, tmp_path):
