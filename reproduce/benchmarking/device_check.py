@@ -57,7 +57,7 @@ class Arithmetic(NamedTuple):
     tolerance: float
 
 
-# On the CPU, single precision is off by 1e-5 from double, and bf16 by 3e-2 from single. TF32 has 8 times finer steps than bf16.
+# On the CPU, single precision is off by 1e-5 from double, and bf16 by 4e-2 from single. TF32 has 8 times finer steps than bf16.
 ARITHMETICS = {
     "IEEE": Arithmetic(False, "32-true", 1e-4),
     "TF32": Arithmetic(True, "32-true", 2e-2),
