@@ -364,7 +364,7 @@ ROWS: dict[str, RowInfo] = {
     "lstm_classifier": RowInfo(
         "LSTM classifier, not pre-trained", {"model.name": "lstm_classifier"}, "LSTM classifier", beyond=True
     ),
-    "composite_lstm": RowInfo("Composite LSTM", {"model.name": "composite_lstm"}, beyond=True),
+    "composite_lstm": RowInfo("Composite LSTM Model", {"model.name": "composite_lstm"}, "Composite LSTM", beyond=True),
     "rank_pooling": RowInfo("Rank pooling of the mean feature", {"model.name": "rank_pooling"}, beyond=True),
     "column_fv": RowInfo(
         "Fisher vectors of the feature cube's columns", {"model.name": "column_fv"}, "Fisher vectors, columns", beyond=True

@@ -76,7 +76,7 @@ def test_a_whole_training_step_sends_once_and_waits_for_nothing(name, monkeypatc
         rows = {"rows": np.zeros((B, T), dtype=np.int64), "target": np.zeros(B, dtype=np.int64)}
         with Launches() as seen:
             sent = send(rows | {"weight": np.ones(B, dtype=np.float32)}, GPU)
-            batch = Batch(cube=pool, mean=pooled, max=pooled, batch_size=B, **sent)
+            batch = Batch(cube=pool, mean=pooled, max=pooled, batch_size=B, blocks=np.arange(B), **sent)
             backward(recognizer.training_step(batch, 0))
             updates.step()
         with Launches() as again:

@@ -30,7 +30,7 @@ from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.sweep_file import read_sweep
 from reproduce.prepare import require_whole
 from reproduce.report import main as report
-from reproduce.systems.cnn_features import _backbone
+from reproduce.systems.cnn_features import calibrated
 from reproduce.systems.preemption import read_checkpoint
 
 EVIL = [
@@ -290,7 +290,7 @@ def test_foreign_weights_beside_features_are_refused_and_not_run(clips, tmp_path
         torch.save(other.state_dict(), tmp_path / "backbone.pt")
         store.manifest["weights_sha256"] = "0" * 64
     with pytest.raises(FeatureStoreError, match=r"backbone\.pt: not the weights"):
-        _backbone(settings, read_videofolder(clips / "clips"), store)
+        calibrated(settings, read_videofolder(clips / "clips"), store)
     assert not (tmp_path / "sprung").exists()
 
 

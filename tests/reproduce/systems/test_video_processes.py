@@ -168,7 +168,8 @@ def wait_without_end(folder: str) -> None:
 
 def waiting(folder: Path) -> tuple[subprocess.Popen, list[int]]:
     """Such a process, whose two workers are at work, and these."""
-    code = f"from test_video_processes import wait_without_end; wait_without_end({str(folder)!r})"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # which a shell's background jobs ignore
+    code += f"from test_video_processes import wait_without_end; wait_without_end({str(folder)!r})"
     paths = [REPOSITORY, Path(__file__).parent, REPOSITORY / "tests", REPOSITORY / "tests/support"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     with (folder / "output.txt").open("w") as log:
