@@ -247,7 +247,7 @@ def test_rows_whose_stores_cannot_be_made_are_left_out_and_named(cubes_alone):
     assert "were deleted by delete=videos" in made.stderr
     with (cubes_alone / "results/table2.csv").open(newline="") as file:
         measured = {line["row"] for line in csv.DictReader(file) if line["origin"] == "measured"}
-    assert measured == {"soft_attention_0", "rank_pooling", "column_fv"}
+    assert measured == {"soft_attention_0", "lstm_classifier", "composite_lstm", "rank_pooling", "column_fv"}
     refused = script("table2.py", *grid, "rows=[soft_attention_0,idt_fv]", cwd=cubes_alone, check=False)
     assert refused.returncode == 1 and "could not prepare hmdb51_1" in refused.stderr and "Traceback" not in refused.stderr
 
