@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lightning_modules.attention_fast import attend_over_time, pack_layers
 from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
-from lightning_modules.layers import Dropout, build_lstm, initialised_linear
+from lightning_modules.layers import Dropout, build_lstm, initialised_linear, layer_masks
 
 
 class SoftAttentionLSTM(nn.Module):
@@ -81,7 +81,7 @@ class SoftAttentionLSTM(nn.Module):
         X = X.to(self.head.hidden.weight.dtype)
         mean = X.mean(dim=2).mean(dim=1)  # 1/T Σ_t 1/K Σ_i X_{t,i}: (B, D)
         h, c = (list(state.to(X.dtype)) for state in self.initial_state(mean))  # Eq. 6: L of (B, H) each
-        masks = self._masks(X.shape[1], mean)
+        masks = layer_masks(self.lstm, self.dropout, X.shape[1], mean)
         top, attention = [], []
         for t in range(X.shape[1]):
             l_t = self.attention(h[-1], X[:, t])  # Eq. 4: (B, K)
@@ -112,7 +112,7 @@ class SoftAttentionLSTM(nn.Module):
         mean, device = mean.to(self.head.hidden.weight.dtype), mean.device.type
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else mean.dtype
         h_0, c_0 = (state.to(mean.dtype) for state in self.initial_state(mean))  # Eq. 6: (L, B, H) each
-        masks = self._masks((X.rows if isinstance(X, Rows) else X).shape[1], mean)
+        masks = layer_masks(self.lstm, self.dropout, (X.rows if isinstance(X, Rows) else X).shape[1], mean)
         layers = pack_layers(self.lstm, masks, precision)
         if isinstance(self.attention, LocationAttention):
             weight = self.attention.locations.weight.to(precision)
@@ -123,11 +123,6 @@ class SoftAttentionLSTM(nn.Module):
             content = (cast(Tensor, g[0]).to(precision), state, score)
             hidden, attention = attend_over_time(X, h_0, c_0, layers, content=content)
         return Output(self.head(hidden), attention)
-
-    def _masks(self, steps: int, like: Tensor) -> list[Tensor | None]:
-        """Draw the dropout masks of every LSTM layer's input, (T, B, D) and (T, B, H), in one order for both forms."""
-        widths = [self.lstm.input_size] + [self.lstm.hidden_size] * (self.lstm.num_layers - 1)
-        return [self.dropout.mask((steps, len(like), width), like) for width in widths]
 
 
 class LocationAttention(nn.Module):

@@ -59,6 +59,19 @@ def run_layers(lstm: nn.LSTM, x: Tensor, h_0: Tensor, c_0: Tensor) -> Tensor:
     return x
 
 
+def layer_masks(lstm: nn.LSTM, dropout: Dropout, steps: int, like: Tensor) -> list[Tensor | None]:
+    """Draw the dropout masks of every LSTM layer's input, (T, B, D) and (T, B, H), layer by layer.
+
+    Args:
+        lstm: the stack.
+        dropout: of its sites.
+        steps: T.
+        like: (B, …) on the masks' device and in their precision.
+    """
+    widths = [lstm.input_size] + [lstm.hidden_size] * (lstm.num_layers - 1)
+    return [dropout.mask((steps, len(like), width), like) for width in widths]
+
+
 def initialise_matrix(weight: Tensor, orthogonal_if_square: bool = True) -> None:
     """Fill a matrix from N(0, 0.01²), or with a random orthogonal one where it is square (released code)."""
     if orthogonal_if_square and weight.shape[0] == weight.shape[1]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_modules.attention import Head, InitialState, LocationAttention, lstm_step
 from lightning_modules.frames import Frames, Output, Rows, pool_frames, run_blocks
-from lightning_modules.layers import Dropout, build_lstm, initialised_linear
+from lightning_modules.layers import Dropout, build_lstm, initialised_linear, layer_masks
 from lightning_modules.metrics import BlockMean
 
 Scale = tuple[int, int, int]
@@ -114,7 +114,7 @@ class MultiresolutionLSTM(nn.Module):
         X, first = evidence[0], cast(Tensor, evidence[1])
         x_bar = first.mean(dim=1)  # (B, D_1)
         h, c = (list(state.to(first.dtype)) for state in self.initial_state(x_bar))  # Eq. 6: L of (B, H) each
-        masks = self._masks(first.shape[1], first)
+        masks = layer_masks(self.lstm, self.dropout, first.shape[1], first)
         top, maps, gates = [], [], []
         for t in range(first.shape[1]):
             X_t = X.pool[X.rows[:, t]] if isinstance(X, Rows) else X[:, t]  # (B, R, D_1)
@@ -151,11 +151,6 @@ class MultiresolutionLSTM(nn.Module):
             total = total + g[..., s, None] * spread.flatten(-2)
             begin += rows * columns
         return total
-
-    def _masks(self, steps: int, like: Tensor) -> list[Tensor | None]:
-        """The dropout masks of every LSTM layer's input, drawn as the paper's model draws them."""
-        widths = [self.lstm.input_size] + [self.lstm.hidden_size] * (self.lstm.num_layers - 1)
-        return [self.dropout.mask((steps, len(like), width), like) for width in widths]
 
 
 class Projection(nn.Sequential):

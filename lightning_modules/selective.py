@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lightning_modules.attention import ContentAttention, LocationAttention, SoftAttentionLSTM, lstm_step
 from lightning_modules.frames import Output, Rows
+from lightning_modules.layers import layer_masks
 
 Choose = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """Step t and l_t (B, K) -> locations (B, k) and their weights (B, k), which sum to 1."""
@@ -54,7 +55,7 @@ class SelectiveAttentionLSTM(SoftAttentionLSTM):
         mean = mean.to(dtype)
         h, c = (list(state.to(dtype)) for state in self.initial_state(mean))  # Eq. 6: L of (B, H) each
         steps = (X.rows if isinstance(X, Rows) else X).shape[1]
-        masks = self._masks(steps, mean)
+        masks = layer_masks(self.lstm, self.dropout, steps, mean)
         found: list[tuple[Tensor, ...]] = []
         for t in range(steps):
             before = h[-1]
