@@ -262,6 +262,30 @@ def wrap(text: str, width: float, size: float, bold: bool = False) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()]
 
 
+def titled_page(title: str, notes: Sequence[str], inner: float) -> tuple[Figure, float, float]:
+    """Make a page with a title above and notes below; in between is room for panels.
+
+    Args:
+        title: above.
+        notes: below, one after the other.
+        inner: inches between them.
+
+    Returns:
+        The page, and the inches that title and notes take.
+    """
+    heading = wrap(title, WIDTH - 0.1, TITLE, bold=True)
+    below = [line for note in notes for line in wrap(note, WIDTH - 0.1, NOTE)]
+    top, bottom = 0.1 + len(heading) * line_height(TITLE), 0.1 + len(below) * line_height(NOTE)
+    height = top + inner + bottom
+    page = Figure(figsize=(WIDTH, height), facecolor="white")
+    for number, line in enumerate(heading):
+        page.text(0.05 / WIDTH, 1 - (0.05 + number * line_height(TITLE)) / height, line, size=TITLE, weight="bold", va="top")
+    for number, line in enumerate(below):
+        y = (bottom - 0.05 - number * line_height(NOTE)) / height
+        page.text(0.05 / WIDTH, y, line, size=NOTE, color=MUTED, va="top")
+    return page, top, bottom
+
+
 def save_pages(pages: Sequence[Figure], path: Path) -> list[Path]:
     """Write pages as ``<path>.pdf`` and, one file each, ``<path>.png``, ``<path>.2.png``, …; the same bytes each time.
 

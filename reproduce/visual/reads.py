@@ -23,7 +23,7 @@ from reproduce.systems.devices import set_up
 from reproduce.systems.recurrent import build_data, build_recognizer
 from reproduce.systems.trainer import test
 from reproduce.visual.figure_runs import Need, Request
-from reproduce.visual.pages import BLUE, LABEL, MUTED, NOTE, STYLE, TEXT, TITLE, VERMILION, WIDTH, line_height, save_pages, wrap
+from reproduce.visual.pages import BLUE, LABEL, MUTED, NOTE, STYLE, TEXT, VERMILION, WIDTH, save_pages, titled_page
 from reproduce.visual.paper_figures import MINIATURE
 
 HEIGHT = 2.4  # inches of the panel, with what is written around it
@@ -135,16 +135,8 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _page(points: Sequence[Point], locations: int, title: str, notes: Sequence[str], unit: str) -> Figure:
-    heading = wrap(title, WIDTH - 0.1, TITLE, bold=True)
-    below = [line for note in notes for line in wrap(note, WIDTH - 0.1, NOTE)]
-    top, bottom = 0.1 + len(heading) * line_height(TITLE), 0.1 + len(below) * line_height(NOTE)
+    page, top, bottom = titled_page(title, notes, HEIGHT)
     height = top + HEIGHT + bottom
-    page = Figure(figsize=(WIDTH, height), facecolor="white")
-    for number, line in enumerate(heading):
-        page.text(0.05 / WIDTH, 1 - (0.05 + number * line_height(TITLE)) / height, line, size=TITLE, weight="bold", va="top")
-    for number, line in enumerate(below):
-        y = (bottom - 0.05 - number * line_height(NOTE)) / height
-        page.text(0.05 / WIDTH, y, line, size=NOTE, color=MUTED, va="top")
     axes = page.add_axes((0.55 / WIDTH, (bottom + 0.45) / height, (WIDTH - 0.75) / WIDTH, (HEIGHT - 0.6) / height))
     _draw(axes, points, locations, unit)
     return page

@@ -28,12 +28,10 @@ from reproduce.visual.pages import (
     NOTE,
     STYLE,
     TEXT,
-    TITLE,
     VERMILION,
     WIDTH,
-    line_height,
     save_pages,
-    wrap,
+    titled_page,
 )
 from reproduce.visual.paper_figures import MINIATURE
 
@@ -94,16 +92,8 @@ def configurations(request: Request, need: Need) -> list[Configuration]:
 def _page(found: list[Configuration], measures: list[Measure], title: str, notes: list[str]) -> Figure:
     panels = 1 + len(measures)
     rows = -(-panels // ACROSS)
-    heading = wrap(title, WIDTH - 0.1, TITLE, bold=True)
-    below = [line for note in notes for line in wrap(note, WIDTH - 0.1, NOTE)]
-    top, bottom = 0.1 + len(heading) * line_height(TITLE), 0.1 + len(below) * line_height(NOTE)
+    figure, top, bottom = titled_page(title, notes, rows * PANEL_HEIGHT)
     height = top + rows * PANEL_HEIGHT + bottom
-    figure = Figure(figsize=(WIDTH, height), facecolor="white")
-    for number, line in enumerate(heading):
-        figure.text(0.05 / WIDTH, 1 - (0.05 + number * line_height(TITLE)) / height, line, size=TITLE, weight="bold", va="top")
-    for number, line in enumerate(below):
-        y = (bottom - 0.05 - number * line_height(NOTE)) / height
-        figure.text(0.05 / WIDTH, y, line, size=NOTE, color=MUTED, va="top")
     for number in range(panels):
         left = (number % ACROSS) * WIDTH / ACROSS + 0.45
         upper = top + (number // ACROSS) * PANEL_HEIGHT + 0.42
