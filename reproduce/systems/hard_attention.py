@@ -18,7 +18,7 @@ from reproduce.common.settings import Settings, SettingsError, with_values
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import members, run_folder
 from reproduce.systems.devices import set_up
-from reproduce.systems.preemption import read_checkpoint
+from reproduce.systems.preemption import read_weights_of
 from reproduce.systems.recurrent import RecurrentSystem, build_data, build_recognizer
 from reproduce.systems.trainer import BEST, LAST
 
@@ -78,9 +78,8 @@ class HardAttentionSystem(RecurrentSystem):
             hard.sampling, hard.score_weight, (hard.entropy, hard.last_entropy), (hard.lr, hard.last_lr), hard.samples
         )
         recognizer = build_recognizer(self.settings, self.data, HardRecognizer, drawing=drawing)
-        path, prefix = self.soft.stage(stage) / (LAST if stage == "retrain" else BEST), "network."
-        state = read_checkpoint(path)["state_dict"]
-        weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        path = self.soft.stage(stage) / (LAST if stage == "retrain" else BEST)
+        weights = read_weights_of(path)
         try:
             cast(HardAttentionLSTM, recognizer.network).start_from(weights)
         except RuntimeError as error:

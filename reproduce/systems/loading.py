@@ -16,7 +16,7 @@ from datamodules.videos import DataError
 from reproduce.common.cli import validate
 from reproduce.common.settings import Settings
 from reproduce.experiments.folder import RunFolder
-from reproduce.systems.preemption import read_checkpoint
+from reproduce.systems.preemption import read_weights_of
 from reproduce.systems.recurrent import build_network
 
 STAGES = ("holdout", "retrain")  # folders of a run that hold checkpoints
@@ -79,8 +79,7 @@ def load_trained(path: Path) -> Trained:
     settings = read_settings(folder.path / "config.yaml")
     rows, columns, channels = about["map"]
     network = build_network(settings, (rows * columns, channels), len(about["classes"]), about.get("scales", ()))
-    prefix, state = "network.", read_checkpoint(checkpoint)["state_dict"]
-    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    weights = read_weights_of(checkpoint)
     try:
         network.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error:

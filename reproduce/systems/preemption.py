@@ -258,6 +258,12 @@ class WholeCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def read_weights_of(path: Path, part: str = "network.") -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint's network, or of a part of it, by their names there; see ``read_checkpoint``."""
+    state = read_checkpoint(path)["state_dict"]
+    return {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+
+
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """A checkpoint that training can go on from; no code in it is run.
 

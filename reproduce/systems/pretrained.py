@@ -21,7 +21,7 @@ from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.settings import Settings, with_values
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.devices import set_up
-from reproduce.systems.preemption import read_checkpoint
+from reproduce.systems.preemption import read_weights_of
 from reproduce.systems.recurrent import RecurrentSystem, build_data
 from reproduce.systems.trainer import BEST, Training
 
@@ -78,10 +78,7 @@ class ClassifierSystem(RecurrentSystem):
         composite = CompositeLSTM(network.encoder, self.statistics.mean, self.statistics.rectified)
         if stage != "retrain":
             self._pretrain(training, before, composite)
-        state, prefix = read_checkpoint(training.folder.stage(before) / BEST)["state_dict"], "network.encoder."
-        network.encoder.load_state_dict(
-            {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        )
+        network.encoder.load_state_dict(read_weights_of(training.folder.stage(before) / BEST, "network.encoder."))
 
     def _pretrain(self, training: Training, stage: str, composite: CompositeLSTM) -> None:
         options = self.settings.pretrain
