@@ -47,13 +47,9 @@ class UnlabelledBlocks(VideoDataModule):
     ) -> UnlabelledBatch:
         subset = self._subset(which)
         videos, frames = subset.index.locate(blocks)
-        own = np.diff(frames, axis=1, prepend=-1) > 0
-        return UnlabelledBatch(
-            frames=subset.pool.gather(subset.in_pool[videos], frames, device)["mean"],
-            own=torch.from_numpy(own).to(device),
-            weight=torch.from_numpy(weights).to(device),
-            batch_size=batch_size,
-        )
+        also = {"own": np.diff(frames, axis=1, prepend=-1) > 0, "weight": weights}
+        found = subset.pool.gather(subset.in_pool[videos], frames, device, also=also)
+        return UnlabelledBatch(found["mean"], found["own"], found["weight"], batch_size)
 
     def test_dataloader(self) -> Any:
         """Refuse: nothing may be learned of a test video.
