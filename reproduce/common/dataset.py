@@ -117,6 +117,11 @@ def require_videos(annotation: Annotation, names: list[str]) -> None:
         )
 
 
+def store_folder(settings: Settings, name: str) -> Path:
+    """The folder of a store of a run's data set: ``<paths.features>/<data set>/<name>``."""
+    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+
+
 def feature_folder(settings: Settings, pyramid: bool = False) -> Path:
     """The feature store's folder: ``<paths.features>/<data set>/<backbone>-<weights>``, and what tells it apart.
 
@@ -132,7 +137,7 @@ def feature_folder(settings: Settings, pyramid: bool = False) -> Path:
         name = "-".join([name, "blocks", *map(str, settings.data.blocks_per_video)])
     if pyramid:
         name = "-".join([name, *(layer.replace("/", "_") for layer in finer_layers(settings))])
-    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+    return store_folder(settings, name)
 
 
 def finer_layers(settings: Settings) -> list[str]:
@@ -245,7 +250,7 @@ def trajectory_folder(settings: Settings, skipped: bool = False) -> Path:
     """The folder of a run's trajectories, of its frames or of those that skips leave."""
     chosen = settings.trajectories
     name = f"trajectories-{chosen.keypoints}" + (f"-skips-1-{chosen.skips}" if skipped else "")
-    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+    return store_folder(settings, name)
 
 
 def trajectory_spec(settings: Settings, skipped: bool = False) -> StoreSpec:
@@ -268,35 +273,28 @@ def trajectory_spec(settings: Settings, skipped: bool = False) -> StoreSpec:
 
 def gray_folder(settings: Settings) -> Path:
     """The folder of a run's gray frames."""
-    name = f"gray-{settings.slow_features.height}"
-    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+    return store_folder(settings, f"gray-{settings.slow_features.height}")
 
 
-def gray_size(settings: Settings) -> tuple[int, int]:
-    """Width and height of gray frames: 4:3, whatever the video's shape is."""
-    return round(settings.slow_features.height * 4 / 3), settings.slow_features.height
+def four_by_three(height: int) -> tuple[int, int]:
+    """Width and height of frames that are squashed to 4:3, whatever the video's shape is."""
+    return round(height * 4 / 3), height
 
 
 def gray_spec(settings: Settings) -> StoreSpec:
     """What a run's gray frames are, and what decides them."""
-    width, height = gray_size(settings)
+    width, height = four_by_three(settings.slow_features.height)
     return StoreSpec("gray", (ArraySpec("gray", "|u1", (height, width)),), {"width": width, "height": height})
 
 
 def flow_folder(settings: Settings) -> Path:
     """The folder of a run's optical flow."""
-    name = f"flow-{settings.flow.method}-{settings.flow.size}"
-    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
-
-
-def flow_size(settings: Settings) -> tuple[int, int]:
-    """Width and height of flow fields: 4:3, whatever the video's shape is."""
-    return round(settings.flow.size * 4 / 3), settings.flow.size
+    return store_folder(settings, f"flow-{settings.flow.method}-{settings.flow.size}")
 
 
 def flow_spec(settings: Settings) -> StoreSpec:
     """What a run's optical flow is, and what decides it."""
-    width, height = flow_size(settings)
+    width, height = four_by_three(settings.flow.size)
     made_from = {"method": settings.flow.method, "width": width, "height": height}
     return StoreSpec("flow", (ArraySpec("flow", "|u1", (2, height, width)),), made_from)
 
@@ -353,6 +351,14 @@ class StoreKind:
     shared: bool = False
 
 
+def _of_processes(
+    name: str, module: str, folder: Callable[[Settings], Path], spec: Callable[[Settings], StoreSpec | ViewSpec]
+) -> StoreKind:
+    """A kind that processes make, one video at a time, see ``reproduce.systems.store_maker``."""
+    maker = f"reproduce.systems.{module}"
+    return StoreKind(folder, spec, maker, name, open=lambda settings: Store(folder(settings)), shared=True)
+
+
 STORES = {
     "cubes": StoreKind(
         folder=feature_folder,
@@ -368,45 +374,15 @@ STORES = {
         part="pyramids",
         open=lambda settings: open_store(settings, pyramid=True),
     ),
-    "gray": StoreKind(
-        folder=gray_folder,
-        spec=gray_spec,
-        maker="reproduce.systems.gray_store",
-        part="gray",
-        open=lambda settings: Store(gray_folder(settings)),
-        shared=True,
-    ),
-    "views": StoreKind(
-        folder=view_folder,
-        spec=view_spec,
-        maker="reproduce.systems.view_store",
-        part="views",
-        open=lambda settings: Store(view_folder(settings)),
-        shared=True,
-    ),
-    "flow": StoreKind(
-        folder=flow_folder,
-        spec=flow_spec,
-        maker="reproduce.systems.flow_store",
-        part="flow",
-        open=lambda settings: Store(flow_folder(settings)),
-        shared=True,
-    ),
-    "trajectories": StoreKind(
-        folder=trajectory_folder,
-        spec=trajectory_spec,
-        maker="reproduce.systems.trajectory_store",
-        part="trajectories",
-        open=lambda settings: Store(trajectory_folder(settings)),
-        shared=True,
-    ),
-    "skipped_trajectories": StoreKind(
+    "gray": _of_processes("gray", "gray_store", gray_folder, gray_spec),
+    "views": _of_processes("views", "view_store", view_folder, view_spec),
+    "flow": _of_processes("flow", "flow_store", flow_folder, flow_spec),
+    "trajectories": _of_processes("trajectories", "trajectory_store", trajectory_folder, trajectory_spec),
+    "skipped_trajectories": _of_processes(
+        "skipped_trajectories",
+        "skipped_trajectory_store",
         folder=lambda settings: trajectory_folder(settings, skipped=True),
         spec=lambda settings: trajectory_spec(settings, skipped=True),
-        maker="reproduce.systems.skipped_trajectory_store",
-        part="skipped_trajectories",
-        open=lambda settings: Store(trajectory_folder(settings, skipped=True)),
-        shared=True,
     ),
 }
 """By the names that systems have in the catalogue."""

@@ -6,7 +6,7 @@ one field without motion. Fields are found at the frames' own size. They depend 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,9 @@ from datamodules.descriptors.flow import ZERO, flow_of, quantised, resized
 from datamodules.descriptors.opencv import opencv
 from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
-from reproduce.common.dataset import flow_size
+from reproduce.common.dataset import four_by_three
 from reproduce.common.settings import Settings
-from reproduce.systems.store_maker import GrayFrames, Making, ensure_store
+from reproduce.systems.store_maker import GrayFrames, Making, about_store, ensure_store, in_pieces
 from reproduce.systems.video_processes import ALL, Pieces, Share
 
 NAMES = {
@@ -32,7 +32,7 @@ PAIRS = 16  # whose fields are written at a time
 def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None, share: Share = ALL) -> Store:
     """The finished fields of a run, see ``ensure_store``; before it begins it says what they will cost."""
     flow_of(settings.flow.method)  # whether it is there
-    width, height = size = flow_size(settings)
+    width, height = size = four_by_three(settings.flow.size)
     making = Making(
         kind="flow",
         task=Flowing(GrayFrames(annotation.folder, settings.data.keeps_damaged), settings.flow.method, size),
@@ -46,10 +46,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
 
 def about(store: Store, annotation: Annotation) -> dict[str, Any]:
     """What ``run.json`` says of the fields that a run was made from."""
-    return {
-        "flow": store.manifest["made_from"],
-        "flow_fingerprint": store.fingerprint(video.name for video in annotation.videos),
-    }
+    return about_store("flow", "flow", store, annotation)
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,17 @@ class Flowing:
     def __call__(self, name: str) -> Pieces:
         """(n, 2, h, w) uint8 at a time."""
         opencv().setNumThreads(1)
-        find = flow_of(self.method)
         facts: dict[str, Any] = {}
-        held: list[np.ndarray] = []
+        yield from in_pieces(self._fields(name, facts), PAIRS)
+        return facts
+
+    def _fields(self, name: str, facts: dict[str, Any]) -> Iterator[np.ndarray]:
+        """(2, h, w) uint8 of each pair."""
+        find = flow_of(self.method)
         before: np.ndarray | None = None
         for frame in self.frames.read(name, facts):
             if before is not None:
-                held.append(quantised(resized(find(before, frame), self.size)))
+                yield quantised(resized(find(before, frame), self.size))
             before = frame
-            if len(held) == PAIRS:
-                yield (np.stack(held),)
-                held = []
         if facts["frames"] == 1:
-            held.append(np.full((2, self.size[1], self.size[0]), ZERO, np.uint8))
-        if held:
-            yield (np.stack(held),)
-        return facts
+            yield np.full((2, self.size[1], self.size[0]), ZERO, np.uint8)

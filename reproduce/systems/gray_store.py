@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from datamodules.descriptors.opencv import opencv
 from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
-from reproduce.common.dataset import gray_size
+from reproduce.common.dataset import four_by_three
 from reproduce.common.settings import Settings
-from reproduce.systems.store_maker import GrayFrames, Making, ensure_store
+from reproduce.systems.store_maker import GrayFrames, Making, about_store, ensure_store, in_pieces
 from reproduce.systems.video_processes import ALL, Pieces, Share
 
 FRAMES = 64  # that are written at a time
@@ -22,7 +20,7 @@ FRAMES = 64  # that are written at a time
 def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] | None = None, share: Share = ALL) -> Store:
     """The finished gray frames of a run, see ``ensure_store``."""
     frames = GrayFrames(annotation.folder, settings.data.keeps_damaged)
-    size = gray_size(settings)
+    size = four_by_three(settings.slow_features.height)
     making = Making(
         kind="gray",
         task=Decoding(frames, size),
@@ -35,10 +33,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
 
 def about(store: Store, annotation: Annotation) -> dict[str, Any]:
     """What ``run.json`` says of the frames that a run was made from."""
-    return {
-        "gray": store.manifest["made_from"],
-        "gray_fingerprint": store.fingerprint(video.name for video in annotation.videos),
-    }
+    return about_store("gray", "gray", store, annotation)
 
 
 @dataclass(frozen=True)
@@ -57,12 +52,5 @@ class Decoding:
         """(n, h, w) uint8 at a time."""
         opencv().setNumThreads(1)
         facts: dict[str, Any] = {}
-        held: list[np.ndarray] = []
-        for frame in self.frames.read(name, facts, size=self.size):
-            held.append(frame)
-            if len(held) == FRAMES:
-                yield (np.stack(held),)
-                held = []
-        if held:
-            yield (np.stack(held),)
+        yield from in_pieces(self.frames.read(name, facts, size=self.size), FRAMES)
         return facts

@@ -8,6 +8,7 @@ from typing import Any
 from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
 from reproduce.common.settings import Settings
+from reproduce.systems.store_maker import about_store
 from reproduce.systems.trajectory_store import ensure_levels
 from reproduce.systems.video_processes import ALL, Share
 
@@ -20,7 +21,4 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
 
 def about(store: Store, annotation: Annotation) -> dict[str, Any]:
     """What ``run.json`` says of them."""
-    return {
-        "skipped_trajectories": store.manifest["made_from"],
-        "skipped_trajectory_fingerprint": store.fingerprint(video.name for video in annotation.videos),
-    }
+    return about_store("skipped_trajectories", "skipped_trajectory", store, annotation)

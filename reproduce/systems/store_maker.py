@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -154,6 +154,26 @@ def _alone(path: Path, share: Share) -> Iterator[None]:
             held.enter_context(one_at_a_time(path / f".lock-{share.number}-of-{share.count}", work))
             every.close()
         yield
+
+
+def about_store(part: str, noun: str, store: Store, annotation: Annotation) -> dict[str, Any]:
+    """What ``run.json`` says of a store that a run was made from: what decided it, and its videos' fingerprint."""
+    return {
+        part: store.manifest["made_from"],
+        f"{noun}_fingerprint": store.fingerprint(video.name for video in annotation.videos),
+    }
+
+
+def in_pieces(rows: Iterable[np.ndarray], number: int) -> Iterator[tuple[np.ndarray]]:
+    """Stack rows of one shape, some at a time, as a task yields them."""
+    held: list[np.ndarray] = []
+    for row in rows:
+        held.append(row)
+        if len(held) == number:
+            yield (np.stack(held),)
+            held = []
+    if held:
+        yield (np.stack(held),)
 
 
 @dataclass(frozen=True)

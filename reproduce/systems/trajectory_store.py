@@ -17,7 +17,7 @@ from datamodules.descriptors.trajectories import POSITIONS, TrajectoryOptions, t
 from datamodules.stores import Store
 from datamodules.videos import Annotation, Video
 from reproduce.common.settings import Settings
-from reproduce.systems.store_maker import GrayFrames, Making, ensure_store
+from reproduce.systems.store_maker import GrayFrames, Making, about_store, ensure_store
 from reproduce.systems.video_processes import ALL, Pieces, Share
 
 ROWS_A_FRAME = 150  # of a frame of 320 x 240 pixels, by estimate: from 30 to 320
@@ -33,10 +33,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
 
 def about(store: Store, annotation: Annotation) -> dict[str, Any]:
     """What ``run.json`` says of the trajectories that a run was made from."""
-    return {
-        "trajectories": store.manifest["made_from"],
-        "trajectory_fingerprint": store.fingerprint(video.name for video in annotation.videos),
-    }
+    return about_store("trajectories", "trajectory", store, annotation)
 
 
 def ensure_levels(

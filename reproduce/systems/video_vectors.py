@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from datamodules.videos import Annotation, DataError
 from lightning_modules.encoders.fitted import fingerprint
 from lightning_modules.encoders.kernels import chi_square_kernel, gram, trace_normalised
 from reproduce.common.catalogue import REPRESENTATIONS
+from reproduce.common.dataset import store_folder
 from reproduce.common.files import Need, check_space
 from reproduce.common.processes import cores, locked
 from reproduce.common.settings import Settings, get
@@ -89,8 +89,7 @@ class VideoVectors:
             made_from |= {"seed": settings.seed, "train": digest}
         self.made_from = made_from
         digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-        folder = Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / VECTORS
-        self.path = folder / f"{name}-{digest}"
+        self.path = store_folder(settings, VECTORS) / f"{name}-{digest}"
 
     def ensure(self, names: Sequence[str]) -> Store:
         """Learn, where nothing was learned yet, and make the vectors of some videos that are missing.

@@ -28,7 +28,7 @@ from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems.backbones import notes_on
 from reproduce.systems.cnn_features import calibrated
 from reproduce.systems.devices import set_up, uses_gpu
-from reproduce.systems.store_maker import Making, ensure_store
+from reproduce.systems.store_maker import Making, about_store, ensure_store
 from reproduce.systems.video_processes import ALL, Pieces, Share
 
 COUNTING_SIDE = 16  # px that frames are brought to while they are only counted
@@ -75,10 +75,7 @@ def ensure(settings: Settings, annotation: Annotation, videos: Sequence[Video] |
 
 def about(store: Store, annotation: Annotation) -> dict[str, Any]:
     """What ``run.json`` says of the views that a run was made from."""
-    return {
-        "views": store.manifest["made_from"],
-        "view_fingerprint": store.fingerprint(video.name for video in annotation.videos),
-    }
+    return about_store("views", "view", store, annotation)
 
 
 @dataclass(frozen=True)
