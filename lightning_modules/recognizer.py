@@ -20,7 +20,69 @@ from lightning_modules.optim import build_optimizer
 FPS = 30  # nominal frame rate of all videos, by which protocol §4 counts
 
 
-class Recognizer(LightningModule):
+class VideoScorer(LightningModule):
+    """Validates and tests by videos: the hooks that modules share whose data are a set's videos.
+
+    A module says by ``_begin(which)`` what collects scores, by ``_score(batch)`` what a batch adds, and by
+    ``_log_figures(which)`` what follows from them.
+
+    Args:
+        seed: of what a step draws.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.scores: VideoScores | None = None
+        """Scores of the last evaluation's videos, over all ranks."""
+        self.figures: dict[str, float] = {}
+        """The last evaluation's figures, in double precision."""
+
+    @property
+    def step_seed(self) -> int:
+        """Of (seed, step, rank) alone: Lightning skips the epoch's first hook when it resumes."""
+        entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
+        return int(entropy.generate_state(1, np.uint64)[0] >> 1)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with no scores."""
+        self._begin("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with no scores."""
+        self._begin("test")
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        """Score a part of a video."""
+        self._score(batch)
+
+    def test_step(self, batch: Any, _: int) -> None:
+        """Score a part of a video."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/…``."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/…``."""
+        self._log_figures("test")
+
+    def _begin(self, which: str) -> None:
+        raise NotImplementedError
+
+    def _score(self, batch: Any) -> Any:
+        raise NotImplementedError
+
+    def _log_figures(self, which: str) -> None:
+        raise NotImplementedError
+
+    def _log(self, which: str, name: str, value: float) -> None:
+        self.figures[f"{which}/{name}"] = value
+        self.log(f"{which}/{name}", value)
+
+
+class Recognizer(VideoScorer):
     """Trains and tests any ``Network``: blocks X (B, T, K, D) -> logits (B, T, C) and attention (B, T, K) or None.
 
     It expects batches and a data module as ``datamodules.base`` gives them: ``Batch`` to train on, ``DenseBatch`` to
@@ -54,21 +116,16 @@ class Recognizer(LightningModule):
         last_n: int = 30,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.network = network
         self.num_classes, self.multi_label, self.last_n = num_classes, multi_label, last_n
         self.objective = objective
         self.optimizer_settings: dict[str, Any] = {"name": optimizer, "lr": lr, "betas": tuple(betas), "eps": eps}
-        self.seed = seed
         self.epoch_means = nn.ModuleDict({name: BlockMean() for name in ("loss", "cross_entropy", "penalty")})
         self.measures: AttentionMeasures | None = None
         self.videos: VideoMetric | None = None
-        self.scores: VideoScores | None = None
-        """Scores of the last evaluation's videos, over all ranks."""
         self.attention: VideoMeasures | None = None
         """What the last test measured of each video's attention, over all ranks; all counts are 0 without attention."""
-        self.figures: dict[str, float] = {}
-        """The last evaluation's figures, in double precision."""
 
     def forward(self, X: Tensor) -> Any:
         """X (B, T, K, D) -> ``Output``."""
@@ -82,9 +139,7 @@ class Recognizer(LightningModule):
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         """Eq. 7 of this rank's share of a global batch."""
-        # Masks that depend on nothing that happened before: Lightning skips the epoch's first hook when it resumes.
-        entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
-        seed_masks(self.device, int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        seed_masks(self.device, self.step_seed)  # masks depend on nothing that happened before
         cost = self.cost(run_blocks(self._network, self.training_frames(batch)), batch)
         parts = {"loss": cost.data + cost.decay, "cross_entropy": cost.cross_entropy, "penalty": cost.penalty}
         for name, value in parts.items():
@@ -128,18 +183,6 @@ class Recognizer(LightningModule):
 
     # Validation and test
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin with no scores."""
-        self._begin("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin with no scores."""
-        self._begin("test")
-
-    def validation_step(self, batch: Any, _: int) -> None:
-        """Score some blocks."""
-        self._score(batch)
-
     def test_step(self, batch: Any, _: int) -> None:
         """Score some blocks, and measure where their attention lies."""
         attention = self._score(batch)
@@ -153,13 +196,9 @@ class Recognizer(LightningModule):
         skip = self.trainer.datamodule.skip  # type: ignore[attr-defined] - not the batch's, which counts among its own frames
         self.measures.update(batch.video, attention, batch.grid, FPS / skip, coverage, inside)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/…``."""
-        self._log_figures("val")
-
     def on_test_epoch_end(self) -> None:
         """Log ``test/…``."""
-        self._log_figures("test")
+        super().on_test_epoch_end()
         assert self.measures is not None
         with warnings.catch_warnings():  # computed on every rank, whether or not it had a video, or there is attention
             warnings.filterwarnings("ignore", ".*was called before the ``update`` method.*")
@@ -192,7 +231,3 @@ class Recognizer(LightningModule):
         target = torch.as_tensor(self.trainer.datamodule.targets(which))  # type: ignore[attr-defined]
         for name, value in summarise(self.scores.mean, target, self.scores.votes).items():
             self._log(which, name, value)
-
-    def _log(self, which: str, name: str, value: float) -> None:
-        self.figures[f"{which}/{name}"] = value
-        self.log(f"{which}/{name}", value)

@@ -11,9 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +19,7 @@ from lightning_modules.backbone import Backbone, BackboneError
 from lightning_modules.crops import CENTRE, CROPS, jittered, random_crops, stacked, ten_crops
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, summarise
 from lightning_modules.objective import classification_cost
+from lightning_modules.recognizer import VideoScorer
 
 TOGETHER = 5  # frames whose ten crops pass through a network at once
 
@@ -165,7 +164,7 @@ class Solver:
     drops: tuple[int, ...] = ()
 
 
-class StreamRecognizer(LightningModule):
+class StreamRecognizer(VideoScorer):
     """Trains a stream on drawn crops, and scores a video by the mean of its frames' ten crops.
 
     It expects batches as ``datamodules.streams`` gives them, and of the data module the ``targets`` and ``counts`` of a set.
@@ -184,15 +183,11 @@ class StreamRecognizer(LightningModule):
     def __init__(
         self, network: LastLayer | CropNetwork, num_classes: int, multi_label: bool, solver: Solver, seed: int = 0
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.network, self.num_classes, self.multi_label = network, num_classes, multi_label
-        self.solver, self.seed = solver, seed
+        self.solver = solver
         self.epoch_loss = BlockMean()
         self.videos: nn.ModuleDict | None = None
-        self.scores: VideoScores | None = None
-        """Scores of the last evaluation's videos, over all ranks."""
-        self.figures: dict[str, float] = {}
-        """The last evaluation's figures, in double precision."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Crops, or their features -> logits (N, C)."""
@@ -211,8 +206,7 @@ class StreamRecognizer(LightningModule):
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         """Cross-entropy of this rank's share of a global batch."""
-        entropy = np.random.SeedSequence([self.seed, self.trainer.global_step, self.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+        torch.manual_seed(self.step_seed)  # of all devices: crops are drawn on the host
         costs = classification_cost(self.network(self.network.drawn(batch.x))[:, None], batch.target)  # (b,)
         self.epoch_loss.update(costs.detach(), torch.ones_like(costs))
         loss = costs.sum() * self.trainer.world_size / batch.batch_size
@@ -230,30 +224,6 @@ class StreamRecognizer(LightningModule):
         if not value.isfinite():
             raise FloatingPointError(f"the training loss of epoch {self.current_epoch} is {float(value)}; try a smaller lr")
         self.log("train/loss", value)
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin with no scores."""
-        self._begin("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begin with no scores."""
-        self._begin("test")
-
-    def validation_step(self, batch: Any, _: int) -> None:
-        """Score a video."""
-        self._score(batch)
-
-    def test_step(self, batch: Any, _: int) -> None:
-        """Score a video."""
-        self._score(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/…``."""
-        self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test/…``."""
-        self._log_figures("test")
 
     def _begin(self, which: str) -> None:
         frames = torch.as_tensor(self.trainer.datamodule.counts(which))  # type: ignore[attr-defined]
@@ -278,5 +248,4 @@ class StreamRecognizer(LightningModule):
         figures = summarise(self.scores.mean, target)
         centre = summarise(found["centre"].mean.cpu(), target)
         for name, value in {**figures, **{f"centre_crop_{name}": value for name, value in centre.items()}}.items():
-            self.figures[f"{which}/{name}"] = value
-            self.log(f"{which}/{name}", value)
+            self._log(which, name, value)
