@@ -119,6 +119,20 @@ def long_tests_are_not_measured(request: pytest.FixtureRequest, monkeypatch: pyt
             monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def on_slurm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the cores that this process is bound to, and what SLURM says of them."""
+
+    def told(bound: int, **given: str) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)), raising=False)
+        for name in ("SLURM_PROCID", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+
+    return told
+
+
 def script(name: str, *words: str, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess:
     """Run an entry script in a folder, in a process of its own."""
     command = [sys.executable, str(REPOSITORY / "reproduce" / name), *words]

@@ -110,8 +110,15 @@ def run_here(script: str, words: Sequence[str]) -> int:
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: those it is bound to; of those of its SLURM task, where srun started it, no more."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(bound, of_task) if (of_task := _cores_of_task("SLURM_CPUS_PER_TASK")) else bound
+
+
+def _cores_of_task(name: str) -> int | None:
+    """What SLURM says to a process that srun started; None where it says nothing."""
+    value = os.environ.get(name, "") if "SLURM_PROCID" in os.environ else ""
+    return int(value) if value.isdecimal() and int(value) else None
 
 
 def cores_of_process(devices: int) -> int:
@@ -120,12 +127,9 @@ def cores_of_process(devices: int) -> int:
     Args:
         devices: processes of the run on this machine.
     """
-    of_task = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if "SLURM_PROCID" in os.environ and of_task.isdecimal():
-        return max(1, min(cores(), int(of_task)))
-    on_node = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    bound = "SLURM_PROCID" in os.environ and on_node.isdecimal() and cores() < int(on_node)
-    return cores() if bound else max(1, cores() // devices)
+    on_node = _cores_of_task("SLURM_CPUS_ON_NODE")
+    own = _cores_of_task("SLURM_CPUS_PER_TASK") or (on_node and cores() < on_node)
+    return cores() if own else max(1, cores() // devices)
 
 
 @contextmanager

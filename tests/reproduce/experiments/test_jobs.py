@@ -68,6 +68,16 @@ def test_a_job_sees_the_gpus_that_it_was_given_by_their_names(tmp_path, monkeypa
     assert seen["CUDA_VISIBLE_DEVICES"] == "MIG-0b2e,GPU-77aa"
 
 
+def test_jobs_share_the_cores_of_a_slurm_task(tmp_path, monkeypatch, on_slurm):
+    """A node of 64 cores, of which the task has 6: as many runs, and threads in them, as these allow."""
+    on_slurm(64, SLURM_PROCID="0", SLURM_CPUS_PER_TASK="6")
+    assert workers_for(None, "cpu", 1) == (6, []) and workers_for(None, "cpu", 2) == (3, [])
+    seen = {}
+    monkeypatch.setattr(launch, "open_child", lambda command, **options: seen.update(options["env"], words=command))
+    launch._start(Job("one", "train.py", [], tmp_path / "log.txt"), [], 2)
+    assert (seen["OMP_NUM_THREADS"], seen["words"][-1]) == ("3", "trainer.threads=3")
+
+
 def test_every_job_gets_gpus_of_its_own(tmp_path, monkeypatch):
     given = []
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from reproduce.common import processes
 from reproduce.common.cli import resolve
-from reproduce.common.processes import cores_of_process
+from reproduce.common.processes import cores, cores_of_process
 from reproduce.common.settings import Settings, SettingsError
 from reproduce.systems import devices
 
@@ -73,7 +72,7 @@ def test_tables_and_runs_say_the_arithmetic_of_a_gpu_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "visible", "wanted"),
+    ("given", "bound", "wanted"),
     [
         ({}, 16, 4),  # no launcher: four processes share the machine
         ({"SLURM_PROCID": "0", "SLURM_CPUS_PER_TASK": "8"}, 8, 8),  # bound to the task's own
@@ -81,14 +80,21 @@ def test_tables_and_runs_say_the_arithmetic_of_a_gpu_alone(monkeypatch):
         ({"SLURM_PROCID": "0", "SLURM_CPUS_ON_NODE": "64"}, 16, 16),
         ({"SLURM_PROCID": "0", "SLURM_CPUS_ON_NODE": "16"}, 16, 4),
         ({"SLURM_CPUS_ON_NODE": "64"}, 16, 4),  # sbatch without srun
+        ({"SLURM_CPUS_PER_TASK": "8"}, 16, 4),
+        ({"SLURM_PROCID": "0", "SLURM_CPUS_PER_TASK": "a few"}, 16, 4),
         ({}, 2, 1),
     ],
     ids=str,
 )
-def test_each_process_takes_its_own_cores(given, visible, wanted, monkeypatch):
-    for name in ("SLURM_PROCID", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(processes, "cores", lambda: visible)
+def test_each_process_takes_its_own_cores(given, bound, wanted, on_slurm):
+    on_slurm(bound, **given)
     assert cores_of_process(4) == wanted
+
+
+def test_work_of_one_process_takes_the_cores_of_its_task(on_slurm):
+    on_slurm(64, SLURM_PROCID="0", SLURM_CPUS_PER_TASK="6")
+    assert cores() == cores_of_process(1) == 6
+    on_slurm(4, SLURM_PROCID="0", SLURM_CPUS_PER_TASK="6")
+    assert cores() == 4, "bound to fewer"
+    on_slurm(64)
+    assert cores() == 64

@@ -19,7 +19,7 @@ from reproduce.common import catalogue
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import PLACES, STORES, read_annotation
 from reproduce.common.settings import Settings, SettingsError
-from reproduce.systems import kernel_svm
+from reproduce.systems import kernel_svm, video_vectors
 from reproduce.systems.trajectory_store import ensure
 from reproduce.systems.video_processes import parse_share
 from reproduce.systems.video_vectors import LEARNED, VideoVectors
@@ -101,6 +101,16 @@ def test_vectors_are_the_encoders_of_all_rows_and_are_made_once(root, monkeypatc
     assert len(rows) and len(parts) == 5
     np.testing.assert_allclose(store.read(name)[0], np.concatenate(parts), atol=1e-5)
     assert len(store.manifest["made_from"]["learned"]) == 64
+
+
+def test_vectors_are_encoded_by_as_many_processes_as_a_slurm_task_has_cores(root, monkeypatch, on_slurm):
+    asked = []
+    monkeypatch.setattr(video_vectors, "fill", lambda store, sizes, task, processes, *_: asked.append(processes))
+    on_slurm(64, SLURM_PROCID="0", SLURM_CPUS_PER_TASK="6")
+    for threads in ("null", "2"):
+        vectors = vectors_of(root, "trajectory_fisher", "idt_fv", f"trainer.threads={threads}")
+        vectors.ensure([vectors.videos.videos[0].name])
+    assert asked == [6, 2]
 
 
 @pytest.mark.parametrize("more", ["seed=2", "encoder.components=4", "data.split=seed-3"])

@@ -284,6 +284,15 @@ def test_a_store_of_other_trajectories_is_refused_by_what_differs(whole):
         trajectory_store.ensure(settings, annotation)
 
 
+def test_as_many_processes_work_as_a_slurm_task_has_cores(root, monkeypatch, on_slurm):
+    asked = []
+    monkeypatch.setattr(store_maker, "fill", lambda store, sizes, task, processes, *_: asked.append(processes))
+    settings, annotation, _ = opened(root, "trajectories.workers=null")
+    on_slurm(64, SLURM_PROCID="0", SLURM_CPUS_PER_TASK="6")
+    trajectory_store.ensure(settings, annotation)
+    assert asked == [6]
+
+
 def test_a_full_disk_is_said_with_what_to_do(root, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
