@@ -16,6 +16,7 @@ from lightning_modules.measures import AttentionMeasures, VideoMeasures
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, block_scores, summarise
 from lightning_modules.objective import Cost, Objective
 from lightning_modules.optim import build_optimizer
+from lightning_modules.step_graph import StepGraph
 
 FPS = 30  # nominal frame rate of all videos, by which protocol §4 counts
 
@@ -122,6 +123,9 @@ class Recognizer(VideoScorer):
         self.objective = objective
         self.optimizer_settings: dict[str, Any] = {"name": optimizer, "lr": lr, "betas": tuple(betas), "eps": eps}
         self.epoch_means = nn.ModuleDict({name: BlockMean() for name in ("loss", "cross_entropy", "penalty")})
+        self.graph: StepGraph | None = None
+        """Replays training steps while there is one."""
+        self._replayed = False  # whether this step was, backward included
         self.measures: AttentionMeasures | None = None
         self.videos: VideoMetric | None = None
         self.attention: VideoMeasures | None = None
@@ -139,13 +143,31 @@ class Recognizer(VideoScorer):
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         """Eq. 7 of this rank's share of a global batch."""
-        seed_masks(self.device, self.step_seed)  # masks depend on nothing that happened before
-        cost = self.cost(run_blocks(self._network, self.training_frames(batch)), batch)
+        seed = self.step_seed
+        cost = None if self.graph is None else self.graph(batch, seed)
+        self._replayed = cost is not None
+        if cost is None:
+            seed_masks(self.device, seed)  # masks depend on nothing that happened before
+            cost = self.batch_cost(batch)
         parts = {"loss": cost.data + cost.decay, "cross_entropy": cost.cross_entropy, "penalty": cost.penalty}
         for name, value in parts.items():
             cast(BlockMean, self.epoch_means[name]).update(value.detach(), batch.weight)
         self.log("train/step_loss", cost.loss.detach())
         return cost.loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate the loss; a replayed step has done so."""
+        if not self._replayed:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Forget the last step's gradients; a replayed step has written its own before this is called."""
+        if not self._replayed:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def batch_cost(self, batch: Any) -> Cost:
+        """Run the network on a batch, and compute Eq. 7."""
+        return self.cost(run_blocks(self._network, self.training_frames(batch)), batch)
 
     def training_frames(self, batch: Any) -> Frames:
         """What the network is given of a batch."""

@@ -354,6 +354,8 @@ class TrainerSettings:
     """CPU threads of each process; null for the cores of its SLURM task, or the machine's divided by devices"""
     tf32: bool = False
     """single precision on GPUs by TF32, in matrix products, convolutions and LSTMs alike; false for IEEE's, as on the CPU"""
+    cuda_graph: str = one_of("auto", ("auto", "off"))
+    """auto: on one GPU, replay the training step as a CUDA graph if its gradients are an eager step's bit for bit; off"""
 
 
 @dataclass

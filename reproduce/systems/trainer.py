@@ -27,6 +27,7 @@ from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
 from reproduce.systems.devices import accelerator, determinism
 from reproduce.systems.preemption import Preemption, WholeCheckpoints, environment_plugins, read_checkpoint
+from reproduce.systems.step_graphs import StepGraphs
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 LOOK_EVERY = 50  # batches between two looks at whether the loss is finite; a look makes a GPU wait for the CPU
@@ -115,7 +116,7 @@ class Training:
             self.settings,
             checkpoints,
             max_epochs=self.settings.trainer.max_epochs,
-            callbacks=[preemption, recorder],
+            callbacks=[preemption, recorder, StepGraphs(self.settings.trainer.cuda_graph)],
             logger=tracking.stage_logger(self.log, stage) or False,
             limit_val_batches=1.0 if goal else 0,
         )

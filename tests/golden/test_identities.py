@@ -40,6 +40,12 @@ def test_whether_damaged_videos_are_kept_makes_another_run_and_refusing_them_the
     assert plain == said and kept == {**plain, "data.damaged": "keep"} and named(kept)["data.damaged"] == "keep"
 
 
+def test_a_replayed_step_makes_no_other_run():
+    """It is used only where it gives an eager step's gradients."""
+    auto, off = (configuration(resolve(Settings, [f"trainer.cuda_graph={asked}"])) for asked in ("auto", "off"))
+    assert auto == off
+
+
 def test_tf32_makes_another_run_of_a_network_and_ieee_the_known_one():
     plain, said, tf32 = (
         configuration(resolve(Settings, words)) for words in ([], ["trainer.tf32=false"], ["trainer.tf32=true"])

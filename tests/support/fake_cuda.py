@@ -60,11 +60,13 @@ class Launches(TorchDispatchMode):
         count: operations that launch at least one kernel.
         transfers: copies from the host to the device.
         blocking: those of them that the host waits for.
+        made: each operation's name, with the shapes that it made on the device.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.count, self.transfers, self.blocking = 0, 0, 0
+        self.made: list[tuple[str, list[torch.Size]]] = []
 
     def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
         name, kwargs = function._schema.name.split("::")[-1], kwargs or {}
@@ -83,6 +85,7 @@ class Launches(TorchDispatchMode):
         if any(one.dtype == torch.float64 for one in on_gpu):
             raise AssertionError(f"{name} makes float64 on the device")
         self.count += name not in VIEWS and bool(on_gpu)
+        self.made.append((name, [one.shape for one in on_gpu]))
         return made
 
     def _see_copy(self, name: str, given: list[Tensor], args, kwargs) -> None:
