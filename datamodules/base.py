@@ -189,7 +189,7 @@ class VideoDataModule(LightningDataModule):
         for number, hand in enumerate(deal(counts, world_size)):
             owners[hand] = number
         names = [video.name for video, owner in zip(videos, owners, strict=True) if owner == rank]
-        return owners, FramePool(self.store, names, self.inputs, resident)
+        return owners, FramePool(self.store, names, self.inputs, resident, self.capacity)
 
     def _blocks(self, videos: tuple[Video, ...]) -> BlockIndex:
         return BlockIndex([self.store.frames(video.name) for video in videos], self.skip, self.stride, self.length)

@@ -44,10 +44,14 @@ class FramePool:
             their files at each gather, through the system's page cache; ``rotate``: the cubes come into memory (that of
             the GPU, if that is where blocks are wanted) in turns, each once an epoch. Means and maxima are one
             contiguous tensor in every case.
+        capacity: with ``rotate``, frames of the turns that are in memory at a time; None for all.
     """
 
-    def __init__(self, store: FeatureStore, names: Sequence[str], inputs: Sequence[str], resident: str) -> None:
+    def __init__(
+        self, store: FeatureStore, names: Sequence[str], inputs: Sequence[str], resident: str, capacity: int | None = None
+    ) -> None:
         self.store, self.names, self.inputs, self.resident = store, list(names), tuple(inputs), resident
+        self.capacity = capacity
         self.num_frames = np.asarray([store.frames(name) for name in self.names], dtype=np.int64)
         self.offsets = np.cumsum(self.num_frames) - self.num_frames  # (V,) first frame of each video in the pool
         self._whole: dict[str, Tensor] = {}  # (N, …) of each input
@@ -76,7 +80,8 @@ class FramePool:
 
         Returns:
             Each input (B, T, …) on the device; but where the cubes lie on the device already, all of them (N, K, D) as
-            ``cube``, and as ``rows`` (B, T) which of them the blocks hold. And what ``also`` names.
+            ``cube``, and as ``rows`` (B, T) which of them the blocks hold; rotating ones change with the next gather. And
+            what ``also`` names.
         """
         rows = self.offsets[videos][:, None] + frames  # (B, T)
         found: dict[str, Tensor] = {}
@@ -160,7 +165,8 @@ class FramePool:
 
     def _rotating(self, device: torch.device) -> Rotation:
         if self._rotation is None:
-            self._rotation = Rotation(self._read_finite, self.num_frames, device)
+            capacity = 2 * int(self.num_frames.sum()) if self.capacity is None else self.capacity
+            self._rotation = Rotation(self._read_finite, self.num_frames, device, capacity)
         return self._rotation
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from datamodules.blocks import BlockIndex, Share, rotation, training_order, training_shares
 from datamodules.rotation import Rotation
 
+ROOMY = 400  # frames in memory, of which no test here has so many
 QUICK = settings(deadline=None, max_examples=40)
 
 
@@ -52,16 +53,16 @@ def turns_of(shares: list[Share], index: BlockIndex) -> list[set[int]]:
 def run(rotating: Rotation, videos: Videos, index: BlockIndex, shares: list[Share], own: np.ndarray, capacity: int) -> None:
     """An epoch on one rank, checked at each step."""
     turns = np.where(own, shares[0].turns, -1)
-    before = rotating.frames_read
+    before, places = rotating.frames_read, set()
     for share in shares:
         numbers, frames = index.locate(share.blocks)
         found = gather(rotating, numbers, frames, turns)
         assert found.dtype == torch.float16 and torch.equal(found, videos.blocks(numbers, frames))
-        held = [future.result() for future in rotating._held.values()]
-        assert len(held) <= 2 and sum(len(frames) for frames in held) <= capacity
+        assert len(rotating._held) <= 2 and len(rotating._cubes) <= capacity
+        places.add(rotating._cubes.data_ptr())
         reached = (turns >= 0) & (turns <= turns[numbers].max() + 1)
         assert rotating.frames_read - before <= videos.num_frames[reached].sum(), "one turn is read ahead, no more"
-    assert rotating.frames_read - before == videos.num_frames[own].sum()
+    assert rotating.frames_read - before == videos.num_frames[own].sum() and len(places) == 1
 
 
 @st.composite
@@ -83,7 +84,7 @@ def test_over_whole_epochs_blocks_equal_direct_reads_and_every_frame_is_brought_
     index = BlockIndex(counts, skip, stride)
     for rank in range(world_size):
         videos, own = Videos(counts), owners == rank
-        rotating = Rotation(videos.read, videos.num_frames, CPU)
+        rotating = Rotation(videos.read, videos.num_frames, CPU, capacity)
         for epoch in range(3):
             shares = epoch_of(index, owners, rank, batch_size, capacity, epoch)
             videos.reads.clear()
@@ -93,11 +94,25 @@ def test_over_whole_epochs_blocks_equal_direct_reads_and_every_frame_is_brought_
 
 def test_batches_that_span_two_turns_hold_the_blocks_of_both_in_order():
     videos = Videos([40, 45, 50, 55])
-    rotating = Rotation(videos.read, videos.num_frames, CPU)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, ROOMY)
     numbers = np.array([2, 0, 3, 1, 0, 2])
     frames = np.arange(6)[:, None] + np.arange(30)
-    found = gather(rotating, numbers, frames, np.array([0, 1, 1, 0]))
-    assert torch.equal(found, videos.blocks(numbers, frames))
+    turns = np.array([0, 1, 1, 0])
+    assert torch.equal(gather(rotating, numbers, frames, turns), videos.blocks(numbers, frames))
+    cubes, _ = rotating.locate(numbers, frames, turns)
+    assert cubes is rotating._cubes, "nothing is copied"
+
+
+def test_a_turn_is_not_overwritten_while_a_batch_holds_blocks_of_it():
+    """Turn 2 takes the memory of turn 0, so it is read only when a batch needs that one no more."""
+    videos, turns = Videos([40, 45, 50, 55]), np.arange(4)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, ROOMY)
+    frames = np.arange(2)[:, None] + np.arange(30)
+    for pair, read in (([0, 0], 2), ([0, 1], 2), ([1, 1], 3), ([1, 2], 3), ([2, 3], 4)):
+        cubes, rows = rotating.locate(np.array(pair), frames, turns)
+        for future in rotating._held.values():
+            future.result()
+        assert torch.equal(cubes[rows], videos.blocks(np.array(pair), frames)) and len(videos.reads) == read
 
 
 def test_epochs_of_many_turns_do_span_two_in_a_batch():
@@ -106,7 +121,7 @@ def test_epochs_of_many_turns_do_span_two_in_a_batch():
     index, videos = BlockIndex(counts), Videos(counts)
     owners = np.zeros(40, dtype=np.int64)
     capacity = 2 * (59 + 300)
-    rotating = Rotation(videos.read, videos.num_frames, CPU)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, capacity)
     spans = Counter()
     for epoch in range(2):
         shares = epoch_of(index, owners, 0, 16, capacity, epoch)
@@ -125,14 +140,14 @@ def test_a_batch_may_span_more_than_two_turns(kind):
     owners = np.zeros(len(counts), dtype=np.int64)
     epochs = [epoch_of(index, owners, 0, batch_size, capacity, epoch) for epoch in range(4)]
     assert any(max(turns) - min(turns) > 1 for shares in epochs for turns in turns_of(shares, index))
-    rotating = Rotation(videos.read, videos.num_frames, CPU)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, capacity)
     for shares in epochs:
         run(rotating, videos, index, shares, owners == 0, capacity)
 
 
 def test_videos_without_a_turn_are_never_read():
     videos = Videos([40, 45, 50, 55, 60])
-    rotating = Rotation(videos.read, videos.num_frames, CPU)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, ROOMY)
     turns = np.array([1, -1, 0, -1, 0])
     for number in (4, 2, 0):
         found = gather(rotating, np.array([number]), np.arange(30)[None], turns)
@@ -142,7 +157,7 @@ def test_videos_without_a_turn_are_never_read():
 
 def test_an_epoch_that_is_left_in_its_midst_does_no_harm_to_the_next():
     videos = Videos([40, 45, 50, 55])
-    rotating = Rotation(videos.read, videos.num_frames, CPU)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, ROOMY)
     gather(rotating, np.array([0]), np.arange(30)[None], np.array([0, 1, 2, 3]))
     other = np.array([1, 2, 0, 0])
     for number in (3, 2, 0, 1):
@@ -152,7 +167,7 @@ def test_an_epoch_that_is_left_in_its_midst_does_no_harm_to_the_next():
 
 def test_an_epoch_may_begin_in_its_midst():
     videos = Videos([40, 45, 50, 55])
-    rotating = Rotation(videos.read, videos.num_frames, CPU)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, ROOMY)
     turns = np.arange(4)
     for number in (2, 3):
         found = gather(rotating, np.array([number]), np.arange(30)[None], turns)
@@ -169,7 +184,7 @@ def test_an_error_while_reading_reaches_whoever_asks_for_the_turn(damaged):
             raise OSError(f"video {video} is gone")
         return videos.read(video)
 
-    rotating = Rotation(read, videos.num_frames, CPU)
+    rotating = Rotation(read, videos.num_frames, CPU, ROOMY)
     turns = np.array([0, 1])
     if damaged == 1:
         assert gather(rotating, np.array([0]), np.arange(30)[None], turns).shape == (1, 30, GRID[0] * GRID[1], 4)
