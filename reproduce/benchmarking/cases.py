@@ -355,7 +355,7 @@ def epoch(settings: BenchmarkSettings, folder: Path, device: torch.device) -> It
 
 
 def scaling(settings: BenchmarkSettings, folder: Path, device: torch.device) -> Iterator[Line]:
-    """Exponents of time over frames tested, blocks trained on, and processes."""
+    """Exponents of time over frames tested and blocks trained on; efficiency of several processes."""
     network = attention_network(settings).to(device).eval()
     sizes = [settings.frames * factor for factor in (1, 2, 4)]
     frames = {size: pool_frames(features(settings, size, device), ("cube", "mean")) for size in sizes}
@@ -379,22 +379,31 @@ def scaling(settings: BenchmarkSettings, folder: Path, device: torch.device) -> 
     words = ", ".join(f"{count * settings.data.batch_size}: {taken:.2f} s" for count, taken in zip(counts, took, strict=True))
     yield Line("training: time over blocks, exponent", "1, linear", str(device), words, f"{slope:.2f}", slope)
 
-    threads = torch.get_num_threads()
     available = torch.cuda.device_count() if device.type == "cuda" else settings.processes
-    numbers = [number for number in (1, 2, 4) if number <= available]
-    if len(numbers) > 1 and device.index in (None, 0):
-        took = []
-        torch.set_num_threads(1)
-        for number in numbers:  # everything anew, for the processes get copies; in the second epoch the frames lie in place
-            data = random_data(settings, folder, "ram" if device.type == "cpu" else "gpu")
-            data.inputs = ("cube", "mean")
-            recognizer = Recognizer(attention_network(settings), CLASSES, False, Objective(), lr=1e-5)
-            took.append(fit(data, recognizer, device, number, settings.epoch_batches, epochs=2))
-        torch.set_num_threads(threads)
-        slope = exponent([float(number) for number in numbers], took)
-        words = ", ".join(f"{number}: {taken:.2f} s" for number, taken in zip(numbers, took, strict=True))
+    if available > 1 and device.index in (None, 0):
+        yield from _over_processes(settings, folder, device, [number for number in (1, 2, 4) if number <= available])
+
+
+def _over_processes(settings: BenchmarkSettings, folder: Path, device: torch.device, numbers: list[int]) -> Iterator[Line]:
+    """The same global batches by some numbers of processes, of one thread each: blocks a second, and the efficiency."""
+    threads, rates = torch.get_num_threads(), dict[int, float]()
+    torch.set_num_threads(1)
+    for number in numbers:  # everything anew, for the processes get copies; in the second epoch the frames lie in place
+        data = random_data(settings, folder, "ram" if device.type == "cpu" else "gpu")
+        data.inputs = ("cube", "mean")
+        recognizer = Recognizer(attention_network(settings), CLASSES, False, Objective(), lr=1e-5)
+        seconds = fit(data, recognizer, device, number, settings.epoch_batches, epochs=2)
+        rates[number] = settings.epoch_batches * settings.data.batch_size / seconds
+    torch.set_num_threads(threads)
+    for number, rate in rates.items():
         yield Line(
-            "training: time over devices, one thread each, exponent", "-1, linear", str(device), words, f"{slope:.2f}", slope
+            f"training, global batches of {settings.data.batch_size} blocks over {number} processes of one thread, "
+            f"{describe(settings)}: efficiency",
+            f"{number} times one process",
+            str(device),
+            f"{number * rates[1]:.0f} blocks/s",
+            f"{rate:.0f} blocks/s",
+            rate / (number * rates[1]),
         )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 from reproduce.common.cli import resolve
-from reproduce.common.processes import cores
 from reproduce.common.settings import DataSettings, Settings, SettingsError, with_values
 
 ALL_CASES = ("startup", "extraction", "testing", "training", "epoch", "scaling", "descriptors")
@@ -80,8 +79,8 @@ class BenchmarkSettings(Settings):
     """of these, the videos that the plain way does, for it is slow"""
     epoch_batches: int = 4
     """batches of the epoch from the store"""
-    processes: int = field(default_factory=lambda: min(2, cores()))
-    """most processes on the CPU for the scaling over devices"""
+    processes: int = 4
+    """most processes on the CPU for the scaling over processes: 1, 2 and 4"""
     rows: int = 50_000
     """local descriptors that are encoded"""
     steps: int = 5

@@ -11,7 +11,7 @@ from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.encoders.fisher import fit_encoder
 from lightning_modules.encoders.rank_pooling import rank_direction
-from reproduce.benchmarking import baselines, descriptor_cases
+from reproduce.benchmarking import baselines, cases, descriptor_cases
 from reproduce.benchmarking.cases import CASES, SCRIPTS
 from reproduce.benchmarking.lines import Line
 from reproduce.benchmarking.scale import lengths
@@ -161,6 +161,25 @@ def test_peak_memory_sees_what_is_freed_again():
 def test_a_limit_is_reached_or_not(limit, ratio, reached):
     assert Line("", "", "cpu", "", "", ratio, limit=limit).reached is reached
     assert Line("", "", "cpu", "", "", ratio).reached is None
+
+
+@pytest.mark.parametrize(("processes", "efficiencies"), [(1, []), (2, [1.0, 0.8]), (4, [1.0, 0.8, 0.5])])
+def test_scaling_over_processes_is_their_rate_over_that_of_as_many_alone(processes, efficiencies, tmp_path, monkeypatch):
+    """4 seconds by one process, 2.5 by two, 2 by four, for two global batches of 8."""
+    seen = []
+
+    def fit(data, recognizer, device, devices, batches, epochs=1):
+        seen.append((devices, data.batch_size, torch.get_num_threads()))
+        return {1: 4.0, 2: 2.5, 4: 2.0}[devices]
+
+    monkeypatch.setattr(cases, "fit", fit)
+    settings = BenchmarkSettings(repeats=1, frames=31, locations=2, channels=4, epoch_batches=2, processes=processes)
+    settings.data.batch_size, settings.model.hidden_dim = 8, 4
+    lines = [line for line in cases.scaling(settings, tmp_path, CPU) if "efficiency" in line.what]
+    assert [line.ratio for line in lines] == efficiencies
+    if lines:
+        assert (lines[1].baseline, lines[1].ours) == ("8 blocks/s", "6 blocks/s")
+        assert seen[-len(lines) :] == [(number, 8, 1) for number in (1, 2, 4)][: len(lines)]
 
 
 def test_drawn_lengths_have_the_data_sets_mean_and_bounds():
