@@ -10,23 +10,27 @@ import copy
 import gc
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.batches import Batch
 from datamodules.blocks import BLOCK_LENGTH, BlockIndex
 from lightning_modules.backbone import calibrate, folded
 from lightning_modules.frames import Frames, Network, Rows, pool_frames, run_blocks, run_dense
+from lightning_modules.hard_attention import HardAttentionLSTM
 from lightning_modules.layers import seed_masks
 from lightning_modules.multiresolution import MultiresolutionLSTM, pack
+from lightning_modules.objective import Cost, Objective
 from lightning_modules.selective import SelectiveAttentionLSTM
+from lightning_modules.step_graph import CudaGraph, Graph, StepGraph
 from reproduce.benchmarking.lines import Line
 from reproduce.benchmarking.scale import extraction_rate, step_seconds, test_seconds
 from reproduce.benchmarking.settings import BenchmarkSettings
-from reproduce.benchmarking.workloads import CLASSES, features, step
+from reproduce.benchmarking.workloads import CLASSES, features, medians, step
 from reproduce.common.catalogue import ROWS
 from reproduce.common.settings import SettingsError, with_values
 from reproduce.systems.backbones import built, frame_side
@@ -183,6 +187,63 @@ def _network(name: str, settings: BenchmarkSettings, device: torch.device) -> It
         words = f"{trained:.0f} blocks/s trained on, {tested:.0f} blocks/s tested"
         sizes = f"B={settings.data.batch_size}, videos of {settings.frames} frames"
         yield Line(f"{name}, {label}: rate, {sizes}", "", str(device), "–", words, None)
+        if device.type == "cuda" and not isinstance(network, HardAttentionLSTM):  # which draws on the host
+            yield _replayed(f"{name}, {label}", chosen, network, held, device)
+
+
+def _replayed(
+    what: str,
+    settings: BenchmarkSettings,
+    network: nn.Module,
+    held: Frames,
+    device: torch.device,
+    graph: Callable[[torch.device], Graph] = CudaGraph,
+) -> Line:
+    """A step of forward, loss and backward, replayed as a CUDA graph and eager; a graph that is of no use misses the limit."""
+    B, T, objective, said = (
+        settings.data.batch_size,
+        getattr(network, "block_length", BLOCK_LENGTH),
+        Objective(1.0),
+        list[str](),
+    )
+    starts = torch.randint(0, len(held.mean) - T + 1, (B, 1), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    rows = (starts + torch.arange(T)).to(device)
+    _, mean, largest, *_ = held
+    assert mean is not None and largest is not None
+    batch = Batch(
+        cube=cast(Tensor, held.cube),
+        rows=rows,
+        mean=mean[rows],
+        max=largest[rows],
+        target=torch.zeros(B, dtype=torch.int64, device=device),
+        weight=torch.ones(B, device=device),
+        batch_size=B,
+        blocks=rows[:, 0].cpu().numpy(),
+    )
+
+    def cost(batch: Batch) -> Cost:
+        found = run_blocks(cast(Network, network), Frames(Rows(cast(Tensor, batch.cube), rows), batch.mean, batch.max))
+        attention = found.attention if found.scales is None else found.scales
+        return Objective(1.0)(found.logits, attention, batch.target, network.parameters(), batch.weight, B)
+
+    def eager() -> None:
+        network.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16-mixed"):
+            loss = cost(batch).loss
+        loss.backward()
+
+    step = StepGraph(cost, network.train().parameters(), device, graph, said.append)
+
+    def replayed() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.trainer.precision == "bf16-mixed"):
+            step(batch, 0)
+
+    replayed()  # the first batch of its kind is left to an eager step; the second one is captured
+    seconds = medians({"eager": eager, "replayed": replayed}, device, settings.steps)
+    rates = {key: f"{B / taken:.0f} blocks/s" for key, taken in seconds.items()}
+    ratio = 0.0 if said else seconds["eager"] / seconds["replayed"]
+    words = said[0] if said else rates["replayed"]
+    return Line(f"{what}: step as a CUDA graph", "eager", str(device), rates["eager"], words, ratio, limit="at least 1")
 
 
 def _built(settings: Any) -> nn.Module:

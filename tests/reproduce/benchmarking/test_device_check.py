@@ -5,6 +5,7 @@ import csv
 import pytest
 import torch
 from conftest import script
+from recorded_graph import RecordedGraph, plain_products
 from torch import nn
 
 from lightning_modules.attention import SoftAttentionLSTM
@@ -187,3 +188,35 @@ def test_a_rehearsal_is_another_thing(tmp_path):
 def test_the_command_line_has_the_last_word_on_sizes():
     settings = in_small(BenchmarkSettings(channels=32), ["channels=32", "trainer.accelerator=cpu"])
     assert settings.channels == 32 and settings.data.batch_size == SMALL["data.batch_size"]
+
+
+class Refused(RecordedGraph):
+    """A graph that nothing can be captured by."""
+
+    def capture(self, work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "graph"),
+    [
+        (ATTENTION, "IEEE", RecordedGraph),
+        (POOLED, "bf16", RecordedGraph),
+        ("multiresolution_attention", "bf16", RecordedGraph),
+        (ATTENTION, "bf16", Refused),
+    ],
+)
+def test_a_step_is_measured_as_a_graph_and_a_graph_of_no_use_fails(name, label, graph):
+    settings = in_small(resolve(BenchmarkSettings, WORDS), WORDS)
+    settings = device_check._networks(settings)[name]
+    arithmetic, cpu = device_check.ARITHMETICS[label], torch.device("cpu")
+    network = device_check._built(settings)
+    held = device_check._frames(network, device_check.features(settings, settings.frames, cpu))
+    chosen = device_check._set(settings, arithmetic)
+    with plain_products():
+        line = device_check._replayed(f"{name}, {label}", chosen, network, held, cpu, graph)
+    assert line.what == f"{name}, {label}: step as a CUDA graph" and line.baseline.endswith("blocks/s")
+    if graph is RecordedGraph:
+        assert line.ours.endswith("blocks/s") and line.ratio > 0
+    else:
+        assert line.reached is False and "not permitted when stream is capturing" in line.ours
