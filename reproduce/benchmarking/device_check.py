@@ -200,12 +200,7 @@ def _replayed(
     graph: Callable[[torch.device], Graph] = CudaGraph,
 ) -> Line:
     """A step of forward, loss and backward, replayed as a CUDA graph and eager; a graph that is of no use misses the limit."""
-    B, T, objective, said = (
-        settings.data.batch_size,
-        getattr(network, "block_length", BLOCK_LENGTH),
-        Objective(1.0),
-        list[str](),
-    )
+    B, T, said = settings.data.batch_size, getattr(network, "block_length", BLOCK_LENGTH), list[str]()
     starts = torch.randint(0, len(held.mean) - T + 1, (B, 1), generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     rows = (starts + torch.arange(T)).to(device)
     _, mean, largest, *_ = held
