@@ -9,7 +9,8 @@
     python reproduce/prepare.py data.name=hmdb51 row=idt_fv part=3/16
 
 download=true takes what is there: the data set's folder, its archive in that folder or the one above, and only else the
-network. With row=…, what that row reads is made: features of a CNN, or trajectories. Continues where an earlier call stopped.
+network. With row=…, what that row reads is made: features of a CNN, or trajectories. All visible GPUs extract features, or the
+processes that torchrun starts; trainer.devices= takes fewer. Continues where an earlier call stopped.
 Videos that do not decode or are damaged are listed at the end and make the exit status 1, unless data.skip_bad=true, which
 leaves them out of every run and says so in every table. data.damaged=keep keeps what decodes of damaged ones.
 
@@ -19,10 +20,13 @@ only the 5100 of that split are, and delete refuses until the other clips have f
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Optional
 
@@ -36,6 +40,7 @@ from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import STORES, data_folder, feature_folder, read_annotation
 from reproduce.common.files import Need, size_of
 from reproduce.common.presets import GENERATED
+from reproduce.common.processes import is_first_process
 from reproduce.common.settings import DataSettings, Settings, SettingsError
 from reproduce.experiments.identity import members
 from reproduce.systems.video_processes import parse_share
@@ -71,23 +76,32 @@ the work"""
 def main(argv: list[str] | None = None) -> Path:
     """Prepare a data set; returns the feature store's folder."""
     settings = command_line(PrepareSettings, __doc__ or "", argv)
+    words = sys.argv[1:] if argv is None else argv
+    own = any(word.startswith(("trainer.devices=", "trainer.num_nodes=")) for word in words)
+    with nullcontext() if is_first_process() else redirect_stdout(StringIO()):
+        return _prepare(settings, own)
+
+
+def _prepare(settings: PrepareSettings, own: bool) -> Path:
+    """Prepare; ``own`` says that the command line tells the devices."""
     try:
         _check(settings)
-        if settings.download or settings.archive:
+        if (settings.download or settings.archive) and is_first_process():
             _acquire(settings)
         annotation = read_annotation(settings)
         videos = _read_splits(settings, annotation)
         names = [video.name for video in videos]
         if settings.part is not None:
             names = parse_share(settings.part).of(names)
-        stores = {kind: _made(settings, annotation, videos, kind) for kind in _kinds(settings)}
+        stores = {kind: _made(settings, annotation, videos, kind, own) for kind in _kinds(settings)}
         if settings.check_features:
             for store in stores.values():
                 require_whole(store, names)
     except (DataError, SettingsError) as error:
         raise fail(error) from error
     for kind, store in stores.items():
-        _report(kind, store, names, settings.data)
+        if is_first_process():
+            _report(kind, store, names, settings.data)
     try:
         _delete(settings, annotation, list(stores.values()))
     except (DataError, OSError) as error:
@@ -97,6 +111,11 @@ def main(argv: list[str] | None = None) -> Path:
 
 def _check(settings: PrepareSettings) -> None:
     wanted = settings.download or settings.archive or settings.delete != "none"
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1) > 1 and (wanted or settings.released or settings.retry_bad):
+        raise SettingsError(
+            "torchrun shares extraction alone; run prepare.py by itself for download, archive, released, \
+retry_bad and delete"
+        )
     if settings.delete not in CHOICES:
         raise SettingsError(f"delete={settings.delete}: choose from {', '.join(CHOICES)}")
     data = DATASETS[settings.data.name]
@@ -165,7 +184,6 @@ def _space_for_features(settings: PrepareSettings) -> Need | None:
 
 def _delete(settings: PrepareSettings, annotation: Annotation, stores: Sequence[Store]) -> None:
     from reproduce.acquisition.install import archives_on_disk
-    from reproduce.common.processes import is_first_process
 
     if settings.delete != "none" and is_first_process():
         delete(
@@ -182,9 +200,9 @@ def _kinds(settings: PrepareSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind for row in rows for kind in SYSTEMS[row.model.name].stores))
 
 
-def _made(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Video], kind: str) -> Store:
+def _made(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Video], kind: str, own: bool) -> Store:
     """The store of a kind, complete."""
-    if settings.retry_bad:
+    if settings.retry_bad and is_first_process():
         STORES[kind].open(settings).forget_bad()
     if settings.released and kind == "cubes":
         from datamodules.released import import_features
@@ -196,6 +214,10 @@ def _made(settings: PrepareSettings, annotation: Annotation, videos: Sequence[Vi
         return store
     maker = import_module(STORES[kind].maker)
     if settings.part is None:
+        if not own and not STORES[kind].shared:
+            from reproduce.systems.devices import all_devices
+
+            return maker.ensure(all_devices(settings), annotation, videos)
         return maker.ensure(settings, annotation, videos)
     if not STORES[kind].shared:
         raise SettingsError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from reproduce.common.processes import cores_of_process, is_first_process
-from reproduce.common.settings import Settings, SettingsError
+from reproduce.common.settings import Settings, SettingsError, with_values
 
 
 def accelerator(asked: str) -> str:
@@ -50,6 +51,15 @@ def device_of(asked: str) -> torch.device:
     if not torch.cuda.is_available():
         raise SettingsError(f"trainer.accelerator={asked}: torch finds no GPU here")
     return torch.device("cuda")
+
+
+def all_devices(settings: Settings) -> Settings:
+    """The same settings for work that is dealt by videos: on all visible GPUs, or by the processes that torchrun started."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0") or 0)
+    if local:
+        machines = int(os.environ["WORLD_SIZE"]) // local
+        return with_values(settings, {"trainer.devices": local, "trainer.num_nodes": machines})
+    return with_values(settings, {"trainer.devices": torch.cuda.device_count()}) if uses_gpu(settings) else settings
 
 
 def determinism(settings: Settings) -> bool | str:

@@ -86,10 +86,36 @@ def test_several_processes_test_a_checkpoint_as_one_does(trained, clips, tmp_pat
 def test_two_processes_that_torchrun_starts_do_so_too(trained, clips, tmp_path):
     """The way to several machines: one torchrun on each."""
     run = untested_copy(trained, tmp_path)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, str(REPOSITORY / "reproduce/train.py"), *words(clips, "row=soft_attention_1", "trainer.devices=2")]
+    command = [*TORCHRUN, str(REPOSITORY / "reproduce/train.py"), *words(clips, "row=soft_attention_1", "trainer.devices=2")]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE)
     assert (run / "predictions.csv").read_bytes() == (trained / "run" / "predictions.csv").read_bytes()
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+@pytest.mark.slow
+def test_two_processes_that_torchrun_starts_prepare_the_store_of_one(clips, tmp_path):
+    """Without trainer.devices=: each takes its share of the videos, and the first one alone speaks."""
+    stores, said = [], ""
+    for number, before in enumerate(([sys.executable], TORCHRUN)):
+        features = tmp_path / str(number)
+        command = [*before, str(REPOSITORY / "reproduce/prepare.py"), *words(clips, f"paths.features={features}")]
+        done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=PATIENCE)
+        said = done.stdout
+        (folder,) = features.glob("*/*")
+        stores.append(FeatureStore(folder))
+    names = sorted(stores[0].videos)
+    assert len(names) == 18 and stores[0].fingerprint(names) == stores[1].fingerprint(names) is not None
+    assert {journal.name for journal in stores[1].path.glob("*journal*")} == set() and said.count("18 videos, ") == 1
+    assert said.count("train and 6 test videos") == 1
+
+
+@pytest.mark.parametrize("word", ["download=true", "retry_bad=true", "delete=archives"])
+def test_what_several_processes_would_do_several_times_is_refused_under_torchrun(word, clips, tmp_path):
+    environment = {**os.environ, "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}
+    result = script("prepare.py", *words(clips, word), cwd=tmp_path, check=False, env=environment)
+    assert result.returncode != 0 and "torchrun shares extraction alone; run prepare.py by itself" in result.stderr
 
 
 @pytest.mark.slow(measured=True)

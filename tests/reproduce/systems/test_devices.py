@@ -50,6 +50,19 @@ def test_determinism_follows_the_accelerator_and_not_what_lies_in_the_machine(mo
     assert not devices.uses_gpu(resolve(Settings, ["trainer.accelerator=cpu"]))
 
 
+def test_extraction_takes_every_visible_gpu_or_what_torchrun_started(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with_gpu(monkeypatch, True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    settings = resolve(Settings, [])
+    assert devices.all_devices(settings).trainer.devices == 3 and settings.trainer.devices == 1
+    assert devices.all_devices(resolve(Settings, ["trainer.accelerator=cpu"])).trainer.devices == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    spread = devices.all_devices(settings).trainer
+    assert (spread.devices, spread.num_nodes) == (4, 2)
+
+
 @pytest.mark.parametrize("tf32", [False, True])
 def test_one_setting_decides_on_the_arithmetic_of_all_products(tf32):
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = not tf32, tf32
