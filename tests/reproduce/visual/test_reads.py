@@ -75,3 +75,14 @@ def test_without_a_run_it_says_what_makes_one(clips, tmp_path):
 
 def test_powers_of_two_end_at_the_locations():
     assert reads.powers_of_two(49) == [1, 2, 4, 8, 16, 32] and reads.powers_of_two(4) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("values", "expected"), [((100.0, 99.8), (90, 100)), ((2.0, 1.0), (0, None)), ((40.0, 90.0), None)])
+def test_the_axis_ends_at_100_per_cent_and_spans_ten_points(values, expected):
+    points = [reads.Point("tested", k, 1, value, "run") for k, value in zip((1, 4), values, strict=True)]
+    (axes,) = reads._page(points, 4, "title", ["note"], "Test accuracy, %").axes
+    low, high = axes.get_ylim()
+    assert 0 <= low <= min(values) and max(values) <= high <= 100
+    for found, wanted in zip((low, high), expected or (), strict=False):
+        assert wanted is None or found == pytest.approx(wanted)
+    assert not any(line.get_clip_on() for line in axes.lines)
