@@ -199,6 +199,7 @@ def validate(settings: Any) -> None:
         )
     if settings.data.blocks_per_video is not None:
         _check_blocks(settings.data)
+    _check_other_data(name, "pretrain.data", settings.pretrain.data)
     for key, value in (ROWS[settings.row].needs if settings.row else {}).items():
         found = get(settings, key)
         if found != value:
@@ -229,6 +230,22 @@ def _check_blocks(data: DataSettings) -> None:
             f"{key}={blocks}: goes with data.fps={NATIVE_FPS} and data.stride={BLOCK_LENGTH}, so that none spans two; "
             f"{key}=null takes all frames"
         )
+
+
+def _check_other_data(own: str, key: str, others: list[str]) -> None:
+    able = [name for name, info in DATASETS.items() if not info.of_user]
+    for name in others:
+        if name not in able:
+            raise SettingsError(f"{key}={others}: {_not_among(name, able)}")
+        if others.count(name) > 1:
+            raise SettingsError(f"{key}={others}: {name} stands there twice")
+        if name == own:
+            raise SettingsError(f"{key}={others}: {name} is data.name, whose test videos nothing may be learned of; drop it")
+        if name in DATASETS[own].contained_in or own in DATASETS[name].contained_in:
+            raise SettingsError(
+                f"{key}={others}: {DATASETS[name].label} and {DATASETS[own].label} have videos in common, so that it would "
+                f"learn of test videos; drop {name}"
+            )
 
 
 def _unusable(key: str, value: Any, bounds: tuple[float, float] | None) -> str | None:

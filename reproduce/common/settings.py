@@ -196,6 +196,8 @@ class PretrainSettings:
     """weight of giving back the 16 frames that were read"""
     prediction: float = ranged(1.0, 0, INFINITY)
     """weight of predicting the 13 frames that follow"""
+    data: list[str] = field(default_factory=list)
+    """further data sets, such as ucf101, all videos of which it learns from; none for the split's train videos alone"""
 
 
 @dataclass
