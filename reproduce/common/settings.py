@@ -224,6 +224,8 @@ class HardSettings:
     """that of the last epoch"""
     samples: int = ranged(10, 0, 1000)
     """tests with drawn locations, whose mean is noted beside the row's figure"""
+    region: int = ranged(1, 1, 10_000)
+    """side in cells of the squares of which a step draws one, and looks softly within it; 1 draws a single location"""
 
 
 @dataclass

@@ -120,7 +120,7 @@ def trained_with(request: Request, settings: Settings, dataset: str, locations: 
         wanted = _comparable(named(configuration(with_values(settings, {"model.name": name, "hard.start": start}))))
         for one in request.configurations(dataset):
             if one.settings["model.name"] == name and _comparable(one.settings) == wanted:
-                k = min(int(one.settings.get("model.top_k", 1)), locations)
+                k = min(int(one.settings.get("model.top_k", one.settings.get("hard.region", 1) ** 2)), locations)
                 points.append(Point(one.name, k, len(one.runs), one.mean, one.runs[0].folder.path.name))
     return sorted(points, key=lambda point: (point.kind, point.k))
 

@@ -24,10 +24,10 @@ def asked(*words: str) -> Request:
 
 @pytest.fixture(scope="module")
 def drawn(clips, trained):
-    """The folder in which it was drawn, of a soft run beside one of top-k and one of hard attention; and these two."""
+    """The folder in which it was drawn, of a soft run beside one of top-k and one of hard regions; and these two."""
     beside = [["row=top_k_attention", "model.top_k=2", "objective.attention_penalty=1"]]
     beside += [["row=hard_attention", "hard.start=soft_attention_1", "hard.epochs=1", "hard.samples=0"]]
-    beside[1] += ["objective.attention_penalty=1"]
+    beside[1] += ["objective.attention_penalty=1", "hard.region=2"]
     printed = [script("train.py", *words_of(clips, *words), cwd=trained).stdout for words in beside]
     script("figures.py", *words_of(clips, "row=soft_attention_1", "figure=reads"), cwd=trained)
     return trained, [RunFolder(trained / text.strip().splitlines()[-1]) for text in printed]
@@ -47,9 +47,10 @@ def test_every_number_of_reads_is_tested_and_all_of_them_are_the_run_itself(draw
     assert float(tested[2]["share"]) == pytest.approx(2 / locations, abs=1e-4)
     beside = {row["kind"]: row for row in rows if row["kind"] != "tested"}
     assert set(beside) == {"Top-k attention", "Hard attention"}
-    for kind, other, k in (("Top-k attention", top_k, 2), ("Hard attention", hard, 1)):
+    for kind, other, k in (("Top-k attention", top_k, 2), ("Hard attention", hard, 4)):
         assert (beside[kind]["run"], int(beside[kind]["k"])) == (other.path.name, k)
         assert float(beside[kind]["test_accuracy"]) == pytest.approx(100 * other.metrics()["test/accuracy"], abs=1e-3)
+    assert any(f"each step reads a region of 2x2, softly, of {locations} locations" in note for note in hard.about()["notes"])
     assert all(table.with_suffix(suffix).is_file() for suffix in (".png", ".pdf"))
 
 
