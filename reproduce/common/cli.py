@@ -200,6 +200,7 @@ def validate(settings: Any) -> None:
     if settings.data.blocks_per_video is not None:
         _check_blocks(settings.data)
     _check_other_data(name, "pretrain.data", settings.pretrain.data)
+    _check_other_data(name, "temporal.second", [settings.temporal.second] if settings.temporal.second else [])
     for key, value in (ROWS[settings.row].needs if settings.row else {}).items():
         found = get(settings, key)
         if found != value:
@@ -233,18 +234,20 @@ def _check_blocks(data: DataSettings) -> None:
 
 
 def _check_other_data(own: str, key: str, others: list[str]) -> None:
+    """Refuse further data sets that nothing may be learned of, or that there are not."""
     able = [name for name, info in DATASETS.items() if not info.of_user]
     for name in others:
+        word = f"{key}={name}"
         if name not in able:
-            raise SettingsError(f"{key}={others}: {_not_among(name, able)}")
+            raise SettingsError(f"{word}: {_not_among(name, able)}")
         if others.count(name) > 1:
-            raise SettingsError(f"{key}={others}: {name} stands there twice")
+            raise SettingsError(f"{word}: stands there twice")
         if name == own:
-            raise SettingsError(f"{key}={others}: {name} is data.name, whose test videos nothing may be learned of; drop it")
+            raise SettingsError(f"{word}: is data.name, whose test videos nothing may be learned of; drop it")
         if name in DATASETS[own].contained_in or own in DATASETS[name].contained_in:
             raise SettingsError(
-                f"{key}={others}: {DATASETS[name].label} and {DATASETS[own].label} have videos in common, so that it would "
-                f"learn of test videos; drop {name}"
+                f"{word}: {DATASETS[name].label} and {DATASETS[own].label} have videos in common, so that it would learn of "
+                f"test videos; drop it"
             )
 
 

@@ -334,6 +334,8 @@ class TemporalSettings:
     """batches of training, in trainer.max_epochs parts after each of which it is validated"""
     stacks: int = ranged(25, 1, 1000)
     """of a video, equally spaced, that are scored, by ten crops each"""
+    second: Optional[str] = None  # noqa: UP045
+    """a data set, such as ucf101, all videos of which a last layer of its own learns, on half of each batch; null for none"""
     lr: float = ranged(1e-3, 0, INFINITY)
     """learning rate; a tenth of it after 60 % of the iterations, and again after 80 %"""
     weight_decay: float = ranged(5e-4, 0, INFINITY)

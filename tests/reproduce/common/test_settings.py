@@ -128,10 +128,11 @@ def test_presets_compose_and_the_command_line_has_the_last_word():
         ("model.name=[a", "there is no such setting|choose|cannot be read|model.name"),
         ("logging.tags=[a", "cannot be read"),
         ("trainer.threads=0", "at least 1"),
-        ("pretrain.data=[ucf11]", "pretrain.data=.'ucf11'.: ucf11 is data.name, whose test videos"),
-        ("pretrain.data=[ucf101]", "UCF-101 and UCF-11 have videos in common, so that .* drop ucf101"),
-        ("pretrain.data=[videofolder]", "pretrain.data=.'videofolder'.: .*choose from"),
-        ("pretrain.data=[hmdb51,hollywood2,hmdb51]", "hmdb51 stands there twice"),
+        ("pretrain.data=[ucf11]", "pretrain.data=ucf11: is data.name, whose test videos"),
+        ("pretrain.data=[ucf101]", "pretrain.data=ucf101: UCF-101 and UCF-11 have videos in common, so that .* drop it"),
+        ("pretrain.data=[videofolder]", "pretrain.data=videofolder: .*choose from"),
+        ("pretrain.data=[hmdb51,hollywood2,hmdb51]", "pretrain.data=hmdb51: stands there twice"),
+        ("temporal.second=ucf101", "temporal.second=ucf101: UCF-101 and UCF-11 have videos in common"),
     ],
 )
 def test_what_is_wrong_is_refused_with_what_to_write(word, says):
