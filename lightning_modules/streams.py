@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.backbone import Backbone, BackboneError
-from lightning_modules.crops import CENTRE, CROPS, jittered, random_crops, stacked, ten_crops
+from lightning_modules.crops import CENTRE, CROPS, followed, jittered, random_crops, stacked, ten_crops
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, summarise
 from lightning_modules.objective import classification_cost
 from lightning_modules.recognizer import VideoScorer
@@ -66,6 +66,7 @@ class CropNetwork(nn.Module):
         size: that crops are brought to, bilinear.
         flow: whether the images are stacks of fields.
         second: classes of a second data set, which has a last layer of its own; 0 for none.
+        follow: whether fields are stacked along trajectories.
     """
 
     def __init__(
@@ -78,12 +79,13 @@ class CropNetwork(nn.Module):
         size: int,
         flow: bool,
         second: int = 0,
+        follow: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(True)
         self.dropout, self.last = nn.Dropout(dropout), _last(channels, num_classes)
         self.second = _last(channels, second) if second else None
-        self.crop, self.size, self.flow = crop, size, flow
+        self.crop, self.size, self.flow, self.follow = crop, size, flow, follow
         self.train()  # a backbone is frozen when it is made
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ class CropNetwork(nn.Module):
         return ten_crops(self._images(x), self.crop, self.flow)
 
     def _images(self, x: Tensor) -> Tensor:
-        return stacked(x) if self.flow else x.float()
+        return (followed if self.follow else stacked)(x) if self.flow else x.float()
 
 
 def _last(channels: int, num_classes: int) -> nn.Linear:

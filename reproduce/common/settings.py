@@ -326,6 +326,8 @@ class TemporalSettings:
     """imagenet: backbone.weights, the first convolution's averaged over RGB; scratch: random weights"""
     length: int = ranged(10, 1, 1000)
     """L, consecutive flow fields that are stacked"""
+    stacking: str = one_of("fields", ("fields", "trajectories"))
+    """what a pixel's channels are: each field's displacement there (fields), or where the one before led (trajectories)"""
     dropout: float = ranged(0.8, 0, 0.999)
     """probability of a zero at the last layer's input"""
     batch_size: int = ranged(64, 1, 1_000_000)

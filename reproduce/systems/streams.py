@@ -142,6 +142,7 @@ class StreamSystem:
                 size=size,
                 flow=length > 0,
                 second=len(data.second.annotation.classes) if data.second else 0,
+                follow=isinstance(own, TemporalSettings) and own.stacking == "trajectories",
             )
         solver = Solver(
             lr=own.lr,
@@ -167,11 +168,12 @@ class StreamSystem:
             self.said = [f"{name} at {size} px, all layers trained", *([] if scratch else notes_on(chosen, backbone))]
             if isinstance(own, TemporalSettings):
                 begun = "all from random weights" if scratch else "the first layer's averaged over RGB"
+                stacked = "stacked flow fields" if own.stacking == "fields" else "flow fields stacked along trajectories"
                 task = "without UCF-101 as a second task"
                 if self.second is not None:
                     other = self.second[0]
                     task = f"{label_of(other.data)} as a second task, all {len(other.videos)} videos, half of each batch"
-                self.said[0] += f" on {own.length} stacked flow fields, {begun}; {task}"
+                self.said[0] += f" on {own.length} {stacked}, {begun}; {task}"
                 backbone = cross_modality(backbone, 2 * own.length, scratch)
         except BackboneError as error:
             raise SettingsError(str(error)) from error

@@ -63,7 +63,7 @@ def test_notes_say_the_network_its_input_and_what_was_trained(root, tmp_path):
 
 
 def test_a_run_from_scratch_depends_on_its_seed_and_says_so(root, tmp_path):
-    settings = settings_of(root, tmp_path, "row=temporal_stream", "temporal.init=scratch")
+    settings = settings_of(root, tmp_path, "row=temporal_stream", "temporal.init=scratch", "temporal.stacking=trajectories")
     found = []
     for seed in (1, 2):
         settings.seed = seed
@@ -71,7 +71,8 @@ def test_a_run_from_scratch_depends_on_its_seed_and_says_so(root, tmp_path):
         data = streams.StreamDataModule(read_annotation(settings), _flow(settings), 8, 2, seed, scored=3, length=10)
         network = system.recognizer(data).network
         found.append(network.backbone.body.get_submodule("features.0").weight.detach().clone())
-        assert "all from random weights" in system.said[0]
+        assert "all from random weights" in system.said[0] and "stacked along trajectories, all" in system.said[0]
+        assert network.follow
     assert found[0].shape[1] == 20 and not np.allclose(found[0], found[1])
 
 
