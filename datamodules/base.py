@@ -244,9 +244,7 @@ class VideoDataModule(LightningDataModule):
         owners = np.repeat(subset.owners, subset.index.counts)
 
         def shares() -> Iterator[Share]:
-            # Not trainer.current_epoch: when a run resumes, the first batch is fetched before Lightning has counted on.
-            epoch = self.trainer.global_step // steps if self.trainer else 0
-            turns = None
+            epoch, turns = self._epoch(steps), None
             if self.capacity is not None:
                 turns = rotation(subset.index.num_frames, subset.owners, self.capacity, self.seed, epoch)
             order = training_order(subset.index, self.seed, epoch, turns)
@@ -256,6 +254,11 @@ class VideoDataModule(LightningDataModule):
                 raise DataError(f"{self.annotation.data}: {error}; set trainer.devices lower") from error
 
         return DataLoader(Batches(shares, steps), batch_size=None)
+
+    def _epoch(self, steps: int) -> int:
+        """The running epoch, of so many steps."""
+        # Not trainer.current_epoch: when a run resumes, the first batch is fetched before Lightning has counted on.
+        return self.trainer.global_step // steps if self.trainer else 0
 
     def val_dataloader(self) -> DataLoader | list:
         """Every block of the held-out videos, each video on the rank that holds it; nothing when training on all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.files import file_sha256
@@ -48,30 +49,40 @@ def find_leaks(annotation: Annotation) -> Leaks:
         tuple(sorted({video.name for video in train} & {video.name for video in test})),
         tuple(sorted(set(of_shared))),
         len(of_shared),
-        tuple(_equal_files(annotation)),
+        tuple(equal_files((annotation, train), (annotation, test))),
     )
 
 
-def _equal_files(annotation: Annotation) -> list[tuple[str, str]]:
-    by_size: dict[int, tuple[list[Video], list[Video]]] = defaultdict(lambda: ([], []))
-    equal, gone = [], removed_videos(annotation.root)
+Side = tuple[Annotation, Sequence[Video]]
+"""A data set, and some of its videos."""
 
-    def digest(video: Video) -> str:
-        path = annotation.path(video)
-        return file_sha256(path) if path.is_file() or video.name not in gone else gone[video.name]["sha256"]
+
+def equal_files(trained: Side, tested: Side) -> list[tuple[str, str]]:
+    """Find test videos whose files equal a train video's byte by byte: (test name, train name), see ``find_leaks``.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    by_size: dict[int, tuple[list[Video], list[Video]]] = defaultdict(lambda: ([], []))
+    gone = [removed_videos(annotation.root) for annotation, _ in (trained, tested)]
+    equal = []
+
+    def digest(side: int, video: Video) -> str:
+        path = (trained, tested)[side][0].path(video)
+        return file_sha256(path) if path.is_file() or video.name not in gone[side] else gone[side][video.name]["sha256"]
 
     try:
-        for side, videos in enumerate((annotation.train, annotation.test)):
+        for side, (annotation, videos) in enumerate((trained, tested)):
             for video in videos:
-                by_size[video_bytes(annotation.path(video), gone.get(video.name))][side].append(video)
+                by_size[video_bytes(annotation.path(video), gone[side].get(video.name))][side].append(video)
         for train, test in by_size.values():
             if not train or not test:
                 continue
-            digests = {digest(video): video.name for video in reversed(train)}  # the first of equal ones
-            found = [(video.name, digests.get(digest(video))) for video in test]
+            digests = {digest(0, video): video.name for video in reversed(train)}  # the first of equal ones
+            found = [(video.name, digests.get(digest(1, video))) for video in test]
             equal += [(name, other) for name, other in found if other is not None]
     except OSError as error:
-        raise DataError(f"{annotation.data}: a video cannot be read ({error}); train and test cannot be compared") from error
+        raise DataError(f"{tested[0].data}: a video cannot be read ({error}); train and test cannot be compared") from error
     return sorted(equal)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +24,13 @@ class DrawnBatch(NamedTuple):
         x: (b, …) what each draw sees.
         target: (b,) class ids, or (b, C) zeros and ones for multi-label.
         batch_size: draws of the global batch.
+        second: draws of the second data set, where there is one.
     """
 
     x: torch.Tensor
     target: torch.Tensor
     batch_size: int
+    second: DrawnBatch | None = None
 
 
 class VideoBatch(NamedTuple):
@@ -89,6 +91,7 @@ class StreamDataModule(LightningDataModule):
         length: L of consecutive fields that one draw sees; None where it sees a row.
         crops: of each row, of which a draw sees one; None where rows are whole images.
         fold: to validate on, instead of 15 % of train; None for these.
+        second: of a second data set, whose draws stand beside these.
     """
 
     def __init__(
@@ -102,11 +105,12 @@ class StreamDataModule(LightningDataModule):
         length: int | None = None,
         crops: int | None = None,
         fold: Fold | None = None,
+        second: StreamDataModule | None = None,
     ) -> None:
         super().__init__()
         self.annotation, self.store, self.scored = annotation, store, scored
         self.batch_size, self.steps, self.seed, self.length, self.crops = batch_size, steps, seed, length, crops
-        self.fold = fold and (fold.number or 1, fold.folds)
+        self.fold, self.second = fold and (fold.number or 1, fold.folds), second
         self.train_on_all = False
         self._held: dict[str, np.ndarray] = {}
         self._fits: bool | None = None
@@ -125,22 +129,34 @@ class StreamDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """This rank's shares of global batches, other draws each epoch."""
-        videos, targets = self.videos("train"), self.targets("train")
-        draws, (rank, world_size) = Draws(videos), self._ranks()
+        own, beside = self._draw_batches(), None
+        if self.second is not None:
+            self.second.trainer = self.trainer
+            beside = self.second._draw_batches()
 
         def batches() -> Iterator[DrawnBatch]:
             # Not trainer.current_epoch: when a run resumes, the first batch is fetched before Lightning has counted on.
             first = self.trainer.global_step // self.steps * self.steps if self.trainer else 0
             for step in range(first, first + self.steps):
-                random = np.random.default_rng([self.seed, step])
-                numbers = draws.videos(random, self.batch_size)
-                places, crops = random.random(self.batch_size), random.integers(self.crops or 1, size=self.batch_size)
-                mine = slice(rank, None, world_size)
-                drawn = zip(numbers[mine], places[mine], crops[mine], strict=True)
-                x = np.stack([self._drawn(videos[number].name, place, crop) for number, place, crop in drawn])
-                yield DrawnBatch(torch.from_numpy(x), torch.from_numpy(targets[numbers[mine]]), self.batch_size)
+                yield own(step)._replace(second=None if beside is None else beside(step))
 
         return DataLoader(Batches(batches, self.steps), batch_size=None)
+
+    def _draw_batches(self) -> Callable[[int], DrawnBatch]:
+        """What draws this rank's share of the batch of a step."""
+        videos, targets = self.videos("train"), self.targets("train")
+        draws, (rank, world_size) = Draws(videos), self._ranks()
+
+        def batch(step: int) -> DrawnBatch:
+            random = np.random.default_rng([self.seed, step])
+            numbers = draws.videos(random, self.batch_size)
+            places, crops = random.random(self.batch_size), random.integers(self.crops or 1, size=self.batch_size)
+            mine = slice(rank, None, world_size)
+            drawn = zip(numbers[mine], places[mine], crops[mine], strict=True)
+            x = np.stack([self._drawn(videos[number].name, place, crop) for number, place, crop in drawn])
+            return DrawnBatch(torch.from_numpy(x), torch.from_numpy(targets[numbers[mine]]), self.batch_size)
+
+        return batch
 
     def val_dataloader(self) -> DataLoader | list:
         """The held-out videos; nothing when training on all."""
@@ -181,14 +197,19 @@ class StreamDataModule(LightningDataModule):
         if name in self._held:
             return self._held[name]
         if self._fits is None:
-            rows = sum(self.store.rows(video.name) for video in self.annotation.videos)
-            needed = rows * sum(array.row_bytes for array in self.store.spec.arrays)
+            needed = self._bytes() + (0 if self.second is None else self.second._bytes())
             self._fits = needed <= RAM_SHARE * free_memory() / getattr(self.trainer, "num_devices", 1)
+            if self.second is not None:
+                self.second._fits = self._fits
         values = self.store.read(name)
         self.store.require_finite(name, values)
         if self._fits:
             values = self._held[name] = np.array(values)
         return values
+
+    def _bytes(self) -> int:
+        rows = sum(self.store.rows(video.name) for video in self.annotation.videos)
+        return rows * sum(array.row_bytes for array in self.store.spec.arrays)
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,14 +1,17 @@
-"""Blocks of pooled features without labels, of the videos of train alone, for what is learned before any class is named."""
+"""Blocks of pooled features without labels, of train's videos and of other data sets; no block is of a test video."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from datamodules.base import VideoDataModule
+from datamodules.base import Batches, VideoDataModule
 from datamodules.blocks import Share, Span
 
 
@@ -28,13 +31,57 @@ class UnlabelledBatch(NamedTuple):
     batch_size: int
 
 
+@dataclass(frozen=True)
+class SetShare:
+    """A share of a batch, and of which set it is."""
+
+    of: UnlabelledBlocks
+    share: Share
+
+
 class UnlabelledBlocks(VideoDataModule):
-    """The same blocks as ``VideoDataModule`` has, those to validate on among them, as ``UnlabelledBatch``; none of the test."""
+    """The same blocks as ``VideoDataModule`` has, those to validate on among them, as ``UnlabelledBatch``; none of the test.
+
+    With further sets, an epoch has their batches too, in random order; each batch is of one set.
+    """
+
+    others: Sequence[UnlabelledBlocks] = ()
+    """Further data sets, which are trained on and not validated on."""
+    steps: int | None = None
+    """Batches of an epoch of all sets together; None before the first."""
+
+    def take_all(self) -> None:
+        """Train on all videos, those of the test too: another data set is tested."""
+        self.annotation = replace(self.annotation, train=self.annotation.videos, test=())
+        self.train_on_all = True
+
+    def train_dataloader(self) -> DataLoader:
+        """This rank's shares of the global batches of all sets."""
+        sets = [self, *self.others]
+        for one in self.others:
+            one.trainer = self.trainer
+        parts = [VideoDataModule.train_dataloader(one).dataset for one in sets]
+        counts = [len(part) for part in parts]  # type: ignore[arg-type]
+        steps = sum(counts)
+        for one in sets:
+            one.steps = steps
+
+        def shares() -> Iterator[SetShare]:
+            of_sets = [iter(part) for part in parts]
+            order = np.repeat(np.arange(len(sets)), counts)
+            for number in np.random.default_rng([self.seed, self._epoch(steps), 2]).permutation(order).tolist():
+                yield SetShare(sets[number], next(of_sets[number]))
+
+        return DataLoader(Batches(shares, steps), batch_size=None)
+
+    def _epoch(self, steps: int) -> int:
+        return super()._epoch(self.steps or steps)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Gather the blocks of a share, or of a span of the held-out videos, on the device."""
-        if isinstance(batch, Share):
-            return self._gather("train", batch.blocks, batch.weights, batch.batch_size, device)
+        if isinstance(batch, SetShare):
+            own = batch.share
+            return batch.of._gather("train", own.blocks, own.weights, own.batch_size, device)
         if isinstance(batch, Span):
             index = self._subset("val").index
             first = int(index.ends[batch.video] - index.counts[batch.video]) + batch.first

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 CROPS = 10
 CENTRE = 4  # of the ten, the one that stands in the middle and is not mirrored
+PIXELS = 20 / 127  # of the stored size, that a code of flow stands for, see datamodules/descriptors/flow.py
 JITTER = 0.1  # σ of a training image's colour shift along each principal axis
 # Of ImageNet's pixels in [0, 1]: deviation along each principal axis of RGB, and the axes as columns (Krizhevsky et al. 2012).
 AXES_DEVIATION = (0.2175, 0.0188, 0.0045)
@@ -80,5 +82,34 @@ def stacked(fields: Tensor) -> Tensor:
     Returns:
         (N, 2L, h, w) float32, in codes.
     """
+    return _centred(fields).flatten(1, 2)
+
+
+def followed(fields: Tensor) -> Tensor:
+    """Stack displacements along the trajectory that begins at each pixel, and subtract each field's mean vector.
+
+    I(2k−1), I(2k) = d_{τ+k−1}(p_k), p_1 = (u, v), p_k = p_{k−1} + d_{τ+k−2}(p_{k−1}), bilinear; what leaves the image stays at
+    its edge.
+
+    Args:
+        fields: (N, L, 2, h, w) uint8 codes.
+
+    Returns:
+        (N, 2L, h, w) float32, in codes.
+    """
+    steps = (fields.float() - 128) * PIXELS
+    both = torch.cat([_centred(fields), steps], dim=2)  # (N, L, 4, h, w)
+    height, width = fields.shape[-2:]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = torch.stack([columns, rows], dim=-1).to(steps).expand(len(fields), -1, -1, -1)  # (N, h, w, 2)
+    size, found = torch.tensor([width, height]).to(steps), []
+    for field in both.unbind(dim=1):
+        there = functional.grid_sample(field, (2 * place + 1) / size - 1, padding_mode="border", align_corners=False)
+        found.append(there[:, :2])
+        place = place + there[:, 2:].permute(0, 2, 3, 1)
+    return torch.cat(found, dim=1)
+
+
+def _centred(fields: Tensor) -> Tensor:
     values = fields.float()
-    return (values - values.mean(dim=(-2, -1), keepdim=True)).flatten(1, 2)
+    return values - values.mean(dim=(-2, -1), keepdim=True)

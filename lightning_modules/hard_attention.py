@@ -8,7 +8,10 @@ An unbiased estimate of its gradient, exact over all K^T paths in the tests:
 R_t is the cost to go: what came before s_t does not depend on it, and would only add variance. The baseline b_t must not
 have seen s_t either: affine in h_{t-1}, or a moving average. Affine in h_t, which has, it would bias the gradient.
 
-Shapes: B blocks, T time steps, K locations, D feature channels, H hidden size.
+With regions, s_t ~ Cat(p_t), p_{t,s} = Σ_{i∈s} l_{t,i}, draws a square of cells, and Eq. 5 is soft within it: a softmax over
+parents times one over the children of each. Regions of one cell are hard attention, and one of all cells is soft attention.
+
+Shapes: B blocks, T time steps, K locations, R regions, m cells of a region at most, D feature channels, H hidden size.
 
 Source: Williams, Simple statistical gradient-following algorithms, 1992; Xu et al., Show, Attend and Tell, 2015, §4.1: moving
 average, entropy bonus, and semi-sampling.
@@ -33,22 +36,45 @@ BASELINES = ("state", "average", "none")
 
 
 class HardAttentionLSTM(SelectiveAttentionLSTM):
-    """Soft attention's network with one location a step in Eq. 5: ``x_t = X_{t,s_t}``.
+    """Soft attention's network with one location a step in Eq. 5: ``x_t = X_{t,s_t}``; or with one region, softly.
 
-    With ``Frames.draws`` u, s_t is where the running sum of l_t passes u_t. Without them, s_t is the likeliest location in
+    With ``Frames.draws`` u, s_t is where the running sum of l_t, or of p_t, passes u_t. Without them, s_t is the likeliest in
     evaluation; while training, the network is then soft attention, which semi-sampling needs. Its attention is l_t.
 
     Args:
         *args: of `SoftAttentionLSTM`.
         baseline: b_t: ``state`` (steps left times an affine map of h_{t-1}), ``average`` (of each step, moving), ``none``.
         steps: T, of the moving average.
+        region: side of the regions in cells; those at the right and lower edges may be smaller.
+        grid: rows and columns of the map; regions of several cells need it.
         **options: of `SoftAttentionLSTM`.
+
+    Raises:
+        ValueError: the baseline is unknown, or the regions' map is.
     """
 
     average: Tensor
+    members: Tensor
+    """(R, m) locations of each region."""
+    inside: Tensor
+    """(R, m) whether there is one: regions at the edges may have fewer."""
 
-    def __init__(self, *args: Any, baseline: str = "state", steps: int = 30, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        locations: int,
+        *args: Any,
+        baseline: str = "state",
+        steps: int = 30,
+        region: int = 1,
+        grid: tuple[int, int] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(locations, *args, **options)
+        if region > 1 and grid is None:
+            raise ValueError(f"region={region}: needs grid=, the rows and columns of the map")
+        members = regions_of(grid or (1, locations), region)
+        self.register_buffer("members", members.clamp_min(0), persistent=False)
+        self.register_buffer("inside", members >= 0, persistent=False)
         if baseline not in BASELINES:
             raise ValueError(f"baseline={baseline!r} is none of {', '.join(BASELINES)}")
         self.baseline = baseline
@@ -81,17 +107,26 @@ class HardAttentionLSTM(SelectiveAttentionLSTM):
             return super().over_time(evidence, mean)
         assert mean is not None
 
+        regions = []
+        least = torch.finfo(mean.dtype).tiny
+
         def choose(t: int, l_t: Tensor) -> tuple[Tensor, Tensor]:
-            s = l_t.argmax(dim=-1) if draws is None else drawn(l_t.detach(), draws[:, t])  # (B,)
-            return s[:, None], torch.ones_like(l_t[:, :1])
+            p_t = self.of_regions(l_t)  # (B, R)
+            s = p_t.argmax(dim=-1) if draws is None else drawn(p_t.detach(), draws[:, t])  # (B,)
+            regions.append(s)
+            within = l_t.gather(-1, self.members[s]).clamp_min(least).log()  # (B, m)
+            return self.members[s], within.masked_fill(~self.inside[s], -torch.inf).softmax(dim=-1)
 
         reading = self.read_over_time(evidence[:own], mean, choose)
         glimpses = None
         if draws is not None:
-            chosen = reading.softmax.gather(-1, reading.locations)[..., 0]  # (B, T)
-            least = torch.finfo(chosen.dtype).tiny
+            chosen = self.of_regions(reading.softmax).gather(-1, torch.stack(regions, dim=1)[..., None])[..., 0]  # (B, T)
             glimpses = Glimpses(chosen.clamp_min(least).log(), self._baseline(reading.before.detach()))
         return Output(self.head(reading.hidden), reading.softmax, glimpses)
+
+    def of_regions(self, l: Tensor) -> Tensor:  # noqa: E741 - the paper's letter
+        """Sum attention over each region, (…, K) -> p (…, R)."""
+        return (l[..., self.members] * self.inside).sum(dim=-1)
 
     def _baseline(self, before: Tensor) -> Tensor:
         """b (B, T) from h_{t-1} (B, T, H), which gets no gradient of it."""
@@ -107,6 +142,13 @@ class HardAttentionLSTM(SelectiveAttentionLSTM):
         """Move the average, if it is one, towards the mean cost to go of some blocks' steps (B, T)."""
         if self.baseline == "average":
             self.average.lerp_(to_go(costs.detach()).mean(dim=0).to(self.average.dtype), 1 - DECAY)
+
+
+def regions_of(grid: tuple[int, int], side: int) -> Tensor:
+    """Cut a map into squares: (R, m) their locations, row by row; -1 where one at an edge has fewer than others."""
+    numbers = torch.arange(grid[0] * grid[1]).view(grid)
+    parts = [part.flatten() for band in numbers.split(side) for part in band.split(side, dim=1)]
+    return nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-1)
 
 
 def drawn(l_t: Tensor, draws: Tensor) -> Tensor:

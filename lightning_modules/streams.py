@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.backbone import Backbone, BackboneError
-from lightning_modules.crops import CENTRE, CROPS, jittered, random_crops, stacked, ten_crops
+from lightning_modules.crops import CENTRE, CROPS, followed, jittered, random_crops, stacked, ten_crops
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, summarise
 from lightning_modules.objective import classification_cost
 from lightning_modules.recognizer import VideoScorer
@@ -39,7 +39,11 @@ class LastLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, D) -> logits (N, C)."""
-        return self.last(self.dropout(x.float()))
+        return self.last(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer sees, (N, D)."""
+        return self.dropout(x.float())
 
     def drawn(self, x: Tensor) -> Tensor:
         """A training batch (N, D) as it is: its crops were drawn already."""
@@ -61,22 +65,38 @@ class CropNetwork(nn.Module):
         crop: side of a crop in pixels.
         size: that crops are brought to, bilinear.
         flow: whether the images are stacks of fields.
+        second: classes of a second data set, which has a last layer of its own; 0 for none.
+        follow: whether fields are stacked along trajectories.
     """
 
     def __init__(
-        self, backbone: Backbone, channels: int, num_classes: int, dropout: float, crop: int, size: int, flow: bool
+        self,
+        backbone: Backbone,
+        channels: int,
+        num_classes: int,
+        dropout: float,
+        crop: int,
+        size: int,
+        flow: bool,
+        second: int = 0,
+        follow: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(True)
         self.dropout, self.last = nn.Dropout(dropout), _last(channels, num_classes)
-        self.crop, self.size, self.flow = crop, size, flow
+        self.second = _last(channels, second) if second else None
+        self.crop, self.size, self.flow, self.follow = crop, size, flow, follow
         self.train()  # a backbone is frozen when it is made
 
     def forward(self, x: Tensor) -> Tensor:
         """Crops (N, C, s, s) -> logits (N, classes)."""
+        return self.last(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layers see of crops (N, C, s, s), (N, D)."""
         if x.shape[-1] != self.size:
             x = F.interpolate(x.float(), size=(self.size, self.size), mode="bilinear", align_corners=False)
-        return self.last(self.dropout(self.backbone.map(x).mean(dim=(-2, -1))))
+        return self.dropout(self.backbone.map(x).mean(dim=(-2, -1)))
 
     def drawn(self, x: Tensor) -> Tensor:
         """One random crop of each image, mirrored or not; images with a random shift of their colours."""
@@ -88,7 +108,7 @@ class CropNetwork(nn.Module):
         return ten_crops(self._images(x), self.crop, self.flow)
 
     def _images(self, x: Tensor) -> Tensor:
-        return stacked(x) if self.flow else x.float()
+        return (followed if self.follow else stacked)(x) if self.flow else x.float()
 
 
 def _last(channels: int, num_classes: int) -> nn.Linear:
@@ -169,8 +189,11 @@ class StreamRecognizer(VideoScorer):
 
     It expects batches as ``datamodules.streams`` gives them, and of the data module the ``targets`` and ``counts`` of a set.
 
-    Logged: ``train/loss`` (cross-entropy, mean over the epoch's draws); ``val/…`` and ``test/…`` as ``summarise`` names them,
-    and the same of the centre crops alone as ``centre_crop_…``.
+    With a second data set, a batch has draws of both, which pass through the network together. The loss is the sum of both
+    means; the second's last layer is of no use in the test.
+
+    Logged: ``train/loss`` (cross-entropy, mean over the epoch's draws, of the first set alone); ``val/…`` and ``test/…`` as
+    ``summarise`` names them, and the same of the centre crops alone as ``centre_crop_…``.
 
     Args:
         network: ``LastLayer`` or ``CropNetwork``.
@@ -207,9 +230,14 @@ class StreamRecognizer(VideoScorer):
     def training_step(self, batch: Any, _: int) -> Tensor:
         """Cross-entropy of this rank's share of a global batch."""
         torch.manual_seed(self.step_seed)  # of all devices: crops are drawn on the host
-        costs = classification_cost(self.network(self.network.drawn(batch.x))[:, None], batch.target)  # (b,)
+        own, second = len(batch.x), batch.second
+        seen = self.network.features(self.network.drawn(batch.x if second is None else torch.cat([batch.x, second.x])))
+        costs = classification_cost(self.network.last(seen[:own])[:, None], batch.target)  # (b,)
         self.epoch_loss.update(costs.detach(), torch.ones_like(costs))
         loss = costs.sum() * self.trainer.world_size / batch.batch_size
+        if second is not None:
+            others = classification_cost(cast(nn.Module, self.network.second)(seen[own:])[:, None], second.target)
+            loss = loss + others.sum() * self.trainer.world_size / second.batch_size
         self.log("train/step_loss", loss.detach())
         return loss
 

@@ -30,6 +30,7 @@ class DataSetInfo:
         hits: whether it may, and one of them is enough; then hit@1 is the figure. Else it is accuracy.
         of_user: anybody's videos: ``data.folder`` names the data set, and nothing is downloaded or generated.
         sets: settings that it has whatever the preset, by dotted key; of blocks to draw, where videos are long.
+        contained_in: data sets that hold its videos, as far as they hold together.
         truths: of its generated stand-in, (row, another row that it is above), since it is drawn so.
     """
 
@@ -40,6 +41,7 @@ class DataSetInfo:
     hits: bool = False
     of_user: bool = False
     sets: Mapping[str, Any] = field(default_factory=dict)
+    contained_in: tuple[str, ...] = ()
     truths: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -71,6 +73,7 @@ DATASETS: dict[str, DataSetInfo] = {
         "UCF-11",
         "datamodules.ucf11",
         grouped=True,
+        contained_in=("ucf101",),
         # A mark tells whose action counts: an average loses it, h_{t-1} finds it by trying places, the frame shows it.
         truths=(
             ("content_attention_0", "avg_pool_lstm"),

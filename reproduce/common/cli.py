@@ -199,6 +199,8 @@ def validate(settings: Any) -> None:
         )
     if settings.data.blocks_per_video is not None:
         _check_blocks(settings.data)
+    _check_other_data(name, "pretrain.data", settings.pretrain.data)
+    _check_other_data(name, "temporal.second", [settings.temporal.second] if settings.temporal.second else [])
     for key, value in (ROWS[settings.row].needs if settings.row else {}).items():
         found = get(settings, key)
         if found != value:
@@ -229,6 +231,24 @@ def _check_blocks(data: DataSettings) -> None:
             f"{key}={blocks}: goes with data.fps={NATIVE_FPS} and data.stride={BLOCK_LENGTH}, so that none spans two; "
             f"{key}=null takes all frames"
         )
+
+
+def _check_other_data(own: str, key: str, others: list[str]) -> None:
+    """Refuse further data sets that nothing may be learned of, or that there are not."""
+    able = [name for name, info in DATASETS.items() if not info.of_user]
+    for name in others:
+        word = f"{key}={name}"
+        if name not in able:
+            raise SettingsError(f"{word}: {_not_among(name, able)}")
+        if others.count(name) > 1:
+            raise SettingsError(f"{word}: stands there twice")
+        if name == own:
+            raise SettingsError(f"{word}: is data.name, whose test videos nothing may be learned of; drop it")
+        if name in DATASETS[own].contained_in or own in DATASETS[name].contained_in:
+            raise SettingsError(
+                f"{word}: {DATASETS[name].label} and {DATASETS[own].label} have videos in common, so that it would learn of "
+                f"test videos; drop it"
+            )
 
 
 def _unusable(key: str, value: Any, bounds: tuple[float, float] | None) -> str | None:

@@ -12,17 +12,19 @@ from datamodules.descriptors.trajectories import POSITIONS, TIME_CELLS, channels
 from datamodules.features import FeatureSpec, FeatureStore
 from datamodules.files import file_sha256
 from datamodules.folds import deal_folds, parse_fold
+from datamodules.leaks import equal_files
 from datamodules.manifest import DESCRIPTORS, ArraySpec, StoreSpec, ViewSpec
 from datamodules.parts import Part, parse_groups
 from datamodules.permuted import Permuted
 from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
+from datamodules.stored_videos import to_extract, usable
 from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError, Reader
 from reproduce.common.catalogue import DATASETS, FINER_LAYERS, PAPER_NETWORK, SIDE, TIMM
 from reproduce.common.presets import GENERATED
 from reproduce.common.processes import cores, locked
-from reproduce.common.settings import Settings, SettingsError, with_values
+from reproduce.common.settings import DataSettings, Settings, SettingsError, entries, get, with_values
 
 FULL, CROP = 256, 224  # pixels of a stream's frame and of a crop of it (Simonyan & Zisserman 2014)
 FRAMES, CROPS = 25, 10  # of a video and of a frame, that streams score
@@ -76,6 +78,47 @@ def read_annotation(settings: Settings) -> Annotation:
     if settings.data.fold is not None:
         deal_folds(annotation.train, parse_fold(settings.data.fold).folds, annotation.classes)
     return annotation
+
+
+def on_other_data(settings: Settings, name: str) -> Settings:
+    """The settings of a run on another data set, whole and in its default split, with blocks and stores made likewise."""
+    own = [entry.key for entry in entries(DataSettings, "data.")]
+    kept = ("fps", "stride", "batch_size", "resident", "gpu_budget", "gpu_reserve", "ram_budget", "skip_bad", "damaged")
+    plain = {key: get(Settings(), key) for key in own if key.removeprefix("data.") not in kept}
+    return with_values(settings, {**plain, **DATASETS[name].sets, "data.name": name})
+
+
+def require_other_data(settings: Settings, key: str, kind: str, annotation: Annotation) -> Annotation:
+    """Another data set that a run learns from besides, without videos that do not decode.
+
+    Args:
+        settings: of the run on the other data set.
+        key: setting that named it.
+        kind: of store that it needs.
+        annotation: the run's own data set.
+
+    Raises:
+        DataError: it is not there, its store lacks videos, or a file of it has the content of a test video's.
+        FeatureStoreError: its store was made otherwise.
+    """
+    other, store, name = read_annotation(settings), STORES[kind].open(settings), settings.data.name
+    missing = to_extract(other, store, keep_damaged=settings.data.keeps_damaged)
+    if missing:
+        row = "" if kind == "cubes" else f" row={settings.row}"
+        raise DataError(
+            f"{key}={name}: {store.path.resolve()} lacks {len(missing)} of {len(other.videos)} videos, {missing[0]!r} for one; "
+            f"with the other settings as they are, python reproduce/prepare.py data.name={name}{row} makes them"
+        )
+    store.require(STORES[kind].spec(settings))
+    other = usable(other, store, settings.data.skip_bad, settings.data.keeps_damaged)
+    equal = equal_files((other, other.videos), (annotation, annotation.test))
+    if equal:
+        test, found = equal[0]
+        raise DataError(
+            f"{key}={name}: {len(equal)} of its files have the content of a test video of {annotation.data}, {found!r} that of "
+            f"{test!r}; leave {name} out"
+        )
+    return other
 
 
 def reader_of(data: str, permuted: int | None) -> Reader:

@@ -196,6 +196,8 @@ class PretrainSettings:
     """weight of giving back the 16 frames that were read"""
     prediction: float = ranged(1.0, 0, INFINITY)
     """weight of predicting the 13 frames that follow"""
+    data: list[str] = field(default_factory=list)
+    """further data sets, such as ucf101, all videos of which it learns from; none for the split's train videos alone"""
 
 
 @dataclass
@@ -222,6 +224,8 @@ class HardSettings:
     """that of the last epoch"""
     samples: int = ranged(10, 0, 1000)
     """tests with drawn locations, whose mean is noted beside the row's figure"""
+    region: int = ranged(1, 1, 10_000)
+    """side in cells of the squares of which a step draws one, and looks softly within it; 1 draws a single location"""
 
 
 @dataclass
@@ -322,6 +326,8 @@ class TemporalSettings:
     """imagenet: backbone.weights, the first convolution's averaged over RGB; scratch: random weights"""
     length: int = ranged(10, 1, 1000)
     """L, consecutive flow fields that are stacked"""
+    stacking: str = one_of("fields", ("fields", "trajectories"))
+    """what a pixel's channels are: each field's displacement there (fields), or where the one before led (trajectories)"""
     dropout: float = ranged(0.8, 0, 0.999)
     """probability of a zero at the last layer's input"""
     batch_size: int = ranged(64, 1, 1_000_000)
@@ -330,6 +336,8 @@ class TemporalSettings:
     """batches of training, in trainer.max_epochs parts after each of which it is validated"""
     stacks: int = ranged(25, 1, 1000)
     """of a video, equally spaced, that are scored, by ten crops each"""
+    second: Optional[str] = None  # noqa: UP045
+    """a data set, such as ucf101, all videos of which a last layer of its own learns, on half of each batch; null for none"""
     lr: float = ranged(1e-3, 0, INFINITY)
     """learning rate; a tenth of it after 60 % of the iterations, and again after 80 %"""
     weight_decay: float = ranged(5e-4, 0, INFINITY)

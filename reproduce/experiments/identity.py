@@ -17,6 +17,8 @@ from reproduce.experiments.folder import RunFolder
 
 NO_SEED = 0
 """Stands for the seed of deterministic systems."""
+ADDED = ("pretrain.data", "temporal.second", "temporal.stacking", "hard.region")
+"""Settings that came after runs had names: a run that says nothing of them keeps its own."""
 # Parts whose values stand in a list, in this order, where a system has all of them.
 LISTED = {
     "data": ("data.name", "data.split", "data.fps", "data.stride", "data.batch_size", "data.skip_bad"),
@@ -41,7 +43,7 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
     """
     system = SYSTEMS[settings.model.name]
     keys = ["data.name", "data.split", "data.skip_bad", *(key for group in system.settings for key in keys_of(group))]
-    values = {key: get(settings, key) for key in keys}
+    values = {key: get(settings, key) for key in keys if key not in ADDED or get(settings, key) != get(Settings(), key)}
     values |= {"data.name": dataset or dataset_of(settings), "data.split": split_of(settings)}
     if settings.data.fold is not None:
         values["protocol"] = "holdout"  # of a fold there is no second stage

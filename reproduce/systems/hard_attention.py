@@ -92,7 +92,9 @@ class HardAttentionSystem(RecurrentSystem):
         name = "mAP" if self.data.annotation.multi_label else "accuracy"
         label = row_label(self.settings.row or self.settings.model.name)
         which = f"{label_of(self.data.annotation.data)}, {label}, seed {self.settings.seed}"
-        note = f"{which}: each step reads 1 of {self.data.map_shape[0]} locations"
+        (rows, columns), side = self.data.store.grid, self.settings.hard.region
+        read = 1 if side == 1 else f"a region of {min(side, rows)}x{min(side, columns)}, softly,"
+        note = f"{which}: each step reads {read} of {rows * columns} locations"
         if f"test/sampled_{name}" in figures:
             drawn, likeliest = (100 * figures[f"test/{which}{name}"] for which in ("sampled_", ""))
             note += (

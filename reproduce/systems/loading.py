@@ -78,7 +78,8 @@ def load_trained(path: Path) -> Trained:
         raise DataError(f"{folder.path}: not a finished run; run it again with the train.py command that began it")
     settings = read_settings(folder.path / "config.yaml")
     rows, columns, channels = about["map"]
-    network = build_network(settings, (rows * columns, channels), len(about["classes"]), about.get("scales", ()))
+    shape, classes = (rows * columns, channels), len(about["classes"])
+    network = build_network(settings, shape, classes, about.get("scales", ()), (rows, columns))
     weights = read_weights_of(checkpoint)
     try:
         network.load_state_dict(weights)

@@ -6,6 +6,7 @@ those that it holds out. Both stages begin from its weights. The same classifier
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from datamodules.base import VideoDataModule
 from datamodules.unlabelled import UnlabelledBlocks
 from datamodules.videos import Annotation
 from lightning_modules.composite import FUTURE, OBSERVED, CompositeLSTM, LSTMClassifier
 from lightning_modules.pretraining import Pretraining
-from reproduce.common.catalogue import SYSTEMS
+from reproduce.common.catalogue import SYSTEMS, label_of
+from reproduce.common.dataset import on_other_data, require_other_data
 from reproduce.common.settings import Settings, with_values
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.devices import set_up
@@ -29,9 +32,19 @@ STAGE = "pretrain"
 
 
 def build(settings: Settings, annotation: Annotation) -> ClassifierSystem:
-    """Make the system of a run, not yet fitted."""
+    """Make the system of a run, not yet fitted.
+
+    Raises:
+        DataError: of a further data set, videos or features are missing, or it has a test video.
+    """
     set_up(settings)
-    return ClassifierSystem(settings, build_data(settings))
+    others: list[Any] = []
+    for name in settings.pretrain.data if STAGE in SYSTEMS[settings.model.name].settings else ():
+        other = on_other_data(settings, name)
+        require_other_data(other, "pretrain.data", "cubes", annotation)
+        others.append(build_data(other, UnlabelledBlocks))
+        others[-1].take_all()
+    return ClassifierSystem(settings, build_data(settings), others)
 
 
 class Statistics(NamedTuple):
@@ -49,7 +62,17 @@ class Statistics(NamedTuple):
 
 
 class ClassifierSystem(RecurrentSystem):
-    """The LSTM classifier, whose encoder is pre-trained where its entry of the catalogue has settings of that."""
+    """The LSTM classifier, whose encoder is pre-trained where its entry of the catalogue has settings of that.
+
+    Args:
+        settings: of the run.
+        data: of the run.
+        others: further data sets that are learned from without labels.
+    """
+
+    def __init__(self, settings: Settings, data: VideoDataModule, others: Sequence[UnlabelledBlocks] = ()) -> None:
+        super().__init__(settings, data)
+        self.others = others
 
     @property
     def pretrains(self) -> bool:
@@ -82,8 +105,10 @@ class ClassifierSystem(RecurrentSystem):
 
     def _pretrain(self, training: Training, stage: str, composite: CompositeLSTM) -> None:
         options = self.settings.pretrain
-        unlabelled = build_data(self.settings, UnlabelledBlocks)
-        unlabelled.fold, unlabelled.inputs, unlabelled.length = self.data.fold, ("mean",), OBSERVED + FUTURE
+        unlabelled: Any = build_data(self.settings, UnlabelledBlocks)
+        unlabelled.fold, unlabelled.others = self.data.fold, self.others
+        for one in (unlabelled, *self.others):
+            one.inputs, one.length = ("mean",), OBSERVED + FUTURE
         own = replace(training, settings=with_values(self.settings, {"trainer.max_epochs": options.max_epochs}))
         weights = options.reconstruction, options.prediction
         module = Pretraining(composite, self.statistics.scale, weights, options.lr)
@@ -98,8 +123,10 @@ class ClassifierSystem(RecurrentSystem):
             f"of {OBSERVED} frames"
         ]
         if self.pretrains:
+            sources = [f", and all {len(one.annotation.train)} of {label_of(one.annotation.data)}" for one in self.others]
             notes.append(
-                "Composite LSTM: pre-trained on train videos of the split alone, less those held out for selection, for 300 "
-                "hours of Sports-1M; no decoder has an input, nor any LSTM peepholes"
+                f"Composite LSTM: pre-trained on train videos of the split{'' if sources else ' alone'}, less those held out "
+                f"for selection{''.join(sources)}, for 300 hours of Sports-1M; no decoder has an input, nor any LSTM peepholes"
             )
-        return found | {"notes": [*found["notes"], *notes]}
+        known = {one.annotation.data: one.annotation.fingerprint() for one in self.others}
+        return found | {"notes": [*found["notes"], *notes], **({"pretrain_fingerprints": known} if known else {})}

@@ -227,7 +227,7 @@ def build_recognizer(
     seed_everything(settings.seed, workers=True, verbose=False)
     classes = len(data.annotation.classes)
     objective, optim = settings.objective, settings.optim
-    network = build_network(settings, data.map_shape, classes, data.store.scales)
+    network = build_network(settings, data.map_shape, classes, data.store.scales, data.store.grid)
     data.inputs = network.inputs  # type: ignore[assignment]
     data.length = getattr(network, "block_length", BLOCK_LENGTH)
     return kind(
@@ -251,7 +251,11 @@ def build_recognizer(
 
 
 def build_network(
-    settings: Settings, map_shape: tuple[int, int], num_classes: int, scales: Sequence[Sequence[int]] = ()
+    settings: Settings,
+    map_shape: tuple[int, int],
+    num_classes: int,
+    scales: Sequence[Sequence[int]] = (),
+    grid: tuple[int, int] | None = None,
 ) -> torch.nn.Module:
     """The network of a run.
 
@@ -260,8 +264,10 @@ def build_network(
         map_shape: (K, D).
         num_classes: C.
         scales: rows, columns and channels of each packed map, where there are several.
+        grid: rows and columns of the map, where regions are cut from it.
     """
-    (locations, channels), model = map_shape, settings.model
+    (locations, channels), model, hard = map_shape, settings.model, settings.hard
+    regions = {"region": hard.region, "grid": grid}
     if model.name == "multiresolution_attention":
         return MultiresolutionLSTM(
             [(rows, columns, width) for rows, columns, width in scales],
@@ -279,7 +285,7 @@ def build_network(
     attending = {
         "soft_attention": (SoftAttentionLSTM, {"fast": model.fast}),
         "top_k_attention": (TopKAttentionLSTM, {"top_k": model.top_k}),
-        "hard_attention": (HardAttentionLSTM, {"baseline": settings.hard.baseline, "steps": BLOCK_LENGTH}),
+        "hard_attention": (HardAttentionLSTM, {"baseline": hard.baseline, "steps": BLOCK_LENGTH, **regions}),
     }
     if model.name in attending:
         network, options = attending[model.name]

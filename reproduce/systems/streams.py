@@ -6,18 +6,30 @@ epoch of the first.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import seed_everything
 
+from datamodules.stores import Store
 from datamodules.streams import StreamDataModule
 from datamodules.videos import Annotation
 from lightning_modules.backbone import Backbone, BackboneError
 from lightning_modules.streams import CropNetwork, LastLayer, Solver, StreamRecognizer, cross_modality
-from reproduce.common.catalogue import SYSTEMS
-from reproduce.common.dataset import CROP, CROPS, FRAMES, FULL, crop_settings, crop_side
+from reproduce.common.catalogue import SYSTEMS, label_of
+from reproduce.common.dataset import (
+    CROP,
+    CROPS,
+    FRAMES,
+    FULL,
+    STORES,
+    crop_settings,
+    crop_side,
+    on_other_data,
+    require_other_data,
+)
 from reproduce.common.settings import Settings, SettingsError, SpatialSettings, TemporalSettings, with_values
 from reproduce.experiments import tracking
 from reproduce.experiments.folder import RunFolder
@@ -27,6 +39,7 @@ from reproduce.systems.base import Stores
 from reproduce.systems.devices import about_devices, arithmetic_notes, set_up
 from reproduce.systems.recurrent import RecurrentSystem, fold_of
 
+SECOND = 2**31  # so far apart are the seeds of the draws of both data sets
 DROPS = {"views": (0.7,), "flow": (0.6, 0.8)}
 """Shares of the iterations after which the rate is a tenth: the spatial stream's 14k of 20k, and for flow ours."""
 
@@ -36,13 +49,18 @@ def build(settings: Settings, annotation: Annotation) -> StreamSystem:
 
     Raises:
         SettingsError: a library is missing.
+        DataError: the second data set is not there, lacks flow, or has a test video.
     """
     system = SYSTEMS[settings.model.name]
     if system.lacks:
         raise SettingsError(f"{settings.model.name} needs {' and '.join(system.lacks)}: pip install -e '.[systems]'")
     set_up(settings)
     (kind,) = system.stores
-    return StreamSystem(settings, kind)
+    second = None
+    if kind == "flow" and settings.temporal.second:
+        other = on_other_data(settings, settings.temporal.second)
+        second = require_other_data(other, "temporal.second", kind, annotation), STORES[kind].open(other)
+    return StreamSystem(settings, kind, second)
 
 
 class StreamSystem:
@@ -51,10 +69,11 @@ class StreamSystem:
     Args:
         settings: of the run.
         kind: of the store that it sees.
+        second: a second data set, whose classes a last layer of its own learns, and its store.
     """
 
-    def __init__(self, settings: Settings, kind: str) -> None:
-        self.settings, self.kind = settings, kind
+    def __init__(self, settings: Settings, kind: str, second: tuple[Annotation, Store] | None = None) -> None:
+        self.settings, self.kind, self.second = settings, kind, second
         self.own: SpatialSettings | TemporalSettings = settings.temporal if kind == "flow" else settings.spatial
         self.last_alone = isinstance(self.own, SpatialSettings) and self.own.layers == "last"
         self.said: list[str] = []
@@ -62,20 +81,26 @@ class StreamSystem:
 
     def fit(self, videos: Annotation, stores: Stores, run: RunFolder, log: tracking.Log) -> dict[str, float]:
         """Go through the protocol's stages, see ``RecurrentSystem.fit``."""
-        own, steps = self.own, -(-self.own.iterations // self.settings.trainer.max_epochs)
-        data = StreamDataModule(
-            annotation=videos,
-            store=stores[self.kind],
-            batch_size=own.batch_size,
-            steps=steps,
-            seed=self.settings.seed,
-            scored=own.stacks if isinstance(own, TemporalSettings) else FRAMES,
-            length=own.length if isinstance(own, TemporalSettings) else None,
-            crops=CROPS if self.last_alone else None,
-            fold=fold_of(self.settings),
-        )
-        self.stages = Stages(self, data)
+        self.stages = Stages(self, self.data(videos, stores[self.kind]))
         return self.stages.fit(videos, stores, run, log)
+
+    def data(self, videos: Annotation, store: Store) -> StreamDataModule:
+        """What the stream sees of its data set; of a second one, all videos, half of each batch."""
+        own, settings = self.own, self.settings
+        options: dict[str, Any] = {
+            "steps": -(-own.iterations // settings.trainer.max_epochs),
+            "scored": own.stacks if isinstance(own, TemporalSettings) else FRAMES,
+            "length": own.length if isinstance(own, TemporalSettings) else None,
+            "crops": CROPS if self.last_alone else None,
+        }
+        half, second = own.batch_size // 2, None
+        if self.second is not None:
+            other, of_other = self.second
+            everything = replace(other, train=other.videos, test=())
+            second = StreamDataModule(everything, of_other, half, seed=settings.seed + SECOND, **options)
+            second.train_on_all = True
+        size = own.batch_size - half if second else own.batch_size
+        return StreamDataModule(videos, store, size, seed=settings.seed, fold=fold_of(settings), second=second, **options)
 
     def scores(self, videos: Annotation, stores: Stores) -> np.ndarray:
         """(V, C) float32 mean class probabilities over the crops of each test video."""
@@ -89,8 +114,10 @@ class StreamSystem:
 
     def describe(self, run: RunFolder) -> dict[str, Any]:
         """Say what the network is, what of it was trained, and what it saw."""
+        known = {} if self.second is None else {self.second[0].data: self.second[0].fingerprint()}
         return {
             "notes": [*self.said, *arithmetic_notes(self.settings)],
+            **({"second_fingerprints": known} if known else {}),
             "versions": versions() | {"torch": torch.__version__},
             **about_devices(self.settings),
         }
@@ -114,6 +141,8 @@ class StreamSystem:
                 crop=round(data.store.spec.arrays[0].row_shape[-2] * CROP / FULL),
                 size=size,
                 flow=length > 0,
+                second=len(data.second.annotation.classes) if data.second else 0,
+                follow=isinstance(own, TemporalSettings) and own.stacking == "trajectories",
             )
         solver = Solver(
             lr=own.lr,
@@ -139,7 +168,12 @@ class StreamSystem:
             self.said = [f"{name} at {size} px, all layers trained", *([] if scratch else notes_on(chosen, backbone))]
             if isinstance(own, TemporalSettings):
                 begun = "all from random weights" if scratch else "the first layer's averaged over RGB"
-                self.said[0] += f" on {own.length} stacked flow fields, {begun}; without UCF-101 as a second task"
+                stacked = "stacked flow fields" if own.stacking == "fields" else "flow fields stacked along trajectories"
+                task = "without UCF-101 as a second task"
+                if self.second is not None:
+                    other = self.second[0]
+                    task = f"{label_of(other.data)} as a second task, all {len(other.videos)} videos, half of each batch"
+                self.said[0] += f" on {own.length} {stacked}, {begun}; {task}"
                 backbone = cross_modality(backbone, 2 * own.length, scratch)
         except BackboneError as error:
             raise SettingsError(str(error)) from error

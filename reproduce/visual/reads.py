@@ -27,6 +27,7 @@ from reproduce.visual.pages import BLUE, LABEL, MUTED, NOTE, STYLE, TEXT, VERMIL
 from reproduce.visual.paper_figures import MINIATURE
 
 HEIGHT = 2.4  # inches of the panel, with what is written around it
+LEAST = 10  # points that the axis spans, so that a video more or less is no cliff
 
 
 class Point(NamedTuple):
@@ -119,7 +120,7 @@ def trained_with(request: Request, settings: Settings, dataset: str, locations: 
         wanted = _comparable(named(configuration(with_values(settings, {"model.name": name, "hard.start": start}))))
         for one in request.configurations(dataset):
             if one.settings["model.name"] == name and _comparable(one.settings) == wanted:
-                k = min(int(one.settings.get("model.top_k", 1)), locations)
+                k = min(int(one.settings.get("model.top_k", one.settings.get("hard.region", 1) ** 2)), locations)
                 points.append(Point(one.name, k, len(one.runs), one.mean, one.runs[0].folder.path.name))
     return sorted(points, key=lambda point: (point.kind, point.k))
 
@@ -150,13 +151,15 @@ def _draw(axes: Axes, points: Sequence[Point], locations: int, unit: str) -> Non
         found = [point for point in points if point.kind == kind]
         line = "-o" if kind == "tested" else "s"
         label = "soft, tested so" if kind == "tested" else f"{kind}, trained"
-        axes.plot(
-            [place[one.k] for one in found], [one.value for one in found], line, color=colour, ms=4.5, lw=1.2, label=label
-        )
+        places, values = [place[one.k] for one in found], [one.value for one in found]
+        axes.plot(places, values, line, color=colour, ms=4.5, lw=1.2, label=label, clip_on=False)
     axes.set_xticks(range(len(ks)), [f"{k}" for k in ks])
     axes.set_xlabel("k, locations that a step reads", labelpad=1, size=LABEL, color=TEXT)
     axes.set_ylabel(unit, size=LABEL, color=TEXT)
     axes.margins(y=0.15)
+    low, high = axes.get_ylim()
+    high = min(high, 100.0)
+    axes.set_ylim(max(min(low, high - LEAST), 0), high)
     axes.tick_params(labelsize=LABEL, length=2.5, color=MUTED, pad=2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=NOTE, frameon=False)

@@ -107,3 +107,22 @@ def test_where_memory_is_short_rows_are_read_from_the_files(tmp_path, monkeypatc
     monkeypatch.setattr("datamodules.streams.free_memory", lambda: 0)
     data = module(tmp_path / "b")
     assert all(np.array_equal(a, b.x) for a, b in zip(whole, data.train_dataloader(), strict=True)) and not data._held
+
+
+def test_draws_of_a_second_set_stand_beside_those_of_the_first_which_stay_as_they_are(tmp_path):
+    alone = [np.asarray(batch.x) for batch in module(tmp_path / "a").train_dataloader()]
+    second = module(tmp_path / "b", batch_size=4, seed=5)
+    second.train_on_all = True
+    data = module(tmp_path / "c", second=second)
+    batches = list(data.train_dataloader())
+    assert all(np.array_equal(batch.x, x) for batch, x in zip(batches, alone, strict=True))
+    beside = [batch.second for batch in batches]
+    assert [(one.batch_size, len(one.x), one.second) for one in beside] == [(4, 4, None)] * 3
+    assert all(np.array_equal(one.x[:, 1, 0, 0], one.target) for one in beside)
+    assert not np.array_equal(beside[0].x, batches[0].x[:4]) and data._fits is second._fits is True
+    shares = []
+    for rank in range(2):
+        data.trainer = SimpleNamespace(global_step=0, global_rank=rank, world_size=2, num_devices=1)
+        shares.append([np.asarray(batch.second.x) for batch in data.train_dataloader()])
+    for whole, first, other in zip(beside, *shares, strict=True):
+        assert np.array_equal(whole.x[0::2], first) and np.array_equal(whole.x[1::2], other)

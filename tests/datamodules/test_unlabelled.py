@@ -59,3 +59,47 @@ def test_the_processes_share_the_same_batches(data, tmp_path):
         parts = [share[number].frames[share[number].weight > 0] for share in shares]
         assert sorted(v.numpy().tobytes() for v in torch.cat(parts)) == sorted(v.numpy().tobytes() for v in batch.frames)
         assert all(share[number].batch_size == batch.batch_size for share in shares)
+
+
+@pytest.fixture
+def joined(data, tmp_path) -> UnlabelledBlocks:
+    """The same set, and a second one of four videos, two of which are its test."""
+    rows = [(f"{name}/{side}.avi", name, side, side) for name in "ab" for side in ("train", "test")]
+    frames = {name: 31 + 9 * number for number, (name, *_) in enumerate(rows)}
+    made = []
+    for root, features in ((data.annotation.root, data.store.path), (None, None)):
+        root = root or lay_out(tmp_path / "videos", rows)
+        features = features or fill(tmp_path / "features", frames).path
+        one = UnlabelledBlocks(root, features, reader=videofolder, batch_size=16, resident="ram")
+        one.inputs, one.length = ("mean",), LENGTH
+        made.append(one)
+    made[1].take_all()
+    made[0].others = made[1:]
+    return made[0]
+
+
+def test_an_epoch_has_each_block_of_the_other_sets_once_and_every_batch_is_of_one_set(data, joined):
+    (other,) = joined.others
+    assert not other.videos("test") and len(other.videos("train")) == 4
+    own = {v.numpy().tobytes() for batch in batches(data, "train") for v in batch.frames}
+    sources, found = [], []
+    for batch in batches(joined, "train"):
+        blocks = [v.numpy().tobytes() for v in batch.frames]
+        sources.append({block in own for block in blocks})
+        found += blocks
+    assert all(len(kinds) == 1 for kinds in sources) and sources != sorted(sources, key=str)
+    assert len(found) == len(set(found)) == len(own) + int(other.block_counts("train").sum())
+    held = {v.numpy().tobytes() for batch in batches(joined, "val") for v in batch.frames}
+    assert held == {v.numpy().tobytes() for batch in batches(data, "val") for v in batch.frames} and not held & set(found)
+
+
+def test_epochs_differ_and_are_counted_by_the_batches_of_all_sets(joined):
+    def order(step: int) -> list[bytes]:
+        joined.trainer = stage("train", 0, 1)
+        joined.trainer.global_step = step
+        loader = joined.train_dataloader()
+        return [joined.transfer_batch_to_device(share, CPU, 0).frames.numpy().tobytes() for share in loader]
+
+    first, steps = order(0), len(joined.train_dataloader())
+    assert order(0) == first == order(steps - 1) and len(first) == steps
+    assert order(steps) != first and sorted(b"".join(order(steps))) == sorted(b"".join(first))

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.crops import CENTRE, CROPS, corners, jittered, mirrored, random_crops, stacked, ten_crops
+from datamodules.descriptors import flow
+from lightning_modules.crops import (
+    CENTRE,
+    CROPS,
+    PIXELS,
+    corners,
+    followed,
+    jittered,
+    mirrored,
+    random_crops,
+    stacked,
+    ten_crops,
+)
 
 
 def images(count: int = 2, channels: int = 3, height: int = 9, width: int = 12) -> torch.Tensor:
@@ -78,3 +90,23 @@ def test_colours_shift_along_natural_images_axes():
     shifts = (jittered(torch.full((20_000, 3, 1, 1), 100.0)) - 100).flatten(1)
     deviations = torch.linalg.eigvalsh(shifts.T.cov()).sqrt() / 25.5
     assert torch.allclose(deviations, torch.tensor([0.0045, 0.0188, 0.2175]), rtol=0.05)
+
+
+def test_along_trajectories_each_field_is_read_where_the_one_before_led():
+    assert flow.LARGEST / flow.CODES == PIXELS
+    fields = torch.full((2, 3, 2, 6, 70), 128, dtype=torch.uint8)
+    fields[:, :, 0] = 128 + flow.CODES  # 20 pixels to the right
+    fields[0, 2, 1, 3, 45] = 138
+    found, plain = followed(fields), stacked(fields)
+    assert torch.allclose(found[:, :2], plain[:, :2], atol=1e-3)
+    for k in range(3):
+        places = (torch.arange(70) + 20 * k).clamp_max(69)
+        assert torch.allclose(found[:, 2 * k : 2 * k + 2], plain[:, 2 * k : 2 * k + 2, :, places], atol=1e-2)
+    assert found[0, 5, 3, 5] == pytest.approx(10, abs=0.1), "what lies 40 pixels on comes to where the trajectory began"
+
+
+def test_without_motion_trajectories_are_the_fields():
+    fields = torch.full((1, 4, 2, 5, 7), 128, dtype=torch.uint8)
+    assert torch.equal(followed(fields), stacked(fields))
+    fields[:, 3] = torch.randint(0, 256, (2, 5, 7), dtype=torch.uint8)  # the last one leads nowhere
+    assert torch.allclose(followed(fields), stacked(fields), atol=1e-3)

@@ -258,3 +258,86 @@ def test_the_average_moves_a_tenth_of_the_way():
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(ValueError, match="baseline='mean' is none of state, average, none"):
         HardAttentionLSTM(K, D, C, H, baseline="mean")
+
+
+# Regions, softly within
+
+
+GRID = (2, 3)
+
+
+def of_regions(side: int, attention: str = "location") -> HardAttentionLSTM:
+    network = HardAttentionLSTM(6, D, C, H, 2, attention, dropout=0.0, steps=T, region=side, grid=GRID).double()
+    network.load_state_dict(network_of(attention, locations=6).state_dict())
+    return network
+
+
+def test_a_map_is_cut_into_squares_and_what_is_left_at_its_edges():
+    assert hard_attention.regions_of((3, 5), 2).tolist() == [
+        *([0, 1, 5, 6], [2, 3, 7, 8], [4, 9, -1, -1]),
+        *([10, 11, -1, -1], [12, 13, -1, -1], [14, -1, -1, -1]),
+    ]
+    assert hard_attention.regions_of((2, 2), 1).tolist() == [[0], [1], [2], [3]]
+    with pytest.raises(ValueError, match="region=2: needs grid="):
+        HardAttentionLSTM(K, D, C, H, region=2)
+
+
+@pytest.mark.parametrize("attention", ["location", "content"])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_region_of_one_cell_is_one_location_to_the_bit(attention, sampled):
+    """Against the equations of a single location: its row, and log l of it."""
+    network, X = of_regions(1, attention).eval(), block(6)
+    draws = torch.rand(1, T, generator=torch.Generator().manual_seed(3)).double()
+    frames = pool_frames(X, network.inputs)._replace(draws=draws if sampled else None)
+    output = run_blocks(network, frames)
+    l_t = output.attention
+    places = [drawn(l_t[:, t], draws[:, t]) if sampled else l_t[:, t].argmax(dim=-1) for t in range(T)]
+    reading = network.read_over_time(
+        network.per_frame(frames._replace(draws=None)),
+        frames.mean.mean(dim=1),
+        lambda t, _: (places[t][:, None], torch.ones(1, 1).double()),
+    )
+    assert torch.equal(network.head(reading.hidden), output.logits)
+    if sampled:
+        assert torch.equal(output.glimpses.log_chosen, l_t.gather(-1, torch.stack(places, dim=1)[..., None])[..., 0].log())
+
+
+@pytest.mark.parametrize("attention", ["location", "content"])
+@pytest.mark.parametrize("side", [3, 9])
+def test_a_region_of_the_whole_map_is_soft_attention_and_its_draw_tells_nothing(attention, side):
+    network, X = of_regions(side, attention), block(6)
+    soft = SoftAttentionLSTM(6, D, C, H, 2, attention, dropout=0.0).double()
+    soft.load_state_dict(network.state_dict(), strict=False)
+    output = run_blocks(network, pool_frames(X, network.inputs)._replace(draws=torch.rand(1, T)))
+    expected = soft(X)
+    torch.testing.assert_close(output.logits, expected.logits, rtol=0, atol=EXACT)
+    torch.testing.assert_close(output.glimpses.log_chosen, torch.zeros(1, T).double(), rtol=0, atol=EXACT)
+    costs = step_costs(output.logits, torch.ones(1, dtype=torch.int64))
+    loss = (costs.sum(dim=1) + Reinforce()(costs, output.attention, output.glimpses)).sum()
+    found = torch.autograd.grad(loss, list(soft_parameters(network)))
+    wanted = step_costs(expected.logits, torch.ones(1, dtype=torch.int64)).sum()
+    for one, other in zip(found, torch.autograd.grad(wanted, list(soft_parameters(soft))), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+
+
+def soft_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Those that a cost reaches: the bias of content attention's scores moves all locations alike."""
+    without = ("cost_to_go", "attention.score.bias")
+    return [one for name, one in network.named_parameters() if one.requires_grad and not name.startswith(without)]
+
+
+@pytest.mark.usefixtures("along_paths")
+@pytest.mark.parametrize("attention", ["location", "content"])
+def test_reinforce_over_regions_is_unbiased_and_the_children_of_all_parents_sum_to_one(attention):
+    network, X = of_regions(2, attention), block(6)  # two regions, of four cells and of two
+    paths = torch.tensor(list(itertools.product(range(2), repeat=T)))
+    frames = pool_frames(X.expand(len(paths), -1, -1, -1), network.inputs)._replace(draws=paths.double())
+    output = run_blocks(network, frames)
+    costs = step_costs(output.logits, torch.ones(len(paths), dtype=torch.int64))
+    probability = output.glimpses.log_chosen.sum(dim=1).exp()
+    assert float(probability.detach().sum()) == pytest.approx(1, abs=EXACT)
+    torch.testing.assert_close(network.of_regions(output.attention).sum(dim=-1), torch.ones(len(paths), T).double())
+    losses = costs.sum(dim=1) + Reinforce()(costs, output.attention, output.glimpses)
+    exact = torch.autograd.grad((probability * costs.sum(dim=1)).sum(), attending(network), retain_graph=True)
+    found = of_every_path(losses, attending(network))
+    torch.testing.assert_close(probability.detach() @ found, flat(exact), rtol=0, atol=EXACT)

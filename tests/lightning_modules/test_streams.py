@@ -27,7 +27,7 @@ def test_the_last_layer_on_a_fixed_cache_is_multinomial_logistic_regression():
     module._trainer = SimpleNamespace(global_step=0, world_size=1, global_rank=0)
     module.log = lambda *_: None
     optimizer = module.configure_optimizers()["optimizer"]
-    batch = SimpleNamespace(x=torch.from_numpy(x), target=torch.from_numpy(labels), batch_size=120)
+    batch = SimpleNamespace(x=torch.from_numpy(x), target=torch.from_numpy(labels), batch_size=120, second=None)
     for _ in range(3000):
         optimizer.zero_grad()
         module.training_step(batch, 0).backward()
@@ -138,3 +138,31 @@ def test_the_rate_falls_to_a_tenth_at_each_drop_and_biases_do_not_decay():
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def gradients(batch, second: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    network = CropNetwork(cross_modality(backbone(), 4), 64, 3, 0.0, crop=24, size=SIZE, flow=True, second=second)
+    network.drawn = lambda x: network.views(x)[:, CENTRE]  # whatever stands beside an image
+    module = StreamRecognizer(network, 3, False, Solver())
+    module._trainer = SimpleNamespace(global_step=0, world_size=1, global_rank=0)
+    module.log = lambda *_: None
+    module.training_step(batch, 0).backward()
+    return {name: one.grad for name, one in network.named_parameters() if one.grad is not None}
+
+
+def drawn(seed: int, count: int, second=None) -> SimpleNamespace:
+    x = torch.randint(0, 256, (count, 2, 2, 27, 36), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return SimpleNamespace(x=x, target=torch.arange(count) % 3, batch_size=count, second=second)
+
+
+def test_a_second_task_adds_its_loss_to_the_trunk_by_a_last_layer_of_its_own():
+    alone, beside, empty = drawn(1, 4), drawn(1, 4, drawn(2, 6)), drawn(1, 4, drawn(2, 0))
+    empty.second.batch_size = 1
+    single, without, both = gradients(alone), gradients(empty, 5), gradients(beside, 5)
+    assert set(both) - set(single) == {"second.weight", "second.bias"} and both["second.weight"].shape == (5, 64)
+    trunk = next(name for name in single if name.startswith("backbone"))
+    for name, value in single.items():
+        torch.testing.assert_close(without[name], value, rtol=1e-5, atol=1e-7)  # an empty second set: a single task
+    torch.testing.assert_close(both["last.weight"], single["last.weight"], rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(both[trunk], single[trunk]) and not both["second.weight"].isnan().any()

@@ -1,7 +1,7 @@
 import pytest
 
 from reproduce.common.cli import help_text, resolve
-from reproduce.common.dataset import STORES, feature_folder, feature_spec
+from reproduce.common.dataset import STORES, feature_folder, feature_spec, on_other_data
 from reproduce.common.presets import MODELS, PRESETS
 from reproduce.common.settings import Settings, SettingsError, entries
 from reproduce.prepare import PrepareSettings
@@ -128,6 +128,11 @@ def test_presets_compose_and_the_command_line_has_the_last_word():
         ("model.name=[a", "there is no such setting|choose|cannot be read|model.name"),
         ("logging.tags=[a", "cannot be read"),
         ("trainer.threads=0", "at least 1"),
+        ("pretrain.data=[ucf11]", "pretrain.data=ucf11: is data.name, whose test videos"),
+        ("pretrain.data=[ucf101]", "pretrain.data=ucf101: UCF-101 and UCF-11 have videos in common, so that .* drop it"),
+        ("pretrain.data=[videofolder]", "pretrain.data=videofolder: .*choose from"),
+        ("pretrain.data=[hmdb51,hollywood2,hmdb51]", "pretrain.data=hmdb51: stands there twice"),
+        ("temporal.second=ucf101", "temporal.second=ucf101: UCF-101 and UCF-11 have videos in common"),
     ],
 )
 def test_what_is_wrong_is_refused_with_what_to_write(word, says):
@@ -181,3 +186,13 @@ def test_presets_set_only_keys_that_exist():
 def test_a_feature_store_is_named_after_backbone_and_weights(weights, folder):
     settings = resolve(Settings, ["backbone.name=googlenet", f"backbone.weights={weights}", "paths.features=/f"])
     assert str(feature_folder(settings)) == f"/f/ucf11/{folder}"
+
+
+def test_settings_on_other_data_keep_what_makes_blocks_and_stores_and_drop_what_chooses_videos():
+    chosen = ["data.name=ucf11", "data.split=logo-1", "data.groups=1-3", "data.fold=all/2", "data.stride=2", "backbone.size=63"]
+    settings = resolve(Settings, chosen)
+    other, long = (on_other_data(settings, name) for name in ("hmdb51", "sports1m"))
+    assert (other.data.name, other.data.split, other.data.groups, other.data.fold) == ("hmdb51", None, None, None)
+    assert (other.data.stride, other.backbone.size, other.data.blocks_per_video) == (2, 63, None)
+    assert (long.data.stride, long.data.blocks_per_video) == (30, [4, 20])
+    assert feature_spec(other) == feature_spec(settings) and feature_folder(other).parent.name == "hmdb51"

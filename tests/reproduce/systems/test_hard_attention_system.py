@@ -45,6 +45,16 @@ def begun(clips, trained, stage: str, *more: str):
     return system, system.begin(stage)
 
 
+def test_regions_make_another_run_and_single_locations_the_known_one(clips, trained):
+    annotation = read_annotation(settings_of(clips, trained))
+    plain, said, regions = (
+        run_folder(settings_of(clips, trained, *more), annotation).name for more in ([], ["hard.region=1"], ["hard.region=3"])
+    )
+    assert plain == said != regions
+    _, recognizer = begun(clips, trained, "retrain", "hard.region=3")
+    assert recognizer.network.members.shape == (9, 9), "three by three regions of 8 by 8 locations"
+
+
 @pytest.mark.parametrize(("stage", "file"), [("holdout", "best.ckpt"), ("retrain", "last.ckpt")])
 def test_each_stage_starts_from_the_same_stage_of_the_soft_run(clips, trained, stage, file):
     system, recognizer = begun(clips, trained, stage)

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,18 @@ import pytest
 import torch
 from commands import kill_when, words
 from conftest import script
+from finished import tiny_hmdb51
 
-from lightning_modules.composite import LSTMClassifier
+from datamodules.videos import DataError
+from lightning_modules.composite import FUTURE, OBSERVED, LSTMClassifier
+from reproduce.common import dataset
 from reproduce.common.catalogue import ROWS, SYSTEMS
 from reproduce.common.cli import resolve
-from reproduce.common.dataset import read_annotation
+from reproduce.common.dataset import on_other_data, read_annotation
 from reproduce.common.settings import Settings
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
-from reproduce.experiments.identity import configuration
+from reproduce.experiments.identity import configuration, named
 from reproduce.systems.preemption import read_checkpoint
 from reproduce.systems.pretrained import STAGE, ClassifierSystem, build
 from reproduce.systems.recurrent import build_recognizer
@@ -118,6 +122,34 @@ def test_a_run_killed_while_it_pre_trains_goes_on_to_the_same_figures(clips, com
     np.testing.assert_array_equal(again.predictions().scores, whole.predictions().scores)
 
 
+def test_further_data_are_learned_from_whole_and_refused_without_features_or_with_a_test_video(clips, tmp_path, monkeypatch):
+    root, other = tmp_path / "data", tmp_path / "data/hmdb51"
+    tiny_hmdb51(other)
+    shutil.copytree(clips / "clips", root / "clips")
+    lacks = r"pretrain.data=hmdb51: .* lacks 153 of 153 videos, .*prepare.py data.name=hmdb51 makes them"
+    with pytest.raises(DataError, match=lacks):
+        system_of(root, tmp_path, "composite_lstm", monkeypatch, "pretrain.data=[hmdb51]")
+    script("prepare.py", *words(root, "data.name=hmdb51", "data.folder=null"), cwd=tmp_path)
+    run = train(root, tmp_path, "composite_lstm", "pretrain.data=[hmdb51]")
+    about, settings = run.about(), resolve(Settings, words(root, "row=composite_lstm", "pretrain.data=[hmdb51]"))
+    assert any("the split, less those held out for selection, and all 153 of HMDB-51, for" in n for n in about["notes"])
+    found = read_annotation(on_other_data(settings, "hmdb51"))
+    everything = replace(found, train=found.videos, test=())
+    assert about["pretrain_fingerprints"] == {"hmdb51": everything.fingerprint()}
+    steps = read_checkpoint(run.stage(STAGE) / "last.ckpt")["global_step"]
+    system = system_of(root, tmp_path, "composite_lstm", monkeypatch)
+    system.data.length = OBSERVED + FUTURE
+    own = -(-int(system.data.block_counts("train").sum()) // 8)
+    assert steps == 2 * (own + -(-153 // 8)), "a short clip is one block"
+
+    annotation = read_annotation(settings)
+    (other / found.test[0].name).write_bytes(annotation.path(annotation.test[0]).read_bytes())
+    monkeypatch.setattr(dataset, "usable", lambda annotation, *_: annotation)
+    monkeypatch.setattr(dataset, "to_extract", lambda *_, **__: [])
+    with pytest.raises(DataError, match=r"1 of its files have the content of a test video of clips, .*; leave hmdb51 out"):
+        build(settings, annotation)
+
+
 @pytest.mark.slow
 def test_two_processes_pre_train_to_the_same_figures(clips, composite, tmp_path):
     whole = RunFolder((composite / "run").resolve())
@@ -144,5 +176,9 @@ def test_settings_of_pre_training_tell_composites_apart_and_not_classifiers():
     }
     assert found["composite_lstm"][0] != found["composite_lstm"][1]
     assert found["lstm_classifier"][0] == found["lstm_classifier"][1]
+    more, none = (
+        configuration(resolve(Settings, ["row=composite_lstm", f"pretrain.data={some}"])) for some in ("hmdb51", "[]")
+    )
+    assert none == found["composite_lstm"][0] and named(more) == {**named(none), "pretrain.data": ["hmdb51"]}
     plain, composite = (SYSTEMS[ROWS[row].sets["model.name"]] for row in ("lstm_classifier", "composite_lstm"))
     assert set(composite.settings) - set(plain.settings) == {STAGE}

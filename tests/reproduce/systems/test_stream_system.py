@@ -1,20 +1,24 @@
 """Streams as systems: what is trained and said, iterations of the second stage, folds, flow, refusals."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY, once
+from finished import tiny_hmdb51
 from moving_clips import lay_out_moving
 
+from datamodules.videos import DataError
 from reproduce.common.catalogue import ROWS, SYSTEMS
 from reproduce.common.cli import resolve
-from reproduce.common.dataset import read_annotation
+from reproduce.common.dataset import on_other_data, read_annotation
 from reproduce.common.settings import Settings, SettingsError, get
 from reproduce.experiments.history import History
-from reproduce.experiments.identity import configuration, members, run_folder
-from reproduce.systems import streams
+from reproduce.experiments.identity import configuration, members, named, run_folder
+from reproduce.systems import flow_store, streams
 from reproduce.systems.base import run_system
+from reproduce.systems.preemption import read_weights_of
 
 QUICK = ["flow.size=24", "temporal.iterations=6", "spatial.iterations=60", "temporal.batch_size=8", "spatial.batch_size=16"]
 ALEXNET = ["backbone.name=alexnet", "backbone.layer=features.2", "backbone.size=63"]
@@ -59,7 +63,7 @@ def test_notes_say_the_network_its_input_and_what_was_trained(root, tmp_path):
 
 
 def test_a_run_from_scratch_depends_on_its_seed_and_says_so(root, tmp_path):
-    settings = settings_of(root, tmp_path, "row=temporal_stream", "temporal.init=scratch")
+    settings = settings_of(root, tmp_path, "row=temporal_stream", "temporal.init=scratch", "temporal.stacking=trajectories")
     found = []
     for seed in (1, 2):
         settings.seed = seed
@@ -67,7 +71,8 @@ def test_a_run_from_scratch_depends_on_its_seed_and_says_so(root, tmp_path):
         data = streams.StreamDataModule(read_annotation(settings), _flow(settings), 8, 2, seed, scored=3, length=10)
         network = system.recognizer(data).network
         found.append(network.backbone.body.get_submodule("features.0").weight.detach().clone())
-        assert "all from random weights" in system.said[0]
+        assert "all from random weights" in system.said[0] and "stacked along trajectories, all" in system.said[0]
+        assert network.follow
     assert found[0].shape[1] == 20 and not np.allclose(found[0], found[1])
 
 
@@ -82,6 +87,28 @@ def test_the_temporal_stream_tells_motions_apart(root, tmp_path):
     words = ["row=temporal_stream", "temporal.iterations=90", "temporal.lr=0.3", "temporal.dropout=0", "data.fold=1/2"]
     metrics, _ = run(root, tmp_path, *words)
     assert metrics["val/accuracy"] == 1.0
+
+
+def test_a_second_data_set_is_a_second_task_of_the_temporal_stream(root, tmp_path):
+    words = ["row=temporal_stream", "temporal.second=hmdb51", "temporal.length=2", f"paths.features={tmp_path / 'features'}"]
+    tiny_hmdb51(tmp_path / "data/hmdb51")
+    shutil.copytree(root / "clips", tmp_path / "data/clips")
+    settings = settings_of(root, tmp_path, *words, f"paths.data={tmp_path / 'data'}")
+    annotation = read_annotation(settings)
+    lacks = r"temporal.second=hmdb51: .*flow-dis-24 lacks 153 of 153 .*data.name=hmdb51 row=temporal_stream makes them"
+    with pytest.raises(DataError, match=lacks):
+        streams.build(settings, annotation)
+    other = on_other_data(settings, "hmdb51")
+    flow_store.ensure(other, read_annotation(other))
+    folder = run_folder(settings, annotation)
+    run_system(settings, annotation, folder)
+    about = folder.about()
+    assert any(note.endswith("; HMDB-51 as a second task, all 153 videos, half of each batch") for note in about["notes"])
+    assert list(about["second_fingerprints"]) == ["hmdb51"]
+    weights = read_weights_of(folder.tested)
+    assert weights["second.weight"].shape[0] == 51 and weights["last.weight"].shape[0] == 2
+    plain, named_ = (configuration(settings_of(root, tmp_path, "row=temporal_stream", *more)) for more in ([], words[1:2]))
+    assert named(named_) == {**named(plain), "temporal.second": "hmdb51"}
 
 
 def test_folds_are_validated_on_in_turn(root, tmp_path):

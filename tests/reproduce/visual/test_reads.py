@@ -24,10 +24,10 @@ def asked(*words: str) -> Request:
 
 @pytest.fixture(scope="module")
 def drawn(clips, trained):
-    """The folder in which it was drawn, of a soft run beside one of top-k and one of hard attention; and these two."""
+    """The folder in which it was drawn, of a soft run beside one of top-k and one of hard regions; and these two."""
     beside = [["row=top_k_attention", "model.top_k=2", "objective.attention_penalty=1"]]
     beside += [["row=hard_attention", "hard.start=soft_attention_1", "hard.epochs=1", "hard.samples=0"]]
-    beside[1] += ["objective.attention_penalty=1"]
+    beside[1] += ["objective.attention_penalty=1", "hard.region=2"]
     printed = [script("train.py", *words_of(clips, *words), cwd=trained).stdout for words in beside]
     script("figures.py", *words_of(clips, "row=soft_attention_1", "figure=reads"), cwd=trained)
     return trained, [RunFolder(trained / text.strip().splitlines()[-1]) for text in printed]
@@ -47,9 +47,10 @@ def test_every_number_of_reads_is_tested_and_all_of_them_are_the_run_itself(draw
     assert float(tested[2]["share"]) == pytest.approx(2 / locations, abs=1e-4)
     beside = {row["kind"]: row for row in rows if row["kind"] != "tested"}
     assert set(beside) == {"Top-k attention", "Hard attention"}
-    for kind, other, k in (("Top-k attention", top_k, 2), ("Hard attention", hard, 1)):
+    for kind, other, k in (("Top-k attention", top_k, 2), ("Hard attention", hard, 4)):
         assert (beside[kind]["run"], int(beside[kind]["k"])) == (other.path.name, k)
         assert float(beside[kind]["test_accuracy"]) == pytest.approx(100 * other.metrics()["test/accuracy"], abs=1e-3)
+    assert any(f"each step reads a region of 2x2, softly, of {locations} locations" in note for note in hard.about()["notes"])
     assert all(table.with_suffix(suffix).is_file() for suffix in (".png", ".pdf"))
 
 
@@ -75,3 +76,14 @@ def test_without_a_run_it_says_what_makes_one(clips, tmp_path):
 
 def test_powers_of_two_end_at_the_locations():
     assert reads.powers_of_two(49) == [1, 2, 4, 8, 16, 32] and reads.powers_of_two(4) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("values", "expected"), [((100.0, 99.8), (90, 100)), ((2.0, 1.0), (0, None)), ((40.0, 90.0), None)])
+def test_the_axis_ends_at_100_per_cent_and_spans_ten_points(values, expected):
+    points = [reads.Point("tested", k, 1, value, "run") for k, value in zip((1, 4), values, strict=True)]
+    (axes,) = reads._page(points, 4, "title", ["note"], "Test accuracy, %").axes
+    low, high = axes.get_ylim()
+    assert 0 <= low <= min(values) and max(values) <= high <= 100
+    for found, wanted in zip((low, high), expected or (), strict=False):
+        assert wanted is None or found == pytest.approx(wanted)
+    assert not any(line.get_clip_on() for line in axes.lines)
