@@ -30,7 +30,7 @@ class DataSetInfo:
         hits: whether it may, and one of them is enough; then hit@1 is the figure. Else it is accuracy.
         of_user: anybody's videos: ``data.folder`` names the data set, and nothing is downloaded or generated.
         sets: settings that it has whatever the preset, by dotted key; of blocks to draw, where videos are long.
-        truths: of its generated stand-in, (row, another row that it is above), since it is drawn so.
+        truths: of its generated stand-in, by ``data.truth``, (row, another row that it is above), since it is drawn so.
     """
 
     label: str
@@ -40,7 +40,7 @@ class DataSetInfo:
     hits: bool = False
     of_user: bool = False
     sets: Mapping[str, Any] = field(default_factory=dict)
-    truths: tuple[tuple[str, str], ...] = ()
+    truths: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     @property
     def figure(self) -> str:
@@ -71,12 +71,20 @@ DATASETS: dict[str, DataSetInfo] = {
         "UCF-11",
         "datamodules.ucf11",
         grouped=True,
-        # A mark tells whose action counts: an average loses it, h_{t-1} finds it by trying places, the frame shows it.
-        truths=(
-            ("content_attention_0", "avg_pool_lstm"),
-            ("content_attention_0", "soft_attention_0"),
-            ("soft_attention_0", "avg_pool_lstm"),
-        ),
+        truths={
+            # A mark tells whose action counts: an average loses it, h_{t-1} finds it by trying places, the frame shows it.
+            "halo": (
+                ("content_attention_0", "avg_pool_lstm"),
+                ("content_attention_0", "soft_attention_0"),
+                ("soft_attention_0", "avg_pool_lstm"),
+            ),
+            # A place tells it: an average loses it, the frame does not show it, a weight for each place finds it.
+            "ring": (
+                ("softmax_regression", "avg_pool_lstm"),
+                ("softmax_regression", "content_attention_0"),
+                ("softmax_regression", "linear_probe"),
+            ),
+        },
     ),
     "hmdb51": DataSetInfo("HMDB-51", "datamodules.hmdb51"),
     "hollywood2": DataSetInfo("Hollywood2", "datamodules.hollywood2", multi_label=True),
