@@ -6,7 +6,7 @@ actor's box in every frame. Everything is drawn from the clip's name, so that th
 
 UCF-11 is a positive control. A white halo marks the actor, which stands in one of four places; in the others, actors as
 vivid as it do other classes' actions. Who looks at the mark knows the class, and who averages over places does not know
-whose action counts. Or nothing marks the actor, and it stands in the middle of a ring of the others; then who weights places
+whose action counts. Or nothing marks the actor, and the others ring it in the middle of the frame. Then who weights places
 knows the class: see ``truths`` in ``reproduce/common/catalogue.py``. The other data sets show layouts, splits and
 several labels; there dull distractors of the same shapes drift. Numbers made from these data say nothing about the real ones.
 """

@@ -78,11 +78,11 @@ DATASETS: dict[str, DataSetInfo] = {
                 ("content_attention_0", "soft_attention_0"),
                 ("soft_attention_0", "avg_pool_lstm"),
             ),
-            # A place tells it: an average loses it, the frame does not show it, a weight for each place finds it.
+            # A place tells it: an average loses it, the frame hardly shows it, weights of places find it.
             "ring": (
                 ("softmax_regression", "avg_pool_lstm"),
-                ("softmax_regression", "content_attention_0"),
-                ("softmax_regression", "linear_probe"),
+                ("soft_attention_0", "avg_pool_lstm"),
+                ("soft_attention_0", "content_attention_0"),
             ),
         },
     ),
