@@ -6,7 +6,8 @@ actor's box in every frame. Everything is drawn from the clip's name, so that th
 
 UCF-11 is a positive control. A white halo marks the actor, which stands in one of four places; in the others, actors as
 vivid as it do other classes' actions. Who looks at the mark knows the class, and who averages over places does not know
-whose action counts: see ``truths`` in ``reproduce/common/catalogue.py``. The others show layouts, splits and
+whose action counts. Or nothing marks the actor, and the others ring it in the middle of the frame. Then who weights places
+knows the class: see ``truths`` in ``reproduce/common/catalogue.py``. The other data sets show layouts, splits and
 several labels; there dull distractors of the same shapes drift. Numbers made from these data say nothing about the real ones.
 """
 
@@ -19,7 +20,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from io import StringIO
@@ -35,15 +36,17 @@ from datamodules import hmdb51, hollywood2, sports1m, ucf11, ucf101
 from datamodules.boxes import COLUMNS
 from datamodules.files import write_atomically
 from datamodules.reading import DataError
-from datamodules.videos import MINIATURE_MARKER, miniature_marker
+from datamodules.videos import MINIATURE_MARKER, TRUTHS, miniature_marker
 
+HALO, RING = TRUTHS
 VERSION = 3  # of the drawings; another version regenerates
 HEIGHT, WIDTH = 96, 128
 ACTOR = 13  # half the side of the actor's box, pixels: (2·13)² of 96·128 pixels is 5.5 % of the frame
-HALO = 15  # radius in pixels of the white disc behind the marked actor of a crowd
+HALO_RADIUS = 15  # radius in pixels of the white disc behind the marked actor of a crowd
 PLACES = np.array([(WIDTH * across / 4, HEIGHT * down / 4) for down in (1, 3) for across in (1, 3)])  # of a crowd's actors
 REACH = 0.5  # share of its own motion that an actor in a crowd has room for
-CROWD = 3  # actors beside the marked one
+CROWD = 3  # actors beside the one that counts
+RADII = np.array([46, 34])  # pixels from the middle of the frame to a ring's actors, along x and y
 CLIPS_PER_GROUP = 2  # UCF-11: 550 clips
 HMDB_SIDES = (("1", 5), ("0", 1), ("2", 2))  # clips of each class on each side; pairs of one film stay together
 HOLLYWOOD_CLIPS = {"train": 144, "test": 96}
@@ -64,7 +67,8 @@ class Clip:
         scene: seed of background and light.
         codec: encoder.
         rate: frames per second.
-        crowd: class numbers that others do beside it, each as vivid as the actor; then a halo marks the actor.
+        crowd: class numbers that others do beside it, each as vivid as the actor.
+        truth: with a crowd, what tells the actor from it, see ``TRUTHS``.
     """
 
     path: str
@@ -74,9 +78,12 @@ class Clip:
     codec: str
     rate: Fraction
     crowd: tuple[int, ...] = ()
+    truth: str = HALO
 
 
-def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> bool:
+def generate(
+    root: Path, data: str, workers: int = 1, progress: Callable[[int, int], None] | None = None, truth: str = HALO
+) -> bool:
     """Write one miniature data set, unless it is there already.
 
     Args:
@@ -84,6 +91,7 @@ def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, i
         data: a key of ``LAYOUTS``.
         workers: drawing processes.
         progress: called with (clips done, clips in all).
+        truth: of the clips that have a crowd.
 
     Returns:
         Whether anything was written.
@@ -91,13 +99,14 @@ def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, i
     Raises:
         FileExistsError: the folder holds something that is no miniature data set.
     """
-    if is_complete(root):
+    if is_complete(root, truth):
         return False
     if root.exists() and any(root.iterdir()) and not (root / ".miniature").is_file():
         raise FileExistsError(f"{root.resolve()} is not empty and holds no miniature data; choose another paths.data")
     root.mkdir(parents=True, exist_ok=True)
     (root / ".miniature").write_text("generated, may be removed\n")
     clips, files, marker = LAYOUTS[data]()
+    clips = [replace(clip, truth=truth) for clip in clips]
     boxes: dict[str, np.ndarray] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         for done, (clip, frames) in enumerate(
@@ -110,7 +119,7 @@ def generate(root: Path, data: str, workers: int = 1, progress: Callable[[int, i
         write_atomically(root / path, text)
     write_atomically(root / "boxes.csv", _boxes_table(boxes))
     sizes = {path: (root / path).stat().st_size for path in sorted([*(clip.path for clip in clips), *files, "boxes.csv"])}
-    marker = {"version": VERSION, **marker, "files": sizes}
+    marker = {"version": VERSION, "truth": truth, **marker, "files": sizes}
     write_atomically(root / MINIATURE_MARKER, json.dumps(marker, indent=1) + "\n")
     return True
 
@@ -127,8 +136,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def is_complete(root: Path) -> bool:
-    """Whether a miniature data set of this version lies in a folder, and no file of it was lost or cut short since."""
+def is_complete(root: Path, truth: str = HALO) -> bool:
+    """Whether a miniature data set of this version and truth lies in a folder, and no file of it was lost or cut short."""
     path = root / MINIATURE_MARKER
     if not path.is_file():
         return False
@@ -137,7 +146,7 @@ def is_complete(root: Path) -> bool:
     except DataError:
         return False  # it is drawn again
     sizes = marker.get("files", {})
-    if marker.get("version") != VERSION or not isinstance(sizes, dict):
+    if marker.get("version") != VERSION or marker.get("truth", HALO) != truth or not isinstance(sizes, dict):
         return False
     try:
         return all((root / name).stat().st_size == size for name, size in sizes.items())
@@ -277,7 +286,10 @@ def draw(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
     length = SHORT_CLIPS.get(ordinal) or int(random.integers(30, 36 if clip.crowd else 32))
     scene = _scene(clip.scene, length, random, distractors=0 if clip.crowd else 4)
     light = _generator("light", clip.scene).uniform(0.85, 1.1)
-    places = random.permutation(PLACES) if clip.crowd else np.array([WIDTH, HEIGHT]) * random.normal(0.5, 0.11, (1, 2))
+    if not clip.crowd:
+        places = np.array([WIDTH, HEIGHT]) * random.normal(0.5, 0.11, (1, 2))
+    else:
+        places = random.permutation(PLACES) if clip.truth == HALO else _ring(len(clip.crowd), random)
     everyone = [*((action,) for action in clip.crowd), clip.actions]
     phases = random.uniform(0, 2 * np.pi, len(everyone))
     frames = np.empty((length, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -288,13 +300,20 @@ def draw(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
             offset, angle, scale = motion(action, t, phase)
             steps = REACH * offset if clip.crowd else offset
             x, y = np.clip(place + steps, ACTOR + 1.0, np.array([WIDTH, HEIGHT]) - ACTOR - 1.0)
-            if clip.crowd and actions is clip.actions:
-                scene[t][np.hypot(*(np.indices((HEIGHT, WIDTH))[::-1] - np.array([x, y])[:, None, None])) < HALO] = 235
+            if clip.crowd and clip.truth == HALO and actions is clip.actions:
+                scene[t][np.hypot(*(np.indices((HEIGHT, WIDTH))[::-1] - np.array([x, y])[:, None, None])) < HALO_RADIUS] = 235
             _paint(scene[t], action, light * palette(action), (x, y), ACTOR, angle, scale)
         image = scene[t] + random.normal(0, 4, (HEIGHT, WIDTH, 1))
         frames[t] = np.clip(image, 0, 255)
         boxes[t] = (x - ACTOR) / WIDTH, (y - ACTOR) / HEIGHT, (x + ACTOR) / WIDTH, (y + ACTOR) / HEIGHT
     return frames, boxes
+
+
+def _ring(others: int, random: np.random.Generator) -> np.ndarray:
+    """(others + 1, 2) places in pixels: at even distances on an ellipse that is turned at random, and its middle."""
+    angles = random.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(others) / others
+    around = np.append(np.stack([np.cos(angles), np.sin(angles)], axis=1), [[0, 0]], axis=0)
+    return np.array([WIDTH, HEIGHT]) / 2 + RADII * around
 
 
 def _paint(

@@ -11,7 +11,7 @@ from datamodules.distribution import Archive
 from datamodules.leaks import MARK
 from datamodules.parts import WHOLE, Part
 from datamodules.removed import removed_videos
-from datamodules.videos import Annotation, DataError, Video, check, miniature_marker
+from datamodules.videos import TRUTHS, Annotation, DataError, Video, check, miniature_marker
 
 PREFIXES = {
     "basketball": "shooting",
@@ -123,6 +123,8 @@ def read(root: Path, split: str = "paper_like", skip_bad: bool = False, part: Pa
         notes = ("UCF-11: the paper's 975/625 list was never published; tested on groups 5 to 14, a documented guess",)
     elif split == "random":
         notes = (f"UCF-11: {MARK} split=random, clips of one scene and actor are on both sides",)
+    if marker and marker.get("truth") == TRUTHS[1]:
+        notes += ("UCF-11: drawn with data.truth=ring: nothing marks the actor that counts, in the middle of the others",)
     annotation = Annotation("ucf11", split, root, folder, tuple(PREFIXES), False, train, test, notes, bool(marker))
     return check(annotation, WHERE, skip_bad=skip_bad, part=part, group_number=group_number)
 

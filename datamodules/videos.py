@@ -21,6 +21,8 @@ from datamodules.removed import removed_videos, video_bytes
 
 MINIATURE_MARKER = "miniature.json"
 """Present in a data set's folder that ``datamodules.miniature`` generated; holds the counts to expect there."""
+TRUTHS = ("halo", "ring")
+"""What tells whose action counts in generated clips with several actors: a halo around it, or that others ring it."""
 
 MOST_VIDEOS = 10**6  # of a generated data set: more than any
 # As cameras, phones and programs name video files.

@@ -31,7 +31,7 @@ class DataSetInfo:
         of_user: anybody's videos: ``data.folder`` names the data set, and nothing is downloaded or generated.
         sets: settings that it has whatever the preset, by dotted key; of blocks to draw, where videos are long.
         contained_in: data sets that hold its videos, as far as they hold together.
-        truths: of its generated stand-in, (row, another row that it is above), since it is drawn so.
+        truths: of its generated stand-in, by ``data.truth``, (row, another row that it is above), since it is drawn so.
     """
 
     label: str
@@ -42,7 +42,7 @@ class DataSetInfo:
     of_user: bool = False
     sets: Mapping[str, Any] = field(default_factory=dict)
     contained_in: tuple[str, ...] = ()
-    truths: tuple[tuple[str, str], ...] = ()
+    truths: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     @property
     def figure(self) -> str:
@@ -74,12 +74,20 @@ DATASETS: dict[str, DataSetInfo] = {
         "datamodules.ucf11",
         grouped=True,
         contained_in=("ucf101",),
-        # A mark tells whose action counts: an average loses it, h_{t-1} finds it by trying places, the frame shows it.
-        truths=(
-            ("content_attention_0", "avg_pool_lstm"),
-            ("content_attention_0", "soft_attention_0"),
-            ("soft_attention_0", "avg_pool_lstm"),
-        ),
+        truths={
+            # A mark tells whose action counts: an average loses it, h_{t-1} finds it by trying places, the frame shows it.
+            "halo": (
+                ("content_attention_0", "avg_pool_lstm"),
+                ("content_attention_0", "soft_attention_0"),
+                ("soft_attention_0", "avg_pool_lstm"),
+            ),
+            # A place tells it: an average loses it, the frame hardly shows it, weights of places find it.
+            "ring": (
+                ("softmax_regression", "avg_pool_lstm"),
+                ("soft_attention_0", "avg_pool_lstm"),
+                ("soft_attention_0", "content_attention_0"),
+            ),
+        },
     ),
     "hmdb51": DataSetInfo("HMDB-51", "datamodules.hmdb51"),
     "hollywood2": DataSetInfo("Hollywood2", "datamodules.hollywood2", multi_label=True),

@@ -22,8 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from datamodules.blocks import BLOCK_LENGTH, NATIVE_FPS, skip_of
 from datamodules.folds import parse_fold
 from datamodules.parts import parse_groups
+from datamodules.videos import TRUTHS
 from reproduce.common.catalogue import COLUMNS, DATASETS, PAPER_NETWORK, ROWS, measured_columns
-from reproduce.common.presets import MODELS, PRESETS
+from reproduce.common.presets import GENERATED, MODELS, PRESETS
 from reproduce.common.settings import MANY, DataSettings, Settings, SettingsError, entries, get
 
 PLAIN = {"λ": "lambda", "γ": "gamma", "–": "-", "−": "-", "…": "...", "×": "x", "±": "+-", "µ": "u", "\u00a0": " "}
@@ -197,6 +198,10 @@ def validate(settings: Any) -> None:
         raise SettingsError(
             f"data.folder={folder}: a folder below paths.data; write paths.data=<where it lies> data.folder=<its name>"
         )
+    truth = settings.data.truth
+    if truth != TRUTHS[0] and (GENERATED not in settings.preset or truth not in DATASETS[name].truths):
+        able = [data for data, info in DATASETS.items() if truth in info.truths]
+        raise SettingsError(f"data.truth={truth}: goes with preset={GENERATED} data.name={' or '.join(able)} alone")
     if settings.data.blocks_per_video is not None:
         _check_blocks(settings.data)
     _check_other_data(name, "pretrain.data", settings.pretrain.data)

@@ -20,7 +20,7 @@ from datamodules.released import SPEC as IMPORTED
 from datamodules.removed import REMOVED, removed_videos
 from datamodules.stored_videos import to_extract, usable
 from datamodules.stores import Store
-from datamodules.videos import Annotation, DataError, Reader
+from datamodules.videos import TRUTHS, Annotation, DataError, Reader
 from reproduce.common.catalogue import DATASETS, FINER_LAYERS, PAPER_NETWORK, SIDE, TIMM
 from reproduce.common.presets import GENERATED
 from reproduce.common.processes import cores, locked
@@ -59,7 +59,17 @@ def dataset_of(settings: Settings) -> str:
 
 def data_folder(settings: Settings) -> Path:
     """The data set's folder."""
-    return Path(settings.paths.data).expanduser() / (settings.data.folder or settings.data.name)
+    return Path(settings.paths.data).expanduser() / _folder_name(settings)
+
+
+def _folder_name(settings: Settings) -> str:
+    """Of the data set's folder, below the videos and below the features."""
+    return settings.data.folder or drawn(settings.data.name, settings.data.truth)
+
+
+def drawn(data: str, truth: str) -> str:
+    """The name of a data set's folder: its own, and where it was drawn with another truth than usual, that one's."""
+    return data if truth == TRUTHS[0] else f"{data}-{truth}"
 
 
 def read_annotation(settings: Settings) -> Annotation:
@@ -132,13 +142,14 @@ def make_miniature(settings: Settings, root: Path) -> None:
     from datamodules.miniature import generate, is_complete
     from reproduce.common.progress import Progress
 
-    if is_complete(root) or (root.exists() and not (root / ".miniature").exists() and any(root.iterdir())):
+    truth = settings.data.truth
+    if is_complete(root, truth) or (root.exists() and not (root / ".miniature").exists() and any(root.iterdir())):
         return  # the user's own data: their reader checks them
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with locked(root.parent / f".{root.name}.lock"):
             progress = Progress(f"drawing miniature {settings.data.name}", "clips")
-            generate(root, settings.data.name, cores(), progress.update)
+            generate(root, settings.data.name, cores(), progress.update, truth)
             progress.close()
     except OSError as error:
         raise DataError(f"cannot write the miniature data to {root.resolve()} ({error}); set paths.data") from error
@@ -162,7 +173,7 @@ def require_videos(annotation: Annotation, names: list[str]) -> None:
 
 def store_folder(settings: Settings, name: str) -> Path:
     """The folder of a store of a run's data set: ``<paths.features>/<data set>/<name>``."""
-    return Path(settings.paths.features).expanduser() / (settings.data.folder or settings.data.name) / name
+    return Path(settings.paths.features).expanduser() / _folder_name(settings) / name
 
 
 def feature_folder(settings: Settings, pyramid: bool = False) -> Path:

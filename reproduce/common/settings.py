@@ -17,7 +17,7 @@ from typing import Any, Optional, get_type_hints
 
 import yaml
 
-from datamodules.videos import DAMAGED
+from datamodules.videos import DAMAGED, TRUTHS
 from reproduce.common import catalogue
 
 INFINITY = float("inf")
@@ -57,6 +57,8 @@ videofolder: default, seed-<n>; null for the first"""
     """i/n: train's first stage alone, validated on fold i of n folds of train by whole groups; all/n: each fold in its turn"""
     permuted: Optional[int] = ranged(None, 0, 2**31)  # noqa: UP045
     """a negative control: deal the labels of train's groups to other groups, with this seed; null for labels as they are"""
+    truth: str = one_of(TRUTHS[0], TRUTHS)
+    """of the generated ucf11, what tells whose action counts: a halo around the actor, or that the others ring it"""
     fps: float = ranged(30.0, 1e-3, 30)
     """nominal sampling rate; frames are taken int(30 / fps) apart"""
     stride: int = ranged(1, 1, 10_000)

@@ -12,6 +12,7 @@ from itertools import chain
 
 import numpy as np
 
+from datamodules.videos import TRUTHS
 from reproduce.common.catalogue import DATASETS, ROWS, kind_of
 from reproduce.evaluation.notes import fixed, p_in_words, signed
 from reproduce.evaluation.results import Column, of_common_seeds
@@ -51,7 +52,8 @@ def findings(data: str, column: Column) -> tuple[Finding, ...]:
         return ()
     groups = {video: group for run in everything for video, group in run.about["groups"].items()} if column.grouped else {}
     pairs = {}
-    for row, above in DATASETS[kind_of(data)].truths:
+    drawn = {run.about.get("truth", TRUTHS[0]) for run in everything}
+    for row, above in DATASETS[kind_of(data)].truths.get(drawn.pop(), ()) if len(drawn) == 1 else ():
         ours, theirs = of_common_seeds(column, runs.get(row, {}), runs.get(above, {}))
         if ours and same_videos(ours, theirs):
             pairs[f"known truth: {ROWS[row].label} above {ROWS[above].label}"] = ours, theirs

@@ -17,9 +17,9 @@ from typing import Any
 
 from datamodules.leaks import MARK as MARK_OF_LEAKS
 from datamodules.parts import Part
-from datamodules.videos import Annotation
+from datamodules.videos import TRUTHS, Annotation
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, ROWS, TABLE2_COLUMNS, kind_of, row_of
-from reproduce.common.dataset import reader_of
+from reproduce.common.dataset import drawn, reader_of
 from reproduce.evaluation import paper_tables, published
 from reproduce.evaluation.file_differences import Difference, differences
 from reproduce.evaluation.notes import PREFIX
@@ -142,10 +142,10 @@ def _lists(data: Path | None) -> Callable[[dict[str, Any]], Annotation | None]:
         name, said = about["data"], named(about["identity"])
         split, skip_bad = said["data.split"], bool(said["data.skip_bad"])
         part = Part(tuple(said.get("data.groups", ())), tuple(said.get("data.classes", ())))
-        permuted = said.get("data.permuted")
-        key = repr((name, split, skip_bad, part, permuted))
+        permuted, folder = said.get("data.permuted"), data / drawn(name, said.get("data.truth", TRUTHS[0]))
+        key = repr((folder, split, skip_bad, part, permuted))
         if key not in known:
-            known[key] = reader_of(kind_of(name), permuted).read(data / name, split, skip_bad, part)
+            known[key] = reader_of(kind_of(name), permuted).read(folder, split, skip_bad, part)
         return known[key]
 
     return official

@@ -83,6 +83,7 @@ MORE_ABOUT: dict[str, tuple[Callable[[Any], bool], str]] = {
     "classes": (_is_texts, "a list of names"),
     "map": (_is_map, "rows, columns and channels"),
     "permuted": (lambda value: type(value) is int and value >= 0, "a seed"),
+    "truth": (lambda value: isinstance(value, str), "a name"),
     "started": (_is_moment, "a date and time"),
 }
 

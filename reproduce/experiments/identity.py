@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.videos import DAMAGED, Annotation
+from datamodules.videos import DAMAGED, TRUTHS, Annotation
 from reproduce.common.catalogue import PENALTY, ROWS, SYSTEMS
 from reproduce.common.dataset import STORES, dataset_of, part_of, split_of
 from reproduce.common.settings import Settings, get, keys_of, with_values
@@ -58,6 +58,8 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
         found["data.damaged"] = settings.data.damaged
     if settings.data.permuted is not None:
         found["data.permuted"] = settings.data.permuted
+    if settings.data.truth != TRUTHS[0]:
+        found["data.truth"] = settings.data.truth
     if settings.trainer.tf32 and "trainer.precision" in keys:
         found["trainer.tf32"] = True
     if system.members:

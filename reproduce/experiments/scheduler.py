@@ -95,8 +95,8 @@ class Scheduler:
             DataError: it is not in place; says where it was looked for.
         """
         data = settings.data
-        decides = data.name, data.folder, data.split, data.groups, data.classes, data.fold, data.permuted, data.skip_bad
-        key = repr((settings.preset, settings.paths.data, *decides))
+        decides = data.split, data.groups, data.classes, data.fold, data.permuted, data.skip_bad
+        key = repr((settings.preset, data.name, data_folder(settings), *decides))
         if key not in self._annotations:
             try:
                 self._annotations[key] = read_annotation(settings)

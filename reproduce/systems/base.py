@@ -16,7 +16,7 @@ import numpy as np
 
 from datamodules.leaks import find_leaks, leak_notes
 from datamodules.stored_videos import usable
-from datamodules.videos import Annotation, targets_of
+from datamodules.videos import TRUTHS, Annotation, targets_of
 from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.dataset import STORES
 from reproduce.common.processes import is_first_process, one_at_a_time
@@ -184,6 +184,7 @@ def _about(settings: Settings, videos: Annotation, stores: Stores, folder: RunFo
         "miniature": videos.miniature,
         "part": videos.part,
         **({} if settings.data.permuted is None else {"permuted": settings.data.permuted}),
+        **({} if settings.data.truth == TRUTHS[0] else {"truth": settings.data.truth}),
         "multi_label": videos.multi_label,
         **({"hits": True} if videos.hits else {}),
         "classes": list(videos.classes),

@@ -21,7 +21,7 @@ from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import configuration, named
 
 ROW_WORDS = ("row", "model.name", "objective.attention_penalty")
-DATA_WORDS = ("data.name", "column", "data.split", "data.folder")
+DATA_WORDS = ("data.name", "column", "data.split", "data.folder", "data.truth")
 MOST_DIFFERENCES = 4  # that an error names
 SHOWS = {"glimpse": ("glimpse", "videos"), "correction": ("limit", "videos"), "mistakes": (), "tradeoff": (), "reads": ()}
 """Of each figure, the settings of its own that say what it shows; others have ``RULED``."""

@@ -1,5 +1,6 @@
 """The generated stand-ins: read by the official readers, the actor where the boxes say, the same bytes each time."""
 
+import shutil
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ SPLITS = {
     "ucf101": ("1", "3"),
     "sports1m": ("original",),
 }
+RING_NOTE = "UCF-11: drawn with data.truth=ring: nothing marks the actor that counts, in the middle of the others"
 SMALL = {"ucf11": 25, "hmdb51": 36, "hollywood2": 27, "ucf101": 16, "sports1m": 12}
 
 
@@ -270,7 +272,7 @@ def test_the_halo_and_nothing_else_is_white_and_lies_around_the_box(crowds):
         for frame, (left, top, right, bottom) in zip(frames, boxes, strict=True):
             white = frame.min(axis=-1) > 210
             apart = np.hypot(x - miniature.WIDTH * (left + right) / 2, y - miniature.HEIGHT * (top + bottom) / 2)
-            assert white.sum() > 150 and apart[white].max() < miniature.HALO + 2
+            assert white.sum() > 150 and apart[white].max() < miniature.HALO_RADIUS + 2
 
 
 def test_the_others_are_as_vivid_as_the_marked_actor(crowds):
@@ -286,6 +288,21 @@ def test_the_marked_actor_stands_in_every_place():
     places = miniature.PLACES / (miniature.WIDTH, miniature.HEIGHT)
     apart = np.abs(middles[:, None] - places).max(axis=-1)
     assert apart.min(axis=1).max() < 0.06 and set(apart.argmin(axis=1)) == set(range(len(places)))
+
+
+def test_of_a_ring_nothing_marks_the_actor_that_counts_and_it_stands_in_the_middle(crowds):
+    angles = []
+    for clip, marked, _ in crowds:
+        frames, boxes = miniature.draw(replace(clip, truth=miniature.RING))
+        assert len(frames) == len(marked) and frames.min(axis=-1).max() < 210
+        middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+        assert abs(middles.mean(axis=0) - 0.5).max() < 0.05 and abs(middles - 0.5).max() < 0.06
+        others = (vividness(frames) > 100) & ~inside(boxes, *frames.shape[1:3])
+        y, x = np.nonzero(others.any(axis=0))
+        out = (np.stack([x, y]) - [[miniature.WIDTH / 2], [miniature.HEIGHT / 2]]) / miniature.RADII[:, None]
+        assert np.mean(np.hypot(*out) > 0.5) > 0.95
+        angles.append(np.angle((out[0] + 1j * out[1]) ** miniature.CROWD).mean())
+    assert np.ptp(angles) > 1, "others stand elsewhere in each clip"
 
 
 # generating
@@ -324,6 +341,19 @@ def test_another_version_of_the_drawings_is_not_complete(tmp_path, monkeypatch):
     assert miniature.is_complete(tmp_path)
     monkeypatch.setattr(miniature, "VERSION", miniature.VERSION + 1)
     assert not miniature.is_complete(tmp_path)
+
+
+def test_a_set_of_another_truth_is_not_the_one_that_is_asked_for_and_says_which_it_is(sets, monkeypatch, tmp_path):
+    monkeypatch.setattr(ucf11, "PREFIXES", {"basketball": "shooting"})
+    root, annotations, _ = sets["ucf11"]
+    assert miniature.is_complete(root) and not miniature.is_complete(root, miniature.RING)
+    for name in ("ring", "again"):
+        shutil.copytree(root, tmp_path / name)
+        marker = tmp_path / name / MINIATURE_MARKER
+        marker.write_text(marker.read_text().replace('"halo"', '"ring"'))
+    assert miniature.is_complete(tmp_path / "ring", miniature.RING) and not miniature.is_complete(tmp_path / "ring")
+    usual, ring = annotations["paper_like"], ucf11.read(tmp_path / "ring")
+    assert ring.notes == (*usual.notes, RING_NOTE) and ring.videos == usual.videos
 
 
 @each_set

@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.videos import Annotation
 from reproduce.common.cli import resolve
+from reproduce.common.dataset import data_folder, feature_folder
 from reproduce.common.settings import Settings
 from reproduce.experiments.identity import configuration, identity, named, run_folder
 
@@ -44,6 +45,17 @@ def test_a_replayed_step_makes_no_other_run():
     """It is used only where it gives an eager step's gradients."""
     auto, off = (configuration(resolve(Settings, [f"trainer.cuda_graph={asked}"])) for asked in ("auto", "off"))
     assert auto == off
+
+
+def test_data_drawn_otherwise_make_another_run_in_another_folder_and_the_usual_ones_the_known_one():
+    plain, said, ring = (
+        resolve(Settings, ["preset=miniature", *words]) for words in ([], ["data.truth=halo"], ["data.truth=ring"])
+    )
+    assert configuration(plain) == configuration(said)
+    assert configuration(ring) == {**configuration(plain), "data.truth": "ring"}
+    assert named(configuration(ring))["data.truth"] == "ring"
+    assert (data_folder(plain), data_folder(ring)) == (Path("data/miniature/ucf11"), Path("data/miniature/ucf11-ring"))
+    assert feature_folder(ring) == Path("features/miniature/ucf11-ring") / feature_folder(plain).name
 
 
 def test_tf32_makes_another_run_of_a_network_and_ieee_the_known_one():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from datamodules.videos import TRUTHS
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, ROWS, SYSTEMS, row_of
 from reproduce.common.cli import resolve
 from reproduce.common.presets import PRESETS
@@ -88,7 +89,8 @@ def test_a_row_beyond_the_paper_is_refused_in_the_released_network():
 
 
 def test_truths_and_default_rows_are_rows():
-    assert {row for data in DATASETS.values() for truth in data.truths for row in truth} <= set(ROWS)
+    truths = {name: some for data in DATASETS.values() for name, some in data.truths.items()}
+    assert {row for some in truths.values() for truth in some for row in truth} <= set(ROWS) and set(truths) == set(TRUTHS)
     assert all(set(preset.rows) <= set(ROWS) for preset in PRESETS.values())
     (rows,) = (preset.rows for preset in PRESETS.values() if preset.rows)
-    assert {row for data in DATASETS.values() for truth in data.truths for row in truth} <= set(rows)
+    assert {row for truth in truths[TRUTHS[0]] for row in truth} <= set(rows)

@@ -81,6 +81,13 @@ def test_blocks_that_cannot_be_drawn_are_refused(words, says):
         resolve(Settings, words)
 
 
+@pytest.mark.counts("bad settings")
+@pytest.mark.parametrize("words", [["data.name=ucf11"], ["preset=miniature", "data.name=hmdb51"]])
+def test_a_truth_is_refused_where_nothing_is_drawn_by_it(words):
+    with pytest.raises(SettingsError, match="truth=ring: goes with preset=miniature data.name=ucf11 alone"):
+        resolve(Settings, [*words, "data.truth=ring"])
+
+
 def test_presets_compose_and_the_command_line_has_the_last_word():
     settings = resolve(Settings, ["preset=[released,miniature]", "data.name=hmdb51", "model.hidden_dim=7"])
     assert settings.model.attention == "content"

@@ -15,6 +15,7 @@ from reproduce.experiments.predictions import Predictions
 DATA = next(name for name, data in DATASETS.items() if data.truths)
 CLASSES, VIDEOS = 8, 160
 CONTENT, LOCATION, POOLED = "content_attention_0", "soft_attention_0", "avg_pool_lstm"
+REGRESSION = "softmax_regression"
 
 
 def run(share: float, tmp_path, miniature=True, seed=0, **about) -> FinishedRun:
@@ -43,7 +44,7 @@ def found_in(runs):
 
 def test_a_truth_is_found_where_the_rows_differ_as_they_must(tmp_path):
     found = found_in(rows(tmp_path))
-    assert len(found) == len(DATASETS[DATA].truths) == 3 and all(one.holds for one in found)
+    assert len(found) == len(DATASETS[DATA].truths["halo"]) == 3 and all(one.holds for one in found)
     said = {str(one) for one in found}
     assert f"known truth: {ROWS[CONTENT].label} above {ROWS[POOLED].label}; found: +65.0 points, corrected p < 0.001." in said
 
@@ -52,6 +53,13 @@ def test_a_truth_is_found_where_the_rows_differ_as_they_must(tmp_path):
 def test_a_truth_is_not_found_where_rows_are_alike_or_the_other_way_round(tmp_path, shares):
     found = found_in(rows(tmp_path, **shares))
     assert not all(one.holds for one in found) and any("NOT FOUND: " in str(one) for one in found)
+
+
+def test_of_data_drawn_otherwise_another_truth_is_stated_and_of_both_together_none(tmp_path):
+    ring = {row: {1: [run(share, tmp_path, seed=9, truth="ring")]} for row, share in ((REGRESSION, 0.6), (POOLED, 0.25))}
+    (one,) = found_in(ring)
+    assert one.holds and one.expected == f"known truth: {ROWS[REGRESSION].label} above {ROWS[POOLED].label}"
+    assert found_in({**rows(tmp_path), **ring}) == ()
 
 
 def test_nothing_is_said_of_real_data_or_of_rows_that_are_not_there(tmp_path):

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datamodules.videos import DataError
 from reproduce.common.catalogue import RGB, SYSTEMS
 from reproduce.evaluation.paper_tables import BEYOND
 from reproduce.evaluation.recompute import Check
 from reproduce.evaluation.results import pool
 from reproduce.evaluation.significance import interval, resample
 from reproduce.evaluation.table_files import Line
-from reproduce.evaluation.verification import COMPARED, _in_csv, _make_again
+from reproduce.evaluation.verification import COMPARED, _in_csv, _lists, _make_again
 from reproduce.evaluation.writers import CSV_HEAD
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.predictions import Predictions
@@ -393,3 +394,10 @@ def test_of_a_line_of_the_first_table_without_runs_the_papers_number_remains():
     assert of("ucf11", "84.9600") == []
     assert of("ucf11", "84.9500") == ["paper is 84.9500, 84.9600 expected"]
     assert of("videofolder", "84.9600") == ["paper is 84.9600, nothing expected"]
+
+
+@pytest.mark.parametrize(("more", "folder"), [({}, "ucf11"), ({"data.truth": "ring"}, "ucf11-ring")])
+def test_data_drawn_otherwise_are_compared_with_those_in_their_own_folder(tmp_path, more, folder):
+    about = {"data": "ucf11", "identity": {"data.split": "paper_like", "data.skip_bad": False, **more}}
+    with pytest.raises(DataError, match=f"{tmp_path / folder / 'UCF11_updated_mpg'}\n"):
+        _lists(tmp_path)(about)

@@ -20,7 +20,7 @@ from lightning_modules.measures import NAMES, VideoMeasures
 from lightning_modules.metrics import VideoScores
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import feature_folder, feature_spec
-from reproduce.common.settings import Settings
+from reproduce.common.settings import Settings, with_values
 from reproduce.experiments.attention_files import counted_in, read_attended
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import run_folder
@@ -243,6 +243,12 @@ def test_run_json_says_what_a_run_was_made_from(original, folder, no_gpu):
     folder.write_about(found)
     folder.finish({"test/accuracy": 0.5})
     assert folder.about() == json.loads(json.dumps(found, allow_nan=False))
+
+
+def test_run_json_says_by_what_truth_other_data_than_usual_were_drawn(original, no_gpu):
+    settings, data = made(original)
+    assert "truth" not in about(settings, data)
+    assert about(with_values(settings, {"data.truth": "ring"}), data)["truth"] == "ring"
 
 
 def test_the_identity_in_run_json_is_what_the_runs_folder_is_named_by(original, tmp_path):
