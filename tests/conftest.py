@@ -136,9 +136,14 @@ def on_slurm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def script(name: str, *words: str, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess:
     """Run an entry script in a folder, in a process of its own."""
     command = [sys.executable, str(REPOSITORY / "reproduce" / name), *words]
-    result = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, **options
-    )
+    if sys.platform == "linux" and not options:
+        import forked
+
+        result = forked.run(Path(command[1]), [*words], cwd, dict(os.environ), PATIENCE)
+    else:
+        result = subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, **options
+        )
     if check and result.returncode != 0:
         raise AssertionError(f"{' '.join(command)}\n{result.stdout}\n{result.stderr}")
     return result

@@ -45,6 +45,16 @@ def kept_of(path: Path) -> tuple[int, str]:
     return sum(1 for _ in read_frames(path, 16, kept=kept)), "; ".join(kept)
 
 
+def within_a_key_frame(path: Path, least: int) -> int:
+    """A place of the file from ``least`` on; ``least`` where it does not tell of key frames where they begin.
+
+    A transport stream that ends between two frames is whole, and x264 does not always write frames of the same sizes.
+    """
+    with av.open(str(path)) as container:
+        keys = [packet for packet in container.demux(video=0) if packet.is_keyframe and (packet.pos or 0) >= least]
+        return keys[0].pos + keys[0].size // 2 if keys else least
+
+
 # damaged
 
 FILMS = {
@@ -77,7 +87,7 @@ def test_a_hole_and_an_early_end_are_found_in_every_container(whole, tmp_path, h
     path.write_bytes({
         "zeros": data[:begin] + bytes(end - begin) + data[end:],
         "taken out": data[:begin] + data[end:],
-        "cut off": data[:end],
+        "cut off": data[: within_a_key_frame(whole, end)],
     }[how])  # fmt: skip
     with pytest.raises(DamagedVideo) as error:
         list(read_frames(path, 16))

@@ -1,5 +1,6 @@
 """The stream of frames for feature extraction: every frame of every video once, in order, whoever decodes it."""
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -20,10 +21,10 @@ from datamodules import frames as frames_module
 from datamodules.decoding import VideoError, read_chunks
 from datamodules.drawn_blocks import Draw, draw_blocks
 from datamodules.frames import (
+    SHARED_MEMORY,
     FrameDataModule,
     FrameStream,
     SharedMemoryError,
-    free_shared_memory,
     shared_bytes,
     workers_that_fit,
 )
@@ -163,15 +164,29 @@ def test_as_many_decoding_processes_as_shared_memory_has_room_for(free, fitting)
     assert workers_that_fit(8, 64, 224, free) == fitting
 
 
+def in_shared_memory() -> dict[int, int]:
+    """Bytes, by inode, of what this process and its children have open or mapped there; other processes' do not count."""
+    found = {}
+    for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+        for path in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed since
+                if os.readlink(path).startswith(str(SHARED_MEMORY)):
+                    found[path.stat().st_ino] = path.stat().st_size
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+            ends, _, _, _, inode, *name = line.split(maxsplit=5)
+            if name and name[0].startswith(str(SHARED_MEMORY)):
+                begin, end = (int(number, 16) for number in ends.split("-"))
+                found[int(inode)] = end - begin
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux says what processes have of shared memory")
 def test_what_processes_fill_of_shared_memory_is_what_is_reckoned(paths):
-    data = FrameDataModule(paths, SIZE, packet=64, num_workers=2)
-    before = free_shared_memory()
-    if before is None:
-        pytest.skip("there is no disk in memory here")
+    data, before = FrameDataModule(paths, SIZE, packet=64, num_workers=2), in_shared_memory()
     packets = iter(data.predict_dataloader())
     at_hand = [next(packets), next(packets)]
-    taken = before - (free_shared_memory() or 0)
-    assert len(at_hand) == 2 and taken <= shared_bytes(2, 64, SIZE)
+    filled = {inode: size for inode, size in in_shared_memory().items() if inode not in before}
+    assert len(at_hand) == 2 and 2 * 64 * SIZE * SIZE * 3 <= sum(filled.values()) <= shared_bytes(2, 64, SIZE)
 
 
 @pytest.mark.counts("full disks")
