@@ -21,6 +21,7 @@ from datamodules.blocks import (
     Span,
     deal,
     evaluation_spans,
+    packed,
     rotation,
     skip_of,
     training_order,
@@ -109,6 +110,8 @@ class VideoDataModule(LightningDataModule):
         """What the network needs of each frame: some of ``cube``, ``mean`` and ``max``; nothing else is read."""
         self.length = BLOCK_LENGTH
         """Steps T of a block; set before the first batch."""
+        self.together = False
+        """Whether short videos are evaluated several at a time on GPUs, where a pass of one leaves most of the device idle."""
         self.resident, self.gpu_budget, self.gpu_reserve, self.ram_budget = resident, gpu_budget, gpu_reserve, ram_budget
         self.store = FeatureStore(Path(features))
         if self.store.exists() and self.store.drawn and (self.skip, stride) != (1, BLOCK_LENGTH):
@@ -271,13 +274,17 @@ class VideoDataModule(LightningDataModule):
     def _evaluation_loader(self, which: str) -> DataLoader:
         subset = self._subset(which)
         mine = np.flatnonzero(subset.owners == self._ranks()[0])
-        spans = list(evaluation_spans(subset.index, mine.tolist(), DENSE_BLOCKS))
+        spans: list[Any] = list(evaluation_spans(subset.index, mine.tolist(), DENSE_BLOCKS))
+        if self.together and self._on_gpu:
+            spans = list(packed(spans, DENSE_BLOCKS))
         return DataLoader(Batches(lambda: iter(spans), len(spans)), batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Gather a share's blocks, or a span's frames, on the device."""
         if isinstance(batch, Share):
             return self._subset("train").batch(batch, device)
+        if isinstance(batch, list):
+            return [self.transfer_batch_to_device(span, device, dataloader_idx) for span in batch]
         if isinstance(batch, Span):
             testing = bool(self.trainer and self.trainer.testing)
             subset = self._subset("test" if testing else "val")

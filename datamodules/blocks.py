@@ -9,7 +9,7 @@ Shapes: B blocks, T time steps, V videos.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -222,6 +222,18 @@ def evaluation_spans(index: BlockIndex, videos: Sequence[int], blocks: int) -> I
     for video in videos:
         for first in range(0, int(index.counts[video]), blocks):
             yield Span(video, first, min(blocks, int(index.counts[video]) - first))
+
+
+def packed(spans: Iterable[Span], blocks: int) -> Iterator[list[Span]]:
+    """Join spans that follow each other, at most so many blocks together."""
+    held: list[Span] = []
+    for span in spans:
+        if held and sum(one.count for one in held) + span.count > blocks:
+            yield held
+            held = []
+        held.append(span)
+    if held:
+        yield held
 
 
 def deal(work: np.ndarray, ranks: int) -> list[list[int]]:

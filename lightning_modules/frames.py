@@ -5,8 +5,10 @@ Shapes: F frames of a stretch of video, K locations, D feature channels, B or N 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,6 +130,49 @@ def run_dense(network: Network, frames: Frames, blocks: int, steps: int, skip: i
     evidence = tuple(windows(cast(Tensor, part), blocks, steps, skip, stride) for part in network.per_frame(frames))
     mean = None if frames.mean is None else window_means(frames.mean, blocks, steps, skip, stride)  # x̄ of Eq. 6: (N, D)
     return network.over_time(evidence, mean)
+
+
+class Stretch(NamedTuple):
+    """What `run_dense` takes of a stretch of video."""
+
+    frames: Frames
+    blocks: int
+    skip: int = 1
+    stride: int = 1
+
+
+def run_dense_together(network: Network, stretches: Sequence[Stretch], steps: int) -> list[Output]:
+    """Run a network on several stretches of video: `run_dense` on each, with those of one skip and stride in one pass.
+
+    They lie one behind the other, each from where a block begins; blocks that span two are computed and left out. A pass
+    launches as many kernels as that of one stretch.
+
+    Args:
+        network: the network.
+        stretches: short ones; a block more is computed for each frame of a block.
+        steps: T.
+    """
+    outputs: dict[int, Output] = {}
+    for skip, stride in {(one.skip, one.stride): None for one in stretches}:
+        mine = [number for number, one in enumerate(stretches) if (one.skip, one.stride) == (skip, stride)]
+        lengths = [(stretches[n].blocks - 1) * stride + (steps - 1) * skip + 1 for n in mine]
+        begins = np.cumsum([0, *(-(-length // stride) for length in lengths)]).tolist()  # in blocks
+        parts = zip(*(stretches[n].frames for n in mine), strict=True)
+        joined = Frames(*(_joined(given, begins, stride, lengths[-1]) for given in parts))
+        found = run_dense(network, joined, begins[-2] + stretches[mine[-1]].blocks, steps, skip, stride)
+        for number, begin in zip(mine, begins, strict=False):
+            own = slice(begin, begin + stretches[number].blocks)
+            outputs[number] = Output(found.logits[own], None if found.attention is None else found.attention[own])
+    return [outputs[number] for number in range(len(stretches))]
+
+
+def _joined(given: Sequence[Tensor | None], begins: list[int], stride: int, last: int) -> Tensor | None:
+    if any(part is None for part in given):
+        return None
+    whole = cast(Tensor, given[0]).new_zeros(begins[-2] * stride + last, *cast(Tensor, given[0]).shape[1:])
+    for part, begin in zip(given, begins, strict=False):
+        whole[begin * stride : begin * stride + len(cast(Tensor, part))] = cast(Tensor, part)
+    return whole
 
 
 def windows(frames: Tensor, blocks: int, steps: int, skip: int = 1, stride: int = 1) -> Tensor:

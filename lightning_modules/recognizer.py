@@ -10,7 +10,17 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_modules.frames import Frames, Network, Output, Rows, run_blocks, run_dense, windows
+from lightning_modules.frames import (
+    Frames,
+    Network,
+    Output,
+    Rows,
+    Stretch,
+    run_blocks,
+    run_dense,
+    run_dense_together,
+    windows,
+)
 from lightning_modules.layers import seed_masks
 from lightning_modules.measures import AttentionMeasures, VideoMeasures
 from lightning_modules.metrics import BlockMean, VideoMetric, VideoScores, block_scores, summarise
@@ -86,8 +96,8 @@ class VideoScorer(LightningModule):
 class Recognizer(VideoScorer):
     """Trains and tests any ``Network``: blocks X (B, T, K, D) -> logits (B, T, C) and attention (B, T, K) or None.
 
-    It expects batches and a data module as ``datamodules.base`` gives them: ``Batch`` to train on, ``DenseBatch`` to
-    evaluate; the data module tells each set's ``block_counts`` and ``targets``.
+    It expects batches and a data module as ``datamodules.base`` gives them: ``Batch`` to train on, ``DenseBatch`` or a list
+    of some to evaluate; the data module tells each set's ``block_counts`` and ``targets``.
 
     Logged: ``train/loss`` (Eq. 7, mean over the epoch's blocks), ``train/cross_entropy``, ``attention/penalty``;
     ``val/…`` and ``test/…`` as ``summarise`` names them; of networks with attention ``test/…`` as ``AttentionMeasures``
@@ -207,16 +217,16 @@ class Recognizer(VideoScorer):
 
     def test_step(self, batch: Any, _: int) -> None:
         """Score some blocks, and measure where their attention lies."""
-        attention = self._score(batch)
-        if attention is None:
-            return
-        coverage, inside = (
-            None if frames is None else windows(frames, batch.blocks, batch.steps, batch.skip, batch.stride)  # (N, T, K)
-            for frames in (batch.coverage, batch.inside)
-        )
         assert self.measures is not None
         skip = self.trainer.datamodule.skip  # type: ignore[attr-defined] - not the batch's, which counts among its own frames
-        self.measures.update(batch.video, attention, batch.grid, FPS / skip, coverage, inside)
+        for part, attention in self._score(batch):
+            if attention is None:
+                continue
+            coverage, inside = (
+                None if frames is None else windows(frames, part.blocks, part.steps, part.skip, part.stride)  # (N, T, K)
+                for frames in (part.coverage, part.inside)
+            )
+            self.measures.update(part.video, attention, part.grid, FPS / skip, coverage, inside)
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/…``."""
@@ -238,12 +248,19 @@ class Recognizer(VideoScorer):
         self.videos = VideoMetric(torch.as_tensor(counts), self.num_classes).to(self.device)
         self.measures = AttentionMeasures(len(counts)).to(self.device)
 
-    def _score(self, batch: Any) -> Tensor | None:
-        frames = Frames(batch.cube, batch.mean, batch.max)
-        output = run_dense(self._network, frames, batch.blocks, batch.steps, batch.skip, batch.stride)
+    def _score(self, batch: Any) -> list[tuple[Any, Tensor | None]]:
+        """Score blocks of a video, or of several in a list; returns each video's part of the batch, and its attention."""
+        parts = batch if isinstance(batch, list) else [batch]
+        stretches = [Stretch(Frames(part.cube, part.mean, part.max), part.blocks, part.skip, part.stride) for part in parts]
+        if len(parts) > 1:
+            outputs = run_dense_together(self._network, stretches, parts[0].steps)
+        else:
+            outputs = [run_dense(self._network, *stretches[0][:2], parts[0].steps, *stretches[0][2:])]
         assert self.videos is not None
-        self.videos.update(block_scores(output.logits, self.multi_label, self.last_n), batch.video)
-        return None if output.attention is None else output.attention.float()
+        for part, output in zip(parts, outputs, strict=True):
+            self.videos.update(block_scores(output.logits, self.multi_label, self.last_n), part.video)
+        attended = [None if output.attention is None else output.attention.float() for output in outputs]
+        return list(zip(parts, attended, strict=True))
 
     def _log_figures(self, which: str) -> None:
         assert self.videos is not None

@@ -230,6 +230,7 @@ def build_recognizer(
     network = build_network(settings, data.map_shape, classes, data.store.scales, data.store.grid)
     data.inputs = network.inputs  # type: ignore[assignment]
     data.length = getattr(network, "block_length", BLOCK_LENGTH)
+    data.together = kind is Recognizer  # another one may draw for a video by itself
     return kind(
         network,
         classes,

@@ -27,6 +27,7 @@ from handmade import (
     naive_blocks,
     stage,
 )
+from lightning.pytorch import Trainer
 
 import datamodules
 from datamodules import base, hmdb51, hollywood2, sports1m, ucf11, ucf101, videofolder
@@ -37,6 +38,9 @@ from datamodules.boxes import cell_coverage
 from datamodules.features import FeatureStore, FeatureStoreError
 from datamodules.parts import Part
 from datamodules.videos import Annotation, DataError, Video, targets_of
+from lightning_modules.attention import SoftAttentionLSTM
+from lightning_modules.objective import Objective
+from lightning_modules.recognizer import Recognizer
 
 
 @pytest.fixture(scope="module")
@@ -386,3 +390,33 @@ def test_data_modules_are_found_by_name_in_the_package():
         assert getattr(datamodules, name) is getattr(base, name)
     with pytest.raises(AttributeError, match="no attribute 'Kinetics'"):
         datamodules.Kinetics  # noqa: B018
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_on_gpus_short_videos_are_tested_together_with_the_same_figures(boxes, root, features, request, monkeypatch):
+    """Passes of at most so many blocks, each video's as often as before; a video in several parts stays so."""
+    if boxes:
+        request.getfixturevalue("boxed")
+    monkeypatch.setattr(base, "DENSE_BLOCKS", 40)
+    found = []
+    for together in (False, True):
+        data = module(root, features, resident="mmap")
+        data.together = together
+        monkeypatch.setattr(base.VideoDataModule, "_on_gpu", True)
+        torch.manual_seed(0)
+        network = SoftAttentionLSTM(GRID[0] * GRID[1], CHANNELS, 3, 8, 2)
+        for parameter in network.parameters():
+            parameter.data *= 4  # so that scores and attention differ between videos
+        recognizer, sizes = Recognizer(network, 3, False, Objective()), []
+        data.inputs, score = network.inputs, recognizer._score
+        recognizer._score = lambda batch, score=score, sizes=sizes: (sizes.append(batch), score(batch))[1]
+        options = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        Trainer(accelerator="cpu", use_distributed_sampler=False, **options).test(recognizer, datamodule=data, verbose=False)
+        found.append((recognizer.scores, recognizer.attention, sizes))
+    (scores, attention, alone), (same, measured, passes) = found
+    torch.testing.assert_close(same.mean, scores.mean, rtol=1e-6, atol=1e-7)
+    assert torch.equal(same.votes, scores.votes) and torch.equal(measured.counts, attention.counts)
+    torch.testing.assert_close(measured.sums, attention.sums, rtol=1e-5, atol=1e-6)
+    assert [(part.video, part.first) for one in passes for part in one] == [(part.video, part.first) for part in alone]
+    assert all(sum(part.blocks for part in one) <= 40 for one in passes) and max(map(len, passes)) > 2
+    assert len({part.video for part in alone}) < len(alone), "one video is longer than a pass"

@@ -15,7 +15,7 @@ from datamodules.pool import send
 from lightning_modules import recognizer as recognizer_module
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
-from lightning_modules.frames import Frames, Rows, run_blocks, run_dense
+from lightning_modules.frames import Frames, Rows, Stretch, run_blocks, run_dense, run_dense_together
 from lightning_modules.fused_cell import fuses
 from lightning_modules.glimpses import run_glimpse
 from lightning_modules.measures import AttentionMeasures
@@ -139,6 +139,21 @@ def test_one_video_learns_other_attention_on_the_device():
             backward(run_dense(network, stretch, 10, FEW).logits.sum())
             glimpsed = run_glimpse(network, stretch, torch.empty(K), 10, FEW)
         assert weight.grad is not None and weight.grad.device == GPU and glimpsed.device == GPU and seen.transfers == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_short_videos_together_take_the_kernels_of_one(name):
+    """But those that lay them one behind the other, one for each input of each video."""
+    with fake_cuda(), torch.no_grad():
+        network, counts = NETWORKS[name]().eval(), []
+        fuses("cuda")
+        for videos in (1, 4):
+            stretches = [Stretch(stretch_of(FEW + 9), 10) for _ in range(videos)]
+            with Launches() as seen:
+                assert len(run_dense_together(network, stretches, FEW)) == videos
+            assert seen.transfers == 0
+            counts.append(seen.count)
+    assert counts[1] == counts[0] + 3 * 3
 
 
 def test_metrics_and_measures_ask_the_device_nothing():

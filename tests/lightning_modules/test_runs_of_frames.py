@@ -11,7 +11,16 @@ from datamodules.blocks import BlockIndex, Span
 from lightning_modules.attention import SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM, SoftmaxRegression
 from lightning_modules.composite import LSTMClassifier
-from lightning_modules.frames import Rows, pool_frames, run_blocks, run_dense, window_means, windows
+from lightning_modules.frames import (
+    Rows,
+    Stretch,
+    pool_frames,
+    run_blocks,
+    run_dense,
+    run_dense_together,
+    window_means,
+    windows,
+)
 from lightning_modules.hard_attention import HardAttentionLSTM
 from lightning_modules.multiresolution import MultiresolutionLSTM
 from lightning_modules.selective import TopKAttentionLSTM
@@ -227,6 +236,23 @@ def test_a_video_in_pieces_equals_the_whole(kind, skip, stride):
         count = min(4, len(index) - first)
         expected = network(X[first : first + count])
         assert_equal_outputs(dense(network, video, index, first, count), expected, 1e-10)
+
+
+@pytest.mark.parametrize(("skip", "stride"), [(1, 1), (2, 1), (1, 3), (5, 10)])
+@pytest.mark.parametrize("kind", NETWORKS)
+@torch.no_grad()
+def test_videos_in_one_pass_equal_one_by_one(kind, skip, stride):
+    """Some of one block, one shorter than a block, and one from its midst; each block sees its own video alone."""
+    network, stretches, expected = network_of(kind), [], []
+    for number, (frames, first) in enumerate([(T * skip + 7, 0), (2, 0), (T * skip, 0), (T * skip + 23, 1), (T * skip + 9, 0)]):
+        index = BlockIndex([frames], skip, stride, T)
+        first = min(first, len(index) - 1)
+        chosen, *steps = index.stretch(Span(0, first, len(index) - first))
+        own = pool_frames((number + 1) * values(frames, K, D)[torch.as_tensor(chosen)], network.inputs)
+        stretches.append(Stretch(own, len(index) - first, *steps))
+        expected.append(run_dense(network, own, len(index) - first, T, *steps))
+    for found, alone in zip(run_dense_together(network, stretches, T), expected, strict=True):
+        assert_equal_outputs(found, alone._replace(scales=None), 1e-10)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
