@@ -261,7 +261,7 @@ SYSTEMS: dict[str, SystemInfo] = {
     "multiresolution_attention": SystemInfo(
         "reproduce.systems.multiresolution",
         RGB,
-        (*_BLOCKS, *_LSTM, "objective", "multiresolution.width", *_TRAINING),
+        (*_BLOCKS, *_LSTM, "objective", *(f"multiresolution.{key}" for key in ("width", "combine", "nested")), *_TRAINING),
         stores=("pyramids",),
         attends=True,
     ),
