@@ -79,6 +79,8 @@ DATASETS: dict[str, DataSetInfo] = {
             ("content_attention_0", "avg_pool_lstm"),
             ("content_attention_0", "soft_attention_0"),
             ("soft_attention_0", "avg_pool_lstm"),
+            ("top_k_content_attention", "avg_pool_lstm"),
+            ("hard_content_attention", "avg_pool_lstm"),
         ),
     ),
     "hmdb51": DataSetInfo("HMDB-51", "datamodules.hmdb51"),
