@@ -51,11 +51,19 @@ def largest(scales: Sequence[Sequence[int]]) -> tuple[int, int]:
     return height, width
 
 
+def goes_into_others(scales: Sequence[Sequence[int]]) -> bool:
+    """Whether each map's rows and columns are multiples of the first map's."""
+    height, width, _ = scales[0]
+    return not any(rows % height or columns % width for rows, columns, _ in scales)
+
+
 class MultiresolutionLSTM(nn.Module):
     """The paper's model over several maps: ``x_t = Σ_s g_{t,s} P_s LayerNorm(z_{t,s})``, ``z_{t,s} = Σ_i l_{t,s,i} X_{t,s,i}``.
 
     ``l_{t,s} = softmax(W_s h_{t-1})`` (Eq. 4 of each scale) and ``g_t = softmax(V h_{t-1})``. Of one scale, P is the identity,
-    without LayerNorm, and it is the paper's model. Eq. 6 takes the first map's mean.
+    without LayerNorm, and it is the paper's model. Eq. 6 takes the first map's mean. Concatenated, x_t has all
+    ``P_s LayerNorm(z_{t,s})`` side by side, and g is 1 / S. Nested, a finer map's l is coarse to fine: that of the cell of the
+    first map around a location, times a softmax of ``W_s h_{t-1}`` over all in this cell.
 
     Args:
         scales: of the maps, the first one that of the paper's model. The sides of the largest are multiples of the others'.
@@ -64,10 +72,12 @@ class MultiresolutionLSTM(nn.Module):
         num_layers: L.
         dropout: probability of a zero at every site.
         input_dropout: whether x_t and the connections between LSTM layers are dropout sites too.
-        width: numbers of x_t, where there are several scales.
+        width: numbers that each scale gives to x_t, where there are several.
+        concatenated: whether these stand side by side, in place of their gated sum.
+        nested: whether the first map's softmax is part of the others'.
 
     Raises:
-        ValueError: the maps do not go into each other.
+        ValueError: the maps do not go into each other, or, nested, the first not into the others.
     """
 
     inputs: tuple[str, ...] = ("cube",)
@@ -81,19 +91,27 @@ class MultiresolutionLSTM(nn.Module):
         dropout: float = 0.5,
         input_dropout: bool = True,
         width: int = 512,
+        concatenated: bool = False,
+        nested: bool = False,
     ) -> None:
         super().__init__()
-        self.scales = tuple(scales)
+        self.scales, self.nested = tuple(scales), nested
         self.grid = largest(self.scales)
+        if nested and not goes_into_others(self.scales):
+            raise ValueError(f"nested: a map of {list(self.scales)} (rows, columns, channels) is no multiple of the first")
         several, channels = len(self.scales) > 1, self.scales[0][2]
         self.attention = nn.ModuleList(LocationAttention(hidden_dim, rows * columns) for rows, columns, _ in self.scales)
         self.dropout = Dropout(dropout if input_dropout else 0.0)
         self.initial_state = InitialState(channels, hidden_dim, num_layers)
-        self.lstm = build_lstm(width if several else channels, hidden_dim, num_layers, self.dropout.p)
+        self.concatenated = concatenated and several
+        inputs = width * (len(self.scales) if self.concatenated else 1) if several else channels
+        self.lstm = build_lstm(inputs, hidden_dim, num_layers, self.dropout.p)
         self.head = Head(hidden_dim, num_classes, dropout)
         self.projections = nn.ModuleList(Projection(one, width) if several else nn.Identity() for *_, one in self.scales)
         self.gate = initialised_linear(hidden_dim, len(self.scales), bias=False, orthogonal_if_square=False)
-        self.gate.weight.requires_grad_(several)
+        self.gate.weight.requires_grad_(several and not self.concatenated)
+        if self.concatenated:
+            nn.init.zeros_(self.gate.weight)
         self.gates = nn.ModuleList(BlockMean() for _ in self.scales)
         """Means of g over the steps and blocks that were evaluated since their last ``reset``."""
 
@@ -119,11 +137,12 @@ class MultiresolutionLSTM(nn.Module):
         for t in range(first.shape[1]):
             X_t = X.pool[X.rows[:, t]] if isinstance(X, Rows) else X[:, t]  # (B, R, D_1)
             g = torch.softmax(self.gate(h[-1]), dim=1, dtype=first.dtype)  # (B, S)
-            l_t = [attend(h[-1], X_t) for attend in self.attention]  # Eq. 4: S of (B, K_s)
-            x_t = first.new_zeros(())
+            l_t = self.attend(h[-1], X_t)  # S of (B, K_s)
+            parts = []
             for s, map_s in enumerate(unpack(X_t, self.scales)):
                 z = (l_t[s][:, :, None] * map_s.to(first.dtype)).sum(dim=1)  # Eq. 5: (B, D_s)
-                x_t = x_t + g[:, s, None] * self.projections[s](z)  # (B, width)
+                parts.append(self.projections[s](z))  # (B, width)
+            x_t = torch.cat(parts, dim=1) if self.concatenated else (g[:, :, None] * torch.stack(parts, dim=1)).sum(dim=1)
             for layer, mask in enumerate(masks):
                 x_t = x_t if mask is None else mask[t] * x_t
                 h[layer], c[layer] = lstm_step(self.lstm, layer, x_t, h[layer], c[layer])  # Eqs. 1-3: (B, H) each
@@ -137,6 +156,20 @@ class MultiresolutionLSTM(nn.Module):
             for s, metric in enumerate(self.gates):
                 cast(BlockMean, metric).update(g[..., s].mean(dim=1), torch.ones_like(g[:, 0, s]))
         return Output(logits, self.combined(locations, g), scales=locations)
+
+    def attend(self, h: Tensor, X_t: Tensor) -> list[Tensor]:
+        """Eq. 4 of each scale, or coarse to fine: h_{t-1} (B, H) -> S of (B, K_s)."""
+        if not self.nested:
+            return [attend(h, X_t) for attend in self.attention]
+        first, *others = (cast(LocationAttention, one) for one in self.attention)
+        found, (height, width, _) = [first(h, X_t)], self.scales[0]
+        parents = found[0].unflatten(1, (height, 1, width, 1))
+        for attend, (rows, columns, _) in zip(others, self.scales[1:], strict=True):
+            below, beside = rows // height, columns // width
+            e = attend.locations(h).unflatten(1, (height, below, width, beside)).transpose(2, 3)  # (B, height, width, …)
+            children = torch.softmax(e.flatten(3), dim=3, dtype=h.dtype).unflatten(3, (below, beside)).transpose(2, 3)
+            found.append((parents * children).flatten(1))
+        return found
 
     def combined(self, locations: Tensor, g: Tensor) -> Tensor:
         """Add up where all scales look, on the largest map: l (B, T, Σ K_s), g (B, T, S) -> ``Σ_s g_s l_s`` (B, T, K).
@@ -156,10 +189,15 @@ class MultiresolutionLSTM(nn.Module):
 class Projection(nn.Sequential):
     """P LayerNorm(z), (…, D_s) -> (…, width).
 
+    P begins with N(0, 1 / D_s), so that no map begins ahead of another for the number of its channels.
+
     Args:
         channels: D_s.
         width: of the result.
     """
 
     def __init__(self, channels: int, width: int) -> None:
-        super().__init__(nn.LayerNorm(channels), initialised_linear(channels, width, orthogonal_if_square=False))
+        projection = nn.Linear(channels, width)
+        nn.init.normal_(projection.weight, std=channels**-0.5)
+        nn.init.zeros_(projection.bias)
+        super().__init__(nn.LayerNorm(channels), projection)

@@ -80,6 +80,8 @@ DATASETS: dict[str, DataSetInfo] = {
                 ("content_attention_0", "avg_pool_lstm"),
                 ("content_attention_0", "soft_attention_0"),
                 ("soft_attention_0", "avg_pool_lstm"),
+                ("top_k_content_attention", "avg_pool_lstm"),
+                ("hard_content_attention", "avg_pool_lstm"),
             ),
             # A place tells it: an average loses it, the frame hardly shows it, weights of places find it.
             "ring": (
@@ -269,7 +271,7 @@ SYSTEMS: dict[str, SystemInfo] = {
     "multiresolution_attention": SystemInfo(
         "reproduce.systems.multiresolution",
         RGB,
-        (*_BLOCKS, *_LSTM, "objective", "multiresolution.width", *_TRAINING),
+        (*_BLOCKS, *_LSTM, "objective", *(f"multiresolution.{key}" for key in ("width", "combine", "nested")), *_TRAINING),
         stores=("pyramids",),
         attends=True,
     ),

@@ -67,7 +67,7 @@ PRESETS: dict[str, PresetInfo] = {
             "hard.last_lr": 5e-4,
             "trainer.threads": 1,
             "multiresolution.layers": ["features.1"],
-            "multiresolution.width": 64,
+            "multiresolution.nested": True,  # 196 cells of their own would learn nothing in so few steps
             "pretrain.lr": 3e-3,
             "pretrain.max_epochs": 5,
             "trajectories.keypoints": "orb",

@@ -184,6 +184,10 @@ class MultiresolutionSettings:
     """most rows and columns of these maps; finer ones are averaged to the next multiple of the first map's below"""
     width: int = ranged(512, 1, 1_000_000)
     """numbers that each map's expected feature is brought to"""
+    combine: str = one_of("gate", ("gate", "concatenate"))
+    """how these make the LSTM's input: their sum, weighted by a gate that h_{t-1} sets, or side by side"""
+    nested: bool = False
+    """coarse to fine: a finer map's attention is that of the first map's cells, times a softmax within each; else its own"""
 
 
 @dataclass

@@ -17,7 +17,14 @@ from reproduce.experiments.folder import RunFolder
 
 NO_SEED = 0
 """Stands for the seed of deterministic systems."""
-ADDED = ("pretrain.data", "temporal.second", "temporal.stacking", "hard.region")
+ADDED = (
+    "pretrain.data",
+    "temporal.second",
+    "temporal.stacking",
+    "hard.region",
+    "multiresolution.combine",
+    "multiresolution.nested",
+)
 """Settings that came after runs had names: a run that says nothing of them keeps its own."""
 # Parts whose values stand in a list, in this order, where a system has all of them.
 LISTED = {

@@ -8,9 +8,9 @@ import numpy as np
 
 from datamodules.videos import Annotation
 from lightning_modules.metrics import BlockMean
-from lightning_modules.multiresolution import MultiresolutionLSTM
+from lightning_modules.multiresolution import MultiresolutionLSTM, goes_into_others
 from reproduce.common.dataset import feature_folder, finer_layers
-from reproduce.common.settings import Settings
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.folder import RunFolder
 from reproduce.systems.base import Stores
 from reproduce.systems.devices import set_up
@@ -18,9 +18,17 @@ from reproduce.systems.recurrent import RecurrentSystem, build_data
 
 
 def build(settings: Settings, annotation: Annotation) -> MultiresolutionSystem:
-    """Make the system of a run, not yet fitted."""
+    """Make the system of a run, not yet fitted.
+
+    Raises:
+        SettingsError: maps that are to be nested do not lie in each other.
+    """
     set_up(settings)
-    return MultiresolutionSystem(settings, build_data(settings, features=feature_folder(settings, pyramid=True)))
+    data = build_data(settings, features=feature_folder(settings, pyramid=True))
+    if settings.multiresolution.nested and not goes_into_others(data.store.scales):
+        shapes = ", ".join(f"{rows}x{columns}" for rows, columns, _ in data.store.scales)
+        raise SettingsError(f"multiresolution.nested=true: of the maps, {shapes}, each must be a multiple of the first")
+    return MultiresolutionSystem(settings, data)
 
 
 class MultiresolutionSystem(RecurrentSystem):
@@ -32,7 +40,7 @@ class MultiresolutionSystem(RecurrentSystem):
         """(V, C) as of the other networks; the gate's means are of the same blocks, over all processes."""
         network = self.network
         assert isinstance(network, MultiresolutionLSTM)
-        metrics = [metric for metric in network.gates if isinstance(metric, BlockMean)]
+        metrics = [] if network.concatenated else [metric for metric in network.gates if isinstance(metric, BlockMean)]
         for metric in metrics:
             metric.reset()
         found = super().scores(videos, stores)
@@ -47,8 +55,11 @@ class MultiresolutionSystem(RecurrentSystem):
         """What the recurrent networks say, the maps, and the gate's means."""
         found, scales = super().describe(run), self.data.store.scales
         layers = [self.data.store.manifest["layer"], *finer_layers(self.settings)]
-        shares = ", ".join(
-            f"{layer} ({rows}x{columns}x{channels}) {share:.2f}"
-            for layer, (rows, columns, channels), share in zip(layers, scales, self.gate, strict=True)
+        nested = "coarse to fine, " if self.settings.multiresolution.nested else ""
+        said = "the gate's mean over the test is" if self.gate else "side by side,"
+        shares = [f" {share:.2f}" for share in self.gate] or [""] * len(layers)
+        maps = ", ".join(
+            f"{layer} ({rows}x{columns}x{channels}){share}"
+            for layer, (rows, columns, channels), share in zip(layers, scales, shares, strict=True)
         )
-        return found | {"notes": [*found["notes"], f"Multi-resolution attention: the gate's mean over the test is {shares}"]}
+        return found | {"notes": [*found["notes"], f"Multi-resolution attention: {nested}{said} {maps}"]}

@@ -278,6 +278,8 @@ def build_network(
             model.dropout,
             model.input_dropout,
             settings.multiresolution.width,
+            settings.multiresolution.combine == "concatenate",
+            settings.multiresolution.nested,
         )
     if model.name in ("composite_lstm", "lstm_classifier"):
         return LSTMClassifier(channels, num_classes, model.hidden_dim, model.num_layers, model.dropout)

@@ -103,3 +103,15 @@ def test_epochs_differ_and_are_counted_by_the_batches_of_all_sets(joined):
     first, steps = order(0), len(joined.train_dataloader())
     assert order(0) == first == order(steps - 1) and len(first) == steps
     assert order(steps) != first and sorted(b"".join(order(steps))) == sorted(b"".join(first))
+
+
+def test_two_processes_share_the_batches_of_every_set(joined):
+    whole = batches(joined, "train")
+    shares = []
+    for rank in range(2):
+        for one in (joined, *joined.others):
+            one._subsets.clear(), one._pools.clear()
+        shares.append(batches(joined, "train", rank, 2))
+    for number, batch in enumerate(whole):
+        parts = [share[number].frames[share[number].weight > 0] for share in shares]
+        assert sorted(v.numpy().tobytes() for v in torch.cat(parts)) == sorted(v.numpy().tobytes() for v in batch.frames)

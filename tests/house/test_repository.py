@@ -71,6 +71,7 @@ def test_help_and_refusal_come_without_torch(name, tmp_path):
 SWEEPS = sorted((REPOSITORY / "sweeps").glob("*.yaml"))
 # What cannot be had in a test: the data sets, ImageNet's weights, five groups of each class, large networks.
 INSTEAD = {"data.name": "videofolder", "backbone.weights": "random", "data.fold": "all/2", "model.hidden_dim": 8}
+INSTEAD |= {"multiresolution.layers": "features.1"}
 RUN_EACH = """
 import json, sys
 from reproduce import train

@@ -91,6 +91,42 @@ def test_the_gate_and_every_map_sum_to_one_and_so_does_what_they_are_together():
     assert attention_penalty(output.scales).shape == (B,)
 
 
+def test_concatenated_maps_stand_side_by_side_and_count_alike_in_what_is_shown():
+    made, given = network(concatenated=True), maps(B, T)
+    for attention in made.attention:
+        nn.init.zeros_(attention.get_parameter("locations.weight"))
+    output = made(pack(given))
+    x = torch.cat([project(one.mean(dim=2)) for project, one in zip(made.projections, given, strict=True)], dim=-1)
+    assert x.shape == (B, T, 21)
+    state = made.initial_state(given[0].mean(dim=2).mean(dim=1))
+    torch.testing.assert_close(output.logits, made.head(made.lstm(x, state)[0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.attention, torch.full((B, T, 24), 1 / 24))
+    assert not made.gate.weight.requires_grad and not network(SCALES[:1], concatenated=True).concatenated
+
+
+def test_every_map_begins_with_as_large_a_part_whatever_its_channels():
+    torch.manual_seed(0)
+    made = MultiresolutionLSTM([(2, 2, 64), (2, 2, 1024)], C, H, width=64)
+    for project, channels in zip(made.projections, (64, 1024), strict=True):
+        assert float(project(3 + 20 * torch.randn(50, channels)).square().mean().sqrt()) == pytest.approx(1, rel=0.1)
+
+
+def test_nested_attention_is_the_parents_times_a_softmax_over_the_children():
+    made, given = network(nested=True), maps(B, T)
+    found = made.attend(torch.randn(B, H, generator=torch.Generator().manual_seed(4)), given[0])
+    first = found[0].view(B, 2, 3)
+    for l_s, (rows, columns, _) in zip(found, SCALES, strict=True):
+        cells = l_s.view(B, 2, rows // 2, 3, columns // 3)
+        torch.testing.assert_close(cells.sum(dim=(2, 4)), first)
+    h = torch.randn(B, H, generator=torch.Generator().manual_seed(4))
+    e = made.attention[1].locations(h).view(B, 4, 6)[:, 2:, 2:4]  # what the second row's second cell covers
+    expected = e.flatten(1).softmax(dim=1) * first[:, 1, 1, None]
+    torch.testing.assert_close(found[1].view(B, 4, 6)[:, 2:, 2:4].flatten(1), expected)
+    assert torch.equal(network(SCALES[:1], nested=True)(given[0]).logits, network(SCALES[:1])(given[0]).logits)
+    with pytest.raises(ValueError, match="is no multiple of the first"):
+        network([(4, 6, 5), (2, 3, 3)], nested=True)
+
+
 def test_a_coarse_cells_weight_is_spread_over_the_cells_that_it_covers():
     made = network([(1, 2, 5), (2, 4, 3)])
     locations = torch.tensor([0.75, 0.25, *[0.0] * 7, 1.0])[None, None]

@@ -15,9 +15,10 @@ from lightning_modules.frames import Frames, run_dense
 from lightning_modules.multiresolution import MultiresolutionLSTM, unpack
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import feature_spec, open_store, read_annotation
-from reproduce.common.settings import Settings, SettingsError
+from reproduce.common.settings import Settings, SettingsError, with_values
 from reproduce.experiments.folder import RunFolder
-from reproduce.experiments.identity import configuration
+from reproduce.experiments.identity import configuration, run_folder
+from reproduce.systems.base import run_system
 from reproduce.systems.loading import load_trained
 from reproduce.systems.multiresolution import build
 from reproduce.systems.tracks import Tracker, track_video
@@ -68,7 +69,7 @@ def test_the_notes_say_how_much_each_map_counted(run, settings):
     assert metrics is not None
     assert [metrics["test/gate_1"], metrics["test/gate_2"]] == pytest.approx(means.tolist(), abs=1e-5)
     note = f"features.3 (8x8x24) {means[0]:.2f}, features.1 (8x8x16) {means[1]:.2f}"
-    assert f"Multi-resolution attention: the gate's mean over the test is {note}" in about["notes"]
+    assert f"Multi-resolution attention: coarse to fine, the gate's mean over the test is {note}" in about["notes"]
     assert about["scales"] == SCALES and about["stores"] == ["pyramids"] and about["pyramids"]["finer"] == "features.1"
 
 
@@ -98,9 +99,24 @@ def test_the_maps_and_their_width_make_another_run():
     plain = made()
     assert plain["pyramids"]["finer"] == "inception_4e/output,inception_3b/output" and plain["pyramids"]["side"] == 14
     others = ["multiresolution.width=64", "multiresolution.side=7", "multiresolution.layers=[inception_4e/output]"]
+    others += ["multiresolution.combine=concatenate", "multiresolution.nested=true"]
     assert all(made(other) != plain for other in others)
     attention = [configuration(resolve(Settings, ["row=soft_attention_0", other])) for other in others]
     assert all(one == configuration(resolve(Settings, ["row=soft_attention_0"])) for one in attention)
+
+
+def test_maps_side_by_side_or_coarse_to_fine_are_noted_without_a_gate(settings, monkeypatch, tmp_path):
+    chosen = {"multiresolution.combine": "concatenate", "multiresolution.nested": True, "trainer.max_epochs": 1}
+    both = with_values(settings, {**chosen, "paths.runs": str(tmp_path)})
+    annotation = read_annotation(both)
+    folder = run_folder(both, annotation)
+    metrics = run_system(both, annotation, folder)
+    assert not any("gate" in name for name in metrics)
+    said = "Multi-resolution attention: coarse to fine, side by side, features.3 (8x8x24), features.1 (8x8x16)"
+    assert said in folder.about()["notes"]
+    monkeypatch.setattr("reproduce.systems.multiresolution.goes_into_others", lambda scales: False)
+    with pytest.raises(SettingsError, match="multiresolution.nested=true: of the maps, 8x8, 8x8, each must be a multiple"):
+        build(both, annotation)
 
 
 @pytest.mark.counts("bad settings")
