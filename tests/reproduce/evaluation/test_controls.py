@@ -53,7 +53,7 @@ def test_a_truth_is_found_where_the_rows_differ_as_they_must(tmp_path):
 def test_attention_that_reads_less_is_held_to_its_truth_where_its_row_is_there(tmp_path):
     beside = {row: {1: [run(share, tmp_path, seed=7)]} for row, share in zip(SELECTIVE, (0.95, 0.27), strict=True)}
     found = {one.expected: one.holds for one in found_in(rows(tmp_path) | beside)}
-    assert len(found) == len(DATASETS[DATA].truths)
+    assert len(found) == len(DATASETS[DATA].truths["halo"])
     holds = [found[f"known truth: {ROWS[row].label} above {ROWS[POOLED].label}"] for row in SELECTIVE]
     assert holds == [True, False] and sum(found.values()) == 4
 
