@@ -99,7 +99,6 @@ class VideoDataModule(LightningDataModule):
                 "VideoDataModule needs reader=, a module such as datamodules.ucf11 (datamodules/README.md says what it must "
                 "offer); or take the data set's own class, such as datamodules.UCF11DataModule"
             )
-        self.reader = reader
         if stride < 1 or batch_size < 1:
             raise ValueError(f"stride={stride}, batch_size={batch_size}: both must be at least 1")
         self.skip, self.stride, self.batch_size = skip_of(fps), stride, batch_size

@@ -107,7 +107,8 @@ class Rotation:
                 if self._cubes is None:
                     self._cubes = torch.empty(2 * self.half, *cubes.shape[1:], dtype=torch.float16, device=self.device)
                 begin = int(self._offsets[video])
-                self._cubes[begin : begin + len(cubes)] = cubes
+                # .data: a backward pass that holds the other half must not take this for a change of what it saved
+                self._cubes.data[begin : begin + len(cubes)] = cubes
                 self.frames_read += len(cubes)
             if self._stream is not None:
                 self._stream.synchronize()

@@ -147,10 +147,9 @@ class StepGraph:
             self.say(f"{EAGER}: {why}")
 
     def _step(self) -> Cost:
-        """Forward, loss and backward, of the graph's own batch; weights are cast anew, not taken from an earlier cast."""
+        """Forward, loss and backward, of the graph's own batch; no cast of a weight is left to the next step."""
         for parameter in self.parameters:
             parameter.grad = None
-        torch.clear_autocast_cache()
         cost = self.cost(self._batch)
         with torch.autocast(self.device.type, enabled=False):
             cost.loss.backward()

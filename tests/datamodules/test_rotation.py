@@ -115,6 +115,19 @@ def test_a_turn_is_not_overwritten_while_a_batch_holds_blocks_of_it():
         assert torch.equal(cubes[rows], videos.blocks(np.array(pair), frames)) and len(videos.reads) == read
 
 
+def test_what_is_read_ahead_does_not_disturb_a_backward_pass():
+    """It holds all of the memory, of which the reading thread changes the half that no block of the batch lies in."""
+    videos, turns = Videos([40, 45, 50]), np.arange(3)
+    rotating = Rotation(videos.read, videos.num_frames, CPU, ROOMY)
+    rotating.locate(np.array([0]), np.arange(30)[None], turns)
+    cubes, rows = rotating.locate(np.array([1]), np.arange(30)[None], turns)
+    weight = torch.ones(cubes.shape[1:], dtype=torch.float16, requires_grad=True)
+    loss = (cubes * weight).sum()
+    rotating._bring(2, None)
+    loss.backward()
+    assert weight.grad is not None and rotating.frames_read >= 40 + 45 + 50
+
+
 def test_epochs_of_many_turns_do_span_two_in_a_batch():
     """What the property above goes through is not empty."""
     counts = np.random.default_rng(0).integers(20, 60, 40)

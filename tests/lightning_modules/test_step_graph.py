@@ -206,6 +206,23 @@ def test_buffers_and_gradients_stay_where_they_are():
     assert len(places) == 1
 
 
+def test_weights_are_cast_at_each_replay_where_autocast_keeps_casts():
+    """Lightning's autocast keeps none; torch's own would hand the captured step a cast from before it."""
+    recognizer, batches = Recognizer(NETWORKS["location"](), C, False, Objective(1.0)), epoch()
+    recognizer._trainer = SimpleNamespace(global_step=0, world_size=1, global_rank=0)
+    step = StepGraph(recognizer.batch_cost, recognizer.network.parameters(), recognizer.device, RecordedGraph)
+    with plain_products():
+        with torch.autocast("cpu", torch.bfloat16):
+            step(batches[0], 0), step(batches[1], 1)
+            for weight in recognizer.network.parameters():
+                weight.data *= 3
+            replayed = step(batches[2], 2)
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = recognizer.batch_cost(batches[2])
+    assert replayed is not None and torch.equal(replayed.loss, expected.loss)
+
+
 @pytest.mark.parametrize("precision", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_captured_asks_a_gpu_for_the_same_at_each_step(name, precision, monkeypatch):
