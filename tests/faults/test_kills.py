@@ -24,6 +24,7 @@ WORDS = [word for word in TINY if word.partition("=")[0] not in OWN]
 WORDS += ["preset=miniature", "datasets=[hollywood2]", "rows=[avg_pool_lstm,soft_attention_1]"]
 WORDS += ["data.batch_size=32", "workers=2"]
 TABLES = ("table1.md", "table1.csv", "table1.tex", "table1.html", "table1.json")
+DELAYS = {"drawing": 0.02, "extraction": 0.1, "training": 0.3, "test": 0.1, "table": 0.0}  # seconds, at most, after a point
 MOST_SECONDS = 300
 
 
@@ -83,7 +84,7 @@ def seeded_points(whole: Table) -> list[tuple[str, float, float]]:
     for phase, number in KILLS.items():
         amount = whole.done(phase, 0.0)
         targets = sorted(draw.uniform(0, 0.9 * amount) for _ in range(number))
-        points += [(phase, target, draw.uniform(0, {"training": 0.3, "table": 0.0}.get(phase, 0.1))) for target in targets]
+        points += [(phase, target, draw.uniform(0, DELAYS[phase])) for target in targets]
     return points
 
 

@@ -34,7 +34,7 @@ def test_no_script_or_folder_beside_them_bears_an_installed_modules_name():
     for path in (REPOSITORY / "reproduce").iterdir():
         if path.suffix not in ("", ".py"):
             continue
-        if path.stem == "__init__":
+        if path.stem in ("__init__", "__pycache__"):
             continue
         found = importlib.util.find_spec(path.stem)
         if found is not None and found.loader is None:  # a folder without modules, such as runs/, where results lie
