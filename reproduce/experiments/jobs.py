@@ -130,7 +130,7 @@ def _run_all(
                 job = next((one for one in held if one.ready), None)
                 if job is not None:
                     held.remove(job)
-                elif more and len(held) < workers:
+                elif more and (stop is None or len(held) < workers):  # a search's points depend on what ended before
                     job = next(waiting, None)
                     more = job is not None
                     if job is not None and not job.ready:

@@ -18,6 +18,22 @@ def test_a_failing_job_does_not_stop_the_others_and_keeps_its_log(tmp_path):
     assert jobs[1].returncode == 0 and "model.num_layers" in (tmp_path / "good.txt").read_text()
 
 
+def test_jobs_that_wait_for_another_do_not_hold_up_the_rest(tmp_path, monkeypatch):
+    """Three wait for the first one, which ends when the last one has."""
+    gate, begun = tmp_path / "gate", []
+
+    def start(job: Job, *_) -> None:
+        begun.append(job.name)
+        job.process = subprocess.Popen(["sh", "-c", job.words[0]])
+
+    monkeypatch.setattr(launch, "_start", start)
+    first = Job("first", "train.py", [f"for i in $(seq 400); do test -e {gate} && exit; sleep 0.05; done; exit 1"], tmp_path / "log")
+    fusions = [Job(f"fusion {n}", "train.py", ["true"], tmp_path / "log", needs=(first,)) for n in range(3)]
+    last = Job("last", "train.py", [f"touch {gate}"], tmp_path / "log")
+    assert run_all([first, *fusions, last], workers=2) == []
+    assert begun == ["first", "last", *(job.name for job in fusions)]
+
+
 @pytest.mark.parametrize(
     ("said", "gpus"),
     [
