@@ -27,7 +27,9 @@ def test_jobs_that_wait_for_another_do_not_hold_up_the_rest(tmp_path, monkeypatc
         job.process = subprocess.Popen(["sh", "-c", job.words[0]])
 
     monkeypatch.setattr(launch, "_start", start)
-    first = Job("first", "train.py", [f"for i in $(seq 400); do test -e {gate} && exit; sleep 0.05; done; exit 1"], tmp_path / "log")
+    first = Job(
+        "first", "train.py", [f"for i in $(seq 400); do test -e {gate} && exit; sleep 0.05; done; exit 1"], tmp_path / "log"
+    )
     fusions = [Job(f"fusion {n}", "train.py", ["true"], tmp_path / "log", needs=(first,)) for n in range(3)]
     last = Job("last", "train.py", [f"touch {gate}"], tmp_path / "log")
     assert run_all([first, *fusions, last], workers=2) == []
