@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import numpy as np
@@ -31,7 +32,7 @@ from lightning_modules.step_graph import StepGraph
 FPS = 30  # nominal frame rate of all videos, by which protocol §4 counts
 
 
-class VideoScorer(LightningModule):
+class VideoScorer(LightningModule, ABC):
     """Validates and tests by videos: the hooks that modules share whose data are a set's videos.
 
     A module says by ``_begin(which)`` what collects scores, by ``_score(batch)`` what a batch adds, and by
@@ -79,14 +80,14 @@ class VideoScorer(LightningModule):
         """Log ``test/…``."""
         self._log_figures("test")
 
-    def _begin(self, which: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _begin(self, which: str) -> None: ...
 
-    def _score(self, batch: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _score(self, batch: Any) -> Any: ...
 
-    def _log_figures(self, which: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _log_figures(self, which: str) -> None: ...
 
     def _log(self, which: str, name: str, value: float) -> None:
         self.figures[f"{which}/{name}"] = value
