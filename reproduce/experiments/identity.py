@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.videos import DAMAGED, TRUTHS, Annotation
+from datamodules.videos import Annotation
 from reproduce.common.catalogue import PENALTY, ROWS, SYSTEMS
 from reproduce.common.dataset import STORES, dataset_of, part_of, split_of
 from reproduce.common.settings import Settings, get, keys_of, with_values
@@ -17,6 +17,7 @@ from reproduce.experiments.folder import RunFolder
 
 NO_SEED = 0
 """Stands for the seed of deterministic systems."""
+ADDED_OF_DATA = ("data.damaged", "data.permuted", "data.truth")
 ADDED = (
     "pretrain.data",
     "temporal.second",
@@ -25,7 +26,7 @@ ADDED = (
     "multiresolution.combine",
     "multiresolution.nested",
 )
-"""Settings that came after runs had names: a run that says nothing of them keeps its own."""
+"""Settings that came after runs had names, of data and of systems: a run that says nothing of them keeps its own."""
 # Parts whose values stand in a list, in this order, where a system has all of them.
 LISTED = {
     "data": ("data.name", "data.split", "data.fps", "data.stride", "data.batch_size", "data.skip_bad"),
@@ -50,7 +51,8 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
     """
     system = SYSTEMS[settings.model.name]
     keys = ["data.name", "data.split", "data.skip_bad", *(key for group in system.settings for key in keys_of(group))]
-    values = {key: get(settings, key) for key in keys if key not in ADDED or get(settings, key) != get(Settings(), key)}
+    plain = Settings()
+    values = {key: get(settings, key) for key in keys if key not in ADDED or get(settings, key) != get(plain, key)}
     values |= {"data.name": dataset or dataset_of(settings), "data.split": split_of(settings)}
     if settings.data.fold is not None:
         values["protocol"] = "holdout"  # of a fold there is no second stage
@@ -61,12 +63,7 @@ def configuration(settings: Settings, dataset: str | None = None) -> dict[str, A
         found["data.fold"] = settings.data.fold
     part = part_of(settings)
     found |= {f"data.{name}": list(chosen) for name, chosen in asdict(part).items() if chosen}
-    if settings.data.damaged != DAMAGED[0]:  # a run that says nothing of it keeps its name
-        found["data.damaged"] = settings.data.damaged
-    if settings.data.permuted is not None:
-        found["data.permuted"] = settings.data.permuted
-    if settings.data.truth != TRUTHS[0]:
-        found["data.truth"] = settings.data.truth
+    found |= {key: value for key in ADDED_OF_DATA if (value := get(settings, key)) != get(plain, key)}
     if settings.trainer.tf32 and "trainer.precision" in keys:
         found["trainer.tf32"] = True
     if system.members:
