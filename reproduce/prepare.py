@@ -113,8 +113,7 @@ def _check(settings: PrepareSettings) -> None:
     wanted = settings.download or settings.archive or settings.delete != "none"
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1) > 1 and (wanted or settings.released or settings.retry_bad):
         raise SettingsError(
-            "torchrun shares extraction alone; run prepare.py by itself for download, archive, released, \
-retry_bad and delete"
+            "torchrun shares extraction alone; run prepare.py by itself for download, archive, released, retry_bad and delete"
         )
     if settings.delete not in CHOICES:
         raise SettingsError(f"delete={settings.delete}: choose from {', '.join(CHOICES)}")

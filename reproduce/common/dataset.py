@@ -94,8 +94,9 @@ def on_other_data(settings: Settings, name: str) -> Settings:
     """The settings of a run on another data set, whole and in its default split, with blocks and stores made likewise."""
     own = [entry.key for entry in entries(DataSettings, "data.")]
     kept = ("fps", "stride", "batch_size", "resident", "gpu_budget", "gpu_reserve", "ram_budget", "skip_bad", "damaged")
-    plain = {key: get(Settings(), key) for key in own if key.removeprefix("data.") not in kept}
-    return with_values(settings, {**plain, **DATASETS[name].sets, "data.name": name})
+    plain = Settings()
+    others = {key: get(plain, key) for key in own if key.removeprefix("data.") not in kept}
+    return with_values(settings, {**others, **DATASETS[name].sets, "data.name": name})
 
 
 def require_other_data(settings: Settings, key: str, kind: str, annotation: Annotation) -> Annotation:
