@@ -23,10 +23,10 @@ from datamodules.stores import Store
 from datamodules.videos import Annotation, DataError
 from lightning_modules.encoders.fitted import fingerprint
 from lightning_modules.encoders.kernels import chi_square_kernel, gram, trace_normalised
-from reproduce.common.catalogue import REPRESENTATIONS
 from reproduce.common.dataset import store_folder
 from reproduce.common.files import Need, check_space
 from reproduce.common.processes import cores, locked
+from reproduce.common.representations import REPRESENTATIONS
 from reproduce.common.settings import Settings, get
 from reproduce.systems.representations.base import Representation
 from reproduce.systems.video_processes import Pieces, fill

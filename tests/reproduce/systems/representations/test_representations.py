@@ -17,9 +17,9 @@ from datamodules.videos import DataError
 from lightning_modules.encoders.fisher import improved
 from lightning_modules.encoders.rank_pooling import rank_pool
 from reproduce import prepare
-from reproduce.common.catalogue import REPRESENTATIONS
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import PLACES, STORES, read_annotation
+from reproduce.common.representations import REPRESENTATIONS
 from reproduce.common.settings import Settings
 from reproduce.systems.video_vectors import VideoVectors
 
