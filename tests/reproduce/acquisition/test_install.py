@@ -28,6 +28,12 @@ needs_a_tool = pytest.mark.skipif(not any(map(shutil.which, COMMANDS)), reason="
 UCF11 = ucf11_files({name: f"video {name}".encode() * 100 for name in ucf11_names()})
 
 
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """A disk on which every data set fits, as its facts foretell it, whatever is free here."""
+    free(monkeypatch, 2**40)
+
+
 @pytest.fixture
 def host(count):
     with http_host() as host:
