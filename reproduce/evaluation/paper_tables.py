@@ -19,7 +19,7 @@ Runs = Callable[[str, str], Mapping[int, Sequence[FinishedRun]]]
 from."""
 Given = Mapping[tuple[str, str], Cell]
 """By row and column, cells that stand in place of those made from runs."""
-UNFINISHED = "has no finished run here"
+UNFINISHED = "no finished run here of "
 BEYOND = "Beyond the paper"
 """The section of Table 1 that holds the rows that the paper does not have."""
 REMARK = (
@@ -104,10 +104,11 @@ def table2(rows: Sequence[str], runs: Runs, given: Given | None = None) -> Table
         of_rows = {row: runs(key, row) for row in rows}
         there = {row: cell for (row, of), cell in (given or {}).items() if of == key}
         found = cells_of(Column(figure, printed, of_rows, name=name, given=there))
+        known = {row for row in order if of_rows.get(row) or row in there}
+        unfinished = f"{name}: {UNFINISHED}{'; '.join(labels[row] for row in order if row in rows and row not in known)}"
         for row in order:
-            unfinished = (f"{name}: {labels[row]} {UNFINISHED}",) if row in rows else ()
-            known = of_rows.get(row) or row in there
-            cells[row, key] = found[row] if known else Cell(figure, (), None, printed[row], unfinished, data=name)
+            says = (unfinished,) if row in rows else ()
+            cells[row, key] = found[row] if row in known else Cell(figure, (), None, printed[row], says, data=name)
     sources = {row: _source(quoted.get(row), {key: cells[row, key] for key in TABLE2_COLUMNS}) for row in order}
     references = dict.fromkeys(f"{line.reference}." for line in quoted.values())
     return Table("Table 2", tuple(order), TABLE2_COLUMNS, cells, labels, sections, sources, (REMARK, *references))

@@ -275,7 +275,8 @@ def _is_measured(stem: Path, row: str, lines: Sequence[Line], checks: Checks) ->
         text = stem.with_suffix(".md").read_text(encoding="utf-8")
     except (OSError, ValueError):
         text = ""
-    return quoted is None or f": {quoted.model} {paper_tables.UNFINISHED}" in text  # a name may end in another
+    lists = [line.partition(paper_tables.UNFINISHED)[2].rstrip(".").split("; ") for line in text.splitlines()]
+    return quoted is None or any(quoted.model in names for names in lists)
 
 
 def _as_said(line: Line, stem: Path) -> Cell:

@@ -95,7 +95,7 @@ def test_without_runs_every_number_is_quoted():
     assert sum(row["origin"] == "quoted" for row in rows) == 13
     assert all(row["source"].startswith("quoted from ") for row in rows)
     assert {row["origin"] for row in rows if row["data"] == "hmdb51_1"} == {""}
-    assert "HMDB-51, split 1: Soft attention model has no finished run here." in table.notes()
+    assert "HMDB-51, split 1: no finished run here of Soft attention model." in table.notes()
     assert "nothing measured here, nothing quoted" in to_text(table)
 
 
