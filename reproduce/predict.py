@@ -32,9 +32,10 @@ from datamodules.videos import DAMAGED, SUFFIXES, DataError
 from reproduce.common.catalogue import SYSTEMS
 from reproduce.common.cli import command_line, fail
 from reproduce.common.dataset import feature_folder
+from reproduce.common.fields import one_of
 from reproduce.common.files import file_names, safe_name
 from reproduce.common.processes import leaving_on_sigterm
-from reproduce.common.settings import SettingsError, one_of
+from reproduce.common.settings import SettingsError
 
 ALSO_SHOWN = 3  # classes of an interval
 BAR = 20  # characters

@@ -18,7 +18,8 @@ from typing import Optional
 
 from datamodules.videos import DataError
 from reproduce.common.cli import command_line, fail, resolve
-from reproduce.common.settings import Settings, SettingsError, ranged
+from reproduce.common.fields import ranged
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.experiments.scheduler import exit_if_failed
 from reproduce.experiments.sweep_runner import SweepRun, Trial, read
 

@@ -22,8 +22,9 @@ from datamodules.videos import DataError
 from reproduce.common.catalogue import DATASETS, ROWS
 from reproduce.common.cli import command_line, fail, resolve
 from reproduce.common.dataset import turns_of
+from reproduce.common.fields import ranged
 from reproduce.common.presets import PRESETS
-from reproduce.common.settings import Settings, SettingsError, ranged
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.evaluation import paper_tables
 from reproduce.evaluation.results import Table
 from reproduce.evaluation.writers import write_table

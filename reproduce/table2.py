@@ -22,7 +22,8 @@ from typing import Optional
 from datamodules.videos import DataError
 from reproduce.common.catalogue import ROWS, TABLE2_COLUMNS, measured_columns
 from reproduce.common.cli import command_line, fail
-from reproduce.common.settings import Settings, SettingsError, ranged
+from reproduce.common.fields import ranged
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.evaluation import paper_tables
 from reproduce.evaluation.results import Table
 from reproduce.evaluation.writers import write_table

@@ -24,8 +24,9 @@ from datamodules.folds import parse_fold
 from datamodules.parts import parse_groups
 from datamodules.videos import TRUTHS
 from reproduce.common.catalogue import COLUMNS, DATASETS, PAPER_NETWORK, ROWS, measured_columns
+from reproduce.common.fields import MANY, entries
 from reproduce.common.presets import GENERATED, MODELS, PRESETS
-from reproduce.common.settings import MANY, DataSettings, Settings, SettingsError, entries, get
+from reproduce.common.settings import DataSettings, Settings, SettingsError, get
 
 PLAIN = {"λ": "lambda", "γ": "gamma", "–": "-", "−": "-", "…": "...", "×": "x", "±": "+-", "µ": "u", "\u00a0": " "}
 """How characters of the suite's own are written where the output's encoding lacks them."""

@@ -22,9 +22,10 @@ from datamodules.stored_videos import to_extract, usable
 from datamodules.stores import Store
 from datamodules.videos import TRUTHS, Annotation, DataError, Reader
 from reproduce.common.catalogue import DATASETS, FINER_LAYERS, PAPER_NETWORK, SIDE, TIMM
+from reproduce.common.fields import entries
 from reproduce.common.presets import GENERATED
 from reproduce.common.processes import cores, locked
-from reproduce.common.settings import DataSettings, Settings, SettingsError, entries, get, with_values
+from reproduce.common.settings import DataSettings, Settings, SettingsError, get, with_values
 
 FULL, CROP = 256, 224  # pixels of a stream's frame and of a crop of it (Simonyan & Zisserman 2014)
 FRAMES, CROPS = 25, 10  # of a video and of a frame, that streams score

@@ -14,8 +14,9 @@ from datamodules.videos import DataError
 from reproduce.common.catalogue import DEFAULT_ATTENTION, PENALTY, ROWS, SYSTEMS, row_of
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import dataset_of
+from reproduce.common.fields import ranged
 from reproduce.common.files import file_words
-from reproduce.common.settings import DataSettings, Settings, SettingsError, ranged
+from reproduce.common.settings import DataSettings, Settings, SettingsError
 from reproduce.evaluation.collection import Configuration, DataSet, Run, read
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.identity import configuration, named

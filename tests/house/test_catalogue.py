@@ -9,8 +9,9 @@ from conftest import REPOSITORY
 from datamodules.videos import TRUTHS
 from reproduce.common.catalogue import BASELINE, COLUMNS, DATASETS, DEFAULT_ATTENTION, ROWS, SYSTEMS, row_of
 from reproduce.common.cli import resolve
+from reproduce.common.fields import entries
 from reproduce.common.presets import PRESETS
-from reproduce.common.settings import Settings, SettingsError, entries
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.evaluation.published import table2
 from reproduce.experiments.identity import configuration, named
 

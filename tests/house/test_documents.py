@@ -12,7 +12,7 @@ import yaml
 from conftest import REPOSITORY
 
 from reproduce.common.cli import resolve
-from reproduce.common.settings import entries
+from reproduce.common.fields import entries
 
 DOCUMENTS = sorted(REPOSITORY.glob("*.md")) + sorted(
     path

@@ -11,7 +11,8 @@ from conftest import PATIENCE, REPOSITORY, TINY, once
 
 from reproduce.common.catalogue import ROWS
 from reproduce.common.cli import resolve
-from reproduce.common.settings import Settings, entries
+from reproduce.common.fields import entries
+from reproduce.common.settings import Settings
 from reproduce.experiments.scheduler import sweep_values
 from reproduce.experiments.sweep_file import first_point, read_sweep, words_of
 from reproduce.table2 import TableSettings as Table2Settings

@@ -2,8 +2,9 @@ import pytest
 
 from reproduce.common.cli import help_text, resolve
 from reproduce.common.dataset import STORES, feature_folder, feature_spec, on_other_data
+from reproduce.common.fields import entries
 from reproduce.common.presets import MODELS, PRESETS
-from reproduce.common.settings import Settings, SettingsError, entries
+from reproduce.common.settings import Settings, SettingsError
 from reproduce.prepare import PrepareSettings
 from reproduce.table1 import TableSettings
 
