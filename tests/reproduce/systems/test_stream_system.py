@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, once
+from conftest import TINY, once, script
 from finished import tiny_hmdb51
 from moving_clips import lay_out_moving
 
@@ -14,6 +14,7 @@ from reproduce.common.catalogue import ROWS, SYSTEMS
 from reproduce.common.cli import resolve
 from reproduce.common.dataset import on_other_data, read_annotation
 from reproduce.common.settings import Settings, SettingsError, get
+from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.history import History
 from reproduce.experiments.identity import configuration, members, named, run_folder
 from reproduce.systems import flow_store, streams
@@ -137,3 +138,22 @@ def test_without_opencv_the_temporal_stream_names_the_extra(root, tmp_path, monk
     monkeypatch.setattr("reproduce.common.catalogue.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match="temporal_stream needs cv2: pip install -e"):
         streams.build(settings, read_annotation(settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "apart"), [("spatial_stream", 1e-5), ("temporal_stream", 1e-2)])
+def test_two_processes_train_a_stream_as_one_does(root, tmp_path, row, apart):
+    """On the same draws, in steps so small that rounding does not grow; a rank draws its own crops of flow."""
+    small = [f"{stream}.{word}" for stream in ("spatial", "temporal") for word in ("dropout=0", "lr=1e-5")]
+    words = [*TINY, *QUICK, *ALEXNET, *small, f"row={row}", f"paths.data={root}", f"paths.features={root / 'features'}"]
+    histories, scores = [], []
+    for processes in (1, 2):
+        more = [f"paths.runs={tmp_path / str(processes)}", f"trainer.devices={processes}", "trainer.accelerator=cpu"]
+        printed = script("train.py", *words, *more, "protocol=holdout", cwd=tmp_path).stdout
+        folder = RunFolder(Path(printed.splitlines()[-1]))
+        histories.append(History(folder.history).rows("holdout"))
+        scores.append(folder.predictions().scores)
+    for one, two in zip(*histories, strict=True):
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=apart)
+        assert two["val/accuracy"] == pytest.approx(one["val/accuracy"])
+    np.testing.assert_allclose(*scores, atol=1e-5)
