@@ -97,7 +97,7 @@ class BackboneSettings:
     compile: str = one_of("auto", ("auto", "true", "false"))
     """torch.compile the network: true, false, or auto (where the frames are so many that it repays)"""
     batch_size: Optional[int] = ranged(None, 1, 100_000)  # noqa: UP045
-    """frames a batch, for each device; null for 64 on a GPU, 16 on the CPU"""
+    """frames a batch, for each device; null for 256 on a GPU, 8 on the CPU"""
     workers: Optional[int] = ranged(None, 0, 1024)  # noqa: UP045
     """decoding processes for each device; null for the cores that the network leaves free, up to 8"""
 

@@ -55,7 +55,7 @@ from reproduce.systems.video_processes import estimated_frames
 
 CALIBRATION_VIDEOS, CALIBRATION_FRAMES = 32, 4  # frames for a random network's batch norms: of train, spread evenly
 MAX_WORKERS = 8
-PACKET = {False: 16, True: 64}  # frames a batch, without and with a GPU; on the CPU larger activations leave malloc's heap
+PACKET = {False: 8, True: 256}  # frames a batch, without and with a GPU; on the CPU larger activations leave malloc's heap
 LEAST_COSINE = 0.999  # of a frame's features in half precision with those in fp32
 TRIED_FRAMES = 16
 BEGINNING = 600.0  # seconds within which the first process calibrates the backbone and tries half precision

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.features import FeatureStore
 from datamodules.frames import FramePacket, Segment
@@ -75,6 +75,10 @@ class FeatureExtractor(LightningModule):
         super().__init__()
         self.backbone = folded(backbone)
         self.dtype_of_products, self.packet, self.stopwatch = PRECISIONS[precision], packet, stopwatch
+        if self.dtype_of_products is not None:  # as autocast would at every packet
+            for layer in self.backbone.modules():
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    layer.to(self.dtype_of_products)
         self._run = torch.compile(self.backbone) if compiled else self.backbone
         self._compiling = compiled
         self._copies: torch.cuda.Stream | None = None
