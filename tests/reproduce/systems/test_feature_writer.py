@@ -48,10 +48,10 @@ def cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason="../shared is absent")
 def test_half_precision_features_of_real_frames_stay_within_cosine_0_999_of_single_precision():
     backbone = build_backbone("mobilenet_v2", str(WEIGHTS))
-    frames = np.stack(list(read_frames(CLIPS / "v_biking_01_01.mpg", 224)))[::100]
+    frames = np.stack(list(read_frames(CLIPS / "v_biking_01_01.mpg", 224)))[::50]
     frames = torch.from_numpy(frames).permute(0, 3, 1, 2)
     single, half = (features_of(extractor(backbone, name, packet=len(frames)), frames) for name in ("fp32", "fp16"))
-    assert len(single) == 2 and cosines(single, half).min() > 0.999
+    assert len(single) == 4 and cosines(single, half).min() > 0.999
     cosine = extraction.kept_cosine(backbone, frames, "bf16", torch.device("cpu"))
     assert 0.97 < cosine < 0.999  # so that auto does not take it for this network
     assert extraction.kept_cosine(backbone, frames, "fp16", torch.device("cpu")) == pytest.approx(
