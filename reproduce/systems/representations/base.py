@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from reproduce.common.settings import Settings
 ROWS = 32_768  # descriptors that are read at a time, so that memory does not grow with a video's length
 
 
-class Representation:
+class Representation(ABC):
     """One vector a video; goes to other processes, so it can be pickled.
 
     Args:
@@ -30,24 +31,24 @@ class Representation:
     def __init__(self, settings: Settings, stores: Mapping[str, Store]) -> None:
         self.settings, self.stores = settings, dict(stores)
 
-    def learn(self, videos: Annotation) -> None:
+    def learn(self, videos: Annotation) -> None:  # noqa: B027 - what learns nothing leaves it as it is
         """Fit to train, with the run's seed; nothing where nothing is learned."""
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What was learned, by name."""
         return {}
 
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:  # noqa: B027 - likewise
         """Take what was learned before."""
 
     @property
+    @abstractmethod
     def length(self) -> int:
         """Numbers of a vector, once learned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def vector(self, name: str) -> np.ndarray:
         """The vector of a video, (length,) float32; zeros where the video has nothing to describe."""
-        raise NotImplementedError
 
 
 class Channels(Representation):
@@ -57,17 +58,17 @@ class Channels(Representation):
         super().__init__(settings, stores)
         self.encoders: dict[str, Encoder] = {}
 
+    @abstractmethod
     def channels(self) -> Mapping[str, slice]:
         """Name of each channel -> its columns among a descriptor's."""
-        raise NotImplementedError
 
     def kept(self, width: int) -> int:
         """Numbers that PCA leaves of a channel's descriptor."""
         return max(1, width // 2)
 
+    @abstractmethod
     def descriptors(self, name: str) -> Sequence[np.ndarray]:
         """A video's local descriptors, (n, d) each, memory-mapped."""
-        raise NotImplementedError
 
     def prepared(self, channel: str, descriptors: np.ndarray) -> np.ndarray:
         """A channel's descriptors as they are encoded, float32."""
