@@ -9,13 +9,14 @@ import pytest
 
 from datamodules.videos import DataError
 from reproduce.common.catalogue import RGB, SYSTEMS
-from reproduce.evaluation.paper_tables import BEYOND
+from reproduce.evaluation import published
+from reproduce.evaluation.paper_tables import BEYOND, runs_of, table2
 from reproduce.evaluation.recompute import Check
 from reproduce.evaluation.results import pool
 from reproduce.evaluation.significance import interval, resample
 from reproduce.evaluation.table_files import Line
-from reproduce.evaluation.verification import COMPARED, _in_csv, _lists, _make_again
-from reproduce.evaluation.writers import CSV_HEAD
+from reproduce.evaluation.verification import COMPARED, _in_csv, _is_measured, _lists, _make_again
+from reproduce.evaluation.writers import CSV_HEAD, write_table
 from reproduce.experiments.folder import RunFolder
 from reproduce.experiments.predictions import Predictions
 
@@ -401,3 +402,12 @@ def test_data_drawn_otherwise_are_compared_with_those_in_their_own_folder(tmp_pa
     about = {"data": "ucf11", "identity": {"data.split": "paper_like", "data.skip_bad": False, **more}}
     with pytest.raises(DataError, match=f"{tmp_path / folder / 'UCF11_updated_mpg'}\n"):
         _lists(tmp_path)(about)
+
+
+def test_quoted_rows_that_have_no_run_were_to_be_measured_if_the_table_says_so(tmp_path):
+    """The name of one ends in another's."""
+    write_table(table2(["objects_stacked_fv", "composite_lstm"], runs_of([])), tmp_path)
+    quoted = [line.key for line in published.table2()]
+    assert "stacked_fv" in quoted
+    asked = [row for row in quoted if _is_measured(tmp_path / "table2", row, [], {})]
+    assert asked == ["composite_lstm", "objects_stacked_fv"]
