@@ -7,19 +7,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import script
 from runfolders import annotation, write_run
-from sklearn.metrics import average_precision_score
 
 from datamodules.features import FeatureStore
 from reproduce import verify
-from reproduce.evaluation import recompute
 from reproduce.evaluation.paper_tables import runs_of, table1, table2
 from reproduce.evaluation.writers import write_table
 from reproduce.experiments.folder import RunFolder
-from reproduce.experiments.predictions import Predictions
 from reproduce.experiments.scheduler import Point
 
 ROWS = ("softmax_regression", "avg_pool_lstm", "soft_attention_0", "soft_attention_1")
@@ -124,25 +120,6 @@ def test_a_run_stands_in_its_own_row_with_its_own_seed_and_once(made, capsys):
 def test_one_folder_at_a_time(made, capsys):
     status, text = made.verify(capsys, "elsewhere")
     assert status == 1 and "one results folder at a time" in text
-
-
-# Arithmetic
-
-
-def test_average_precision_is_scikit_learns_with_equal_scores_too():
-    random = np.random.default_rng(3)
-    for digits in (1, 2, 7):
-        positive, scores = random.random(200) < 0.15, np.round(random.random(200), digits)
-        assert recompute.average_precision(positive, scores) == pytest.approx(average_precision_score(positive, scores))
-    assert np.isnan(recompute.average_precision(np.zeros(3, bool), np.ones(3)))
-
-
-def test_accuracy_takes_the_first_of_equal_scores_and_top_5_knows_its_bounds():
-    scores = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
-    target = np.array([[True, False, False], [False, True, False]])
-    found = Predictions(("a", "b"), ("x", "y", "z"), target, scores)
-    assert recompute.accuracy(found) == 0.5
-    assert recompute.top(found, 1) == (0.0, 1.0) and recompute.top(found, 2) == (1.0, 1.0)
 
 
 # Tables that hold
