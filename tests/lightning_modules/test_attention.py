@@ -9,7 +9,6 @@ from torch import nn
 from lightning_modules import layers as layers_module
 from lightning_modules.attention import InitialState, SoftAttentionLSTM
 from lightning_modules.baselines import PooledLSTM
-from lightning_modules.layers import build_lstm
 from lightning_modules.objective import attention_penalty
 from lightning_modules.optim import build_optimizer
 
@@ -418,11 +417,6 @@ def test_second_bias_of_torchs_lstm_stays_zero():
     optimizer.step()
     assert all((getattr(network.lstm, f"bias_hh_l{layer}") == 0).all() for layer in range(3))
     assert all((getattr(network.lstm, f"bias_ih_l{layer}") != 0).any() for layer in range(3))
-
-
-def test_lstm_of_one_layer_is_built_without_torchs_warning(recwarn):
-    assert build_lstm(3, 4, 1, 0.5).num_layers == 1
-    assert not recwarn.list
 
 
 # Input

@@ -107,3 +107,8 @@ def test_masks_are_seeded_on_their_own_device_alone(monkeypatch):
     before = torch.get_rng_state()
     seed_masks(torch.device("cuda", 1), 7)
     assert seeds == {1: 7} and torch.equal(torch.get_rng_state(), before)
+
+
+def test_lstm_of_one_layer_is_built_without_torchs_warning(recwarn):
+    assert build_lstm(3, 4, 1, 0.5).num_layers == 1
+    assert not recwarn.list
